@@ -1,0 +1,1 @@
+//! Stories live in one file each beside this one.

@@ -1,0 +1,94 @@
+//! From the plan in force to the plan that is wanted: the changes, worst first.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Plan, Run, Tier};
+
+/// One thing that a lever does to the running sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Take this vault away for good; open descriptors read nothing more.
+    Withdraw(String),
+    /// Put the limits of this tier in force.
+    Limit(Tier),
+    /// Freeze the workload, or let it go on.
+    Freeze(bool),
+    /// Kill everything in the sandbox.
+    Stop,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Withdraw(name) => write!(f, "withdraw vault {name}"),
+            Self::Limit(tier) => write!(f, "put limits of the {tier} tier in force"),
+            Self::Freeze(true) => f.write_str("freeze the workload"),
+            Self::Freeze(false) => f.write_str("let the workload go on"),
+            Self::Stop => f.write_str("stop the workload"),
+        }
+    }
+}
+
+/// The changes that lead from one plan to another, in the order in which they are made.
+///
+/// What takes away comes before what gives back, and a stop makes all else needless except taking
+/// the data away.
+pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
+    let mut changes: Vec<_> =
+        now.data.difference(&wanted.data).cloned().map(Change::Withdraw).collect();
+    if wanted.run == Run::Stopped {
+        if now.run != Run::Stopped {
+            changes.push(Change::Stop);
+        }
+        return changes;
+    }
+    let frozen = |plan: &Plan| plan.run == Run::Frozen;
+    if !frozen(now) && frozen(wanted) {
+        changes.push(Change::Freeze(true));
+    }
+    if now.tier != wanted.tier {
+        changes.push(Change::Limit(wanted.tier));
+    }
+    if frozen(now) && !frozen(wanted) {
+        changes.push(Change::Freeze(false));
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(run: Run, tier: Tier, data: &[&str]) -> Plan {
+        Plan { run, tier, data: data.iter().map(|s| (*s).to_owned()).collect(), ..Plan::default() }
+    }
+
+    #[test]
+    fn nothing_changes_between_equal_plans() {
+        let same = plan(Run::Running, Tier::Full, &["a"]);
+        assert_eq!(between(&same, &same), []);
+    }
+
+    #[test]
+    fn data_is_withdrawn_before_the_workload_is_stopped() {
+        let now = plan(Run::Running, Tier::Full, &["a", "b"]);
+        let wanted = plan(Run::Stopped, Tier::Reduced, &["b"]);
+        assert_eq!(between(&now, &wanted), [Change::Withdraw("a".into()), Change::Stop]);
+    }
+
+    #[test]
+    fn limits_change_while_the_workload_is_still_frozen() {
+        let now = plan(Run::Frozen, Tier::Full, &[]);
+        let wanted = plan(Run::Running, Tier::Reduced, &[]);
+        assert_eq!(between(&now, &wanted), [Change::Limit(Tier::Reduced), Change::Freeze(false)]);
+    }
+
+    #[test]
+    fn a_stopped_sandbox_is_not_stopped_again() {
+        let stopped = plan(Run::Stopped, Tier::Full, &[]);
+        assert_eq!(between(&stopped, &stopped), []);
+    }
+}

@@ -1,0 +1,62 @@
+//! What happens in and around a running sandbox, as the session hears of it.
+
+use std::time::Duration;
+
+use crate::isolation::child::Ending;
+use crate::isolation::spawner::Failure;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The workload made a system call that its profile does not have; it was refused.
+    Denied(Denied),
+    /// The workload ended.
+    Ended(Ending),
+    /// The workload's program could not be executed.
+    Failed(Failure),
+    /// Somebody asks that a Unix signal be passed on to the workload.
+    Kill(i32),
+    /// An operator raises the risk by what the policy's table says, for this reason.
+    Operator(String),
+}
+
+/// A system call that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// Name of the system call.
+    pub name: String,
+    /// What of its arguments says what was wanted, such as the socket family.
+    pub detail: String,
+    /// Process that made it, as the host counts.
+    pub pid: u32,
+}
+
+/// A clock for a session: time since the Unix epoch.
+///
+/// It starts from the wall clock and then runs by `CLOCK_BOOTTIME`, so that setting the wall clock
+/// back makes no evidence younger, and a paused machine makes it older.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Duration,
+    booted: Duration,
+}
+
+impl Clock {
+    /// Reads both clocks once.
+    pub fn start() -> Self {
+        let started = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self { started, booted: since_boot() }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Duration {
+        self.started + since_boot().saturating_sub(self.booted)
+    }
+}
+
+fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

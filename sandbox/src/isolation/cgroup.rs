@@ -1,0 +1,419 @@
+//! Cgroups of a sandbox: limits, freezing, killing; on v2, on v1, and on hosts that have both.
+//!
+//! Where a host has both, v2 places, freezes and kills, and v1 limits. Each controller is looked for
+//! by itself (`/proc/self/mountinfo`, `/proc/self/cgroup`), none is assumed. See cgroups(7) and the
+//! kernel's "Control Group v2".
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::enforcement::Item;
+
+/// Controllers that limit: the only ones a sandbox needs.
+const LIMITING: [&str; 3] = ["memory", "pids", "cpu"];
+/// Period of the CPU quota, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+/// How long a freeze may take before it counts as failed.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Upper bounds on what the whole sandbox may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// Number of processes and threads.
+    pub pids: Option<u64>,
+    /// CPU time, in cores.
+    pub cpu: Option<f64>,
+}
+
+/// Folders of the cgroups in which a sandbox is born.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    v2: Option<PathBuf>,
+    v1: Vec<PathBuf>,
+}
+
+impl Placement {
+    /// Moves this process into the v1 cgroups: what it makes later is born there. On v2 a child is
+    /// born straight in its cgroup instead ([`Placement::birthplace`]).
+    pub fn enter(&self) {
+        for folder in &self.v1 {
+            let _ = fs::write(folder.join("cgroup.procs"), "0");
+        }
+    }
+
+    /// Opens the v2 cgroup for `CLONE_INTO_CGROUP`.
+    pub fn birthplace(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.v2
+            .as_ref()
+            .map(|folder| Ok(rustix::fs::open(folder, flags, Mode::empty())?))
+            .transpose()
+    }
+
+    /// Moves this process out again and removes the cgroups.
+    pub fn leave_and_remove(&self) {
+        for folder in &self.v1 {
+            if let Some(parent) = folder.parent() {
+                let _ = fs::write(parent.join("cgroup.procs"), "0");
+            }
+        }
+        self.remove();
+    }
+
+    /// Removes the cgroups, which must be empty. The kernel may need a moment after the last exit.
+    pub fn remove(&self) {
+        for folder in self.v1.iter().chain(&self.v2) {
+            let deadline = Instant::now() + Duration::from_millis(500);
+            while let Err(error) = fs::remove_dir(folder) {
+                if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// The cgroups of one sandbox. Dropping removes them.
+#[derive(Debug)]
+pub struct Cgroup {
+    placement: Placement,
+    /// Which folder holds the limits of a controller, and whether it is v2.
+    controllers: BTreeMap<&'static str, (PathBuf, bool)>,
+    freezer: Option<(PathBuf, bool)>,
+}
+
+impl Cgroup {
+    /// Makes the cgroups for a sandbox, as far as this host and user permit.
+    ///
+    /// Never fails: the [`Item`]s say what is missing.
+    pub fn create() -> (Self, Vec<Item>) {
+        let host = Host::read();
+        let name = unique_name();
+        let mut cgroup = Self {
+            placement: Placement::default(),
+            controllers: BTreeMap::new(),
+            freezer: None,
+        };
+        if let Some(parent) = &host.v2 {
+            sweep(parent);
+            // Controllers must be handed down before the child can have them; where the parent has
+            // processes of its own the kernel refuses, and they are simply not there.
+            for controller in LIMITING.iter().filter(|c| !host.v1.contains_key(**c)) {
+                let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+            let folder = parent.join(&name);
+            if fs::create_dir(&folder).is_ok() {
+                if folder.join("cgroup.freeze").exists() {
+                    cgroup.freezer = Some((folder.clone(), true));
+                }
+                let available = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+                for controller in LIMITING {
+                    if available.split_whitespace().any(|c| c == controller) {
+                        cgroup.controllers.insert(controller, (folder.clone(), true));
+                    }
+                }
+                cgroup.placement.v2 = Some(folder);
+            }
+        }
+        for controller in LIMITING.into_iter().chain(["freezer"]) {
+            let wanted = if controller == "freezer" {
+                cgroup.freezer.is_none()
+            } else {
+                !cgroup.controllers.contains_key(controller)
+            };
+            let Some(parent) = host.v1.get(controller).filter(|_| wanted) else { continue };
+            sweep(parent);
+            let folder = parent.join(&name);
+            // Two controllers may share one hierarchy (`cpu,cpuacct`).
+            if fs::create_dir(&folder).is_err() && !cgroup.placement.v1.contains(&folder) {
+                continue;
+            }
+            if controller == "freezer" {
+                cgroup.freezer = Some((folder.clone(), false));
+            } else {
+                cgroup.controllers.insert(controller, (folder.clone(), false));
+            }
+            if !cgroup.placement.v1.contains(&folder) {
+                cgroup.placement.v1.push(folder);
+            }
+        }
+        let items = cgroup.report();
+        (cgroup, items)
+    }
+
+    fn report(&self) -> Vec<Item> {
+        let mode = match (&self.placement.v2, self.placement.v1.is_empty()) {
+            (Some(_), true) => "v2",
+            (Some(_), false) => "v2 places and freezes, v1 limits",
+            (None, false) => "v1",
+            (None, true) => {
+                return vec![Item::not(
+                    2,
+                    "cgroup",
+                    "no cgroup can be made by this user: limits by rlimit only, freezing by SIGSTOP",
+                )];
+            }
+        };
+        let missing: Vec<_> = LIMITING.iter().filter(|c| !self.controllers.contains_key(**c)).copied().collect();
+        vec![if missing.is_empty() && self.freezer.is_some() {
+            Item::full(2, "cgroup", mode)
+        } else {
+            Item::partly(2, "cgroup", format!("{mode}; without {}", missing.join(", ")))
+        }]
+    }
+
+    /// Where the sandbox is to be born.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Whether limits can be set at all.
+    pub fn limits_something(&self) -> bool {
+        !self.controllers.is_empty()
+    }
+
+    /// Sets the limits; takes effect at once on the running sandbox.
+    ///
+    /// # Errors
+    ///
+    /// The first limit that could not be written. A controller this host lacks is no error here: it
+    /// was reported when the cgroups were made.
+    pub fn limit(&self, limits: &Limits) -> io::Result<()> {
+        if let Some((folder, v2)) = self.controllers.get("memory") {
+            let value = limits.memory.map_or_else(|| unlimited(*v2, "-1"), |m| m.to_string());
+            if *v2 {
+                write(folder, "memory.max", &value)?;
+                // No way out through swap.
+                let _ = write(folder, "memory.swap.max", "0");
+            } else {
+                write(folder, "memory.limit_in_bytes", &value)?;
+                let _ = write(folder, "memory.memsw.limit_in_bytes", &value);
+            }
+        }
+        if let Some((folder, _)) = self.controllers.get("pids") {
+            // On v1 the spawner lives in the cgroup too; it is not the workload's to count.
+            let value = limits.pids.map_or_else(|| "max".to_owned(), |p| (p + 2).to_string());
+            write(folder, "pids.max", &value)?;
+        }
+        if let Some((folder, v2)) = self.controllers.get("cpu") {
+            let quota = limits.cpu.map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1_000));
+            if *v2 {
+                let quota = quota.map_or_else(|| "max".to_owned(), |q| q.to_string());
+                write(folder, "cpu.max", &format!("{quota} {CPU_PERIOD}"))?;
+            } else {
+                write(folder, "cpu.cfs_period_us", &CPU_PERIOD.to_string())?;
+                let quota = quota.map_or_else(|| "-1".to_owned(), |q| q.to_string());
+                write(folder, "cpu.cfs_quota_us", &quota)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sandbox can be frozen by its cgroup.
+    pub fn freezes(&self) -> bool {
+        self.freezer.is_some()
+    }
+
+    /// Freezes or thaws everything in the sandbox and waits until the kernel says that it is done.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when a task does not stop within two seconds.
+    pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        let Some((folder, v2)) = &self.freezer else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        if *v2 {
+            write(folder, "cgroup.freeze", if frozen { "1" } else { "0" })?;
+            return wait_for(folder, frozen);
+        }
+        let state = if frozen { "FROZEN" } else { "THAWED" };
+        let deadline = Instant::now() + FREEZE_DEADLINE;
+        loop {
+            // On v1 a freeze can need to be asked for again while tasks are forking.
+            write(folder, "freezer.state", state)?;
+            if fs::read_to_string(folder.join("freezer.state"))?.trim() == state {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Kills everything in the sandbox at once, where v2 gives that.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` without `cgroup.kill`; the caller then kills the sandbox's init.
+    pub fn kill(&self) -> io::Result<()> {
+        match &self.placement.v2 {
+            Some(folder) => write(folder, "cgroup.kill", "1"),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.placement.remove();
+    }
+}
+
+fn unlimited(v2: bool, v1_word: &str) -> String {
+    if v2 { "max".to_owned() } else { v1_word.to_owned() }
+}
+
+fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
+    fs::write(folder.join(file), value)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot write `{value}` to `{file}`: {e}")))
+}
+
+/// Waits until `cgroup.events` says what was asked for: the kernel wakes a poll at each change.
+fn wait_for(folder: &Path, frozen: bool) -> io::Result<()> {
+    let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+    let path = folder.join("cgroup.events");
+    let deadline = Instant::now() + FREEZE_DEADLINE;
+    let events = fs::File::open(&path)?;
+    loop {
+        if fs::read_to_string(&path)?.lines().any(|line| line == wanted) {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let _ = rustix::event::poll(
+            &mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)],
+            Some(&timeout),
+        );
+    }
+}
+
+fn unique_name() -> String {
+    let mut random = [0u8; 4];
+    // Names need to differ, not to be secret.
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    format!("casemate-{}-{:08x}", std::process::id(), u32::from_ne_bytes(random))
+}
+
+/// Removes empty cgroups whose supervisor and spawner were both killed.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix("casemate-")?.split('-').next());
+        if let Some(pid) = pid
+            && pid.bytes().all(|b| b.is_ascii_digit())
+            && !Path::new("/proc").join(pid).exists()
+        {
+            // Fails, and rightly, when something still runs in it.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// The cgroups this process is in, by hierarchy: where a sandbox's can be made.
+#[derive(Debug, Default)]
+struct Host {
+    v2: Option<PathBuf>,
+    v1: BTreeMap<String, PathBuf>,
+}
+
+impl Host {
+    fn read() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self::parse(&mounts, &own)
+    }
+
+    /// See proc_pid_mountinfo(5) and cgroups(7), "/proc/pid/cgroup".
+    fn parse(mounts: &str, own: &str) -> Self {
+        let mut host = Self::default();
+        let own: Vec<(&str, &str)> = own
+            .lines()
+            .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+            .collect();
+        for line in mounts.lines() {
+            let Some((before, after)) = line.split_once(" - ") else { continue };
+            let before: Vec<_> = before.split(' ').collect();
+            let after: Vec<_> = after.split(' ').collect();
+            let (Some(root), Some(point)) = (before.get(3), before.get(4)) else { continue };
+            let (Some(kind), Some(options)) = (after.first(), after.get(2)) else { continue };
+            let place = |path: &str| {
+                let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(path);
+                Path::new(point).join(below.trim_start_matches('/'))
+            };
+            match *kind {
+                "cgroup2" => {
+                    if let Some((_, path)) = own.iter().find(|(controllers, _)| controllers.is_empty()) {
+                        host.v2.get_or_insert_with(|| place(path));
+                    }
+                }
+                "cgroup" => {
+                    for option in options.split(',') {
+                        let path = own.iter().find(|(c, _)| c.split(',').any(|c| c == option));
+                        if let Some((_, path)) = path {
+                            host.v1.entry(option.to_owned()).or_insert_with(|| place(path));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        host
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hybrid_host_gives_each_controller_its_hierarchy() {
+        let mounts = "25 24 0:22 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      26 24 0:23 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      27 24 0:24 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let own = "3:memory:/jobs/a\n2:cpu,cpuacct:/\n0::/\n";
+        let host = Host::parse(mounts, own);
+        assert_eq!(host.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(host.v1["memory"], Path::new("/sys/fs/cgroup/memory/jobs/a"));
+        assert_eq!(host.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert!(!host.v1.contains_key("pids"));
+    }
+
+    #[test]
+    fn a_v2_host_places_below_the_callers_own_cgroup() {
+        let mounts = "26 24 0:23 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let host = Host::parse(mounts, "0::/user.slice/session.scope\n");
+        let wanted = Path::new("/sys/fs/cgroup/user.slice/session.scope");
+        assert_eq!(host.v2.as_deref(), Some(wanted));
+        assert!(host.v1.is_empty());
+    }
+
+    #[test]
+    fn a_container_sees_its_own_subtree_as_the_mounts_root() {
+        let mounts = "27 24 0:24 /docker/x /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+        let host = Host::parse(mounts, "4:pids:/docker/x/y\n");
+        assert_eq!(host.v1["pids"], Path::new("/sys/fs/cgroup/pids/y"));
+    }
+
+    #[test]
+    fn garbage_gives_no_cgroup_and_no_panic() {
+        let host = Host::parse("x - \n - cgroup\na b c d e - cgroup2", "::::\nnothing\n");
+        assert!(host.v1.is_empty());
+    }
+}

@@ -1,0 +1,391 @@
+//! The ordered steps from a bare new process to the workload's first instruction.
+//!
+//! ```text
+//! init (pid 1 inside)                              workload
+//!   tie own life to the spawner's
+//!   wait until the user is mapped
+//!   cgroup namespace, host name, user
+//!   root file system                ─▶ vault places to the supervisor
+//!   fork ───────────────────────────────────────▶ session, limits, capabilities, no_new_privs
+//!                                                   memory protection, Landlock
+//!   ◀────────────────────────── listener ───────── seccomp, last of all
+//!   report, wait for the word to start
+//!   ──────────────────────────────── go ─────────▶ exec
+//!   reap, forward signals, tell how it ended
+//! ```
+//!
+//! When the init ends, the kernel kills everything else in its process namespace.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+
+use super::floor::{Floor, INSIDE_ID};
+use super::rootfs::{self, DataPlace, Prepared};
+use super::spawner::Failure;
+use super::wire;
+use crate::enforcement::Item;
+use crate::sys::process::{self, Forked};
+use crate::sys::{seccomp, signal};
+use crate::syscall::{landlock, memory};
+
+/// What the init says to its supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// A vault's place is mounted; its descriptor comes along.
+    Place {
+        /// Entry of the `[data]` table.
+        name: String,
+        /// Whether the descriptor is a FUSE device, to be served, or a folder, to be filled.
+        fuse: bool,
+    },
+    /// Everything is in force; the workload waits. The seccomp listener comes along, if there is one.
+    Prepared {
+        /// What was enforced.
+        items: Vec<Item>,
+    },
+    /// A step failed; not one instruction of the workload's program ran.
+    Failed(Failure),
+    /// The workload ended, and everything it started with it.
+    Ended(Ending),
+}
+
+/// What the supervisor says to the init.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToInit {
+    /// The vault's place is served, or filled.
+    Served,
+    /// Execute the workload.
+    Start,
+    /// Send this Unix signal to the workload.
+    Kill(i32),
+    /// Stop everything with SIGSTOP (true) or let it go on (false): freezing without a cgroup.
+    Pause(bool),
+}
+
+/// How a workload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// It exited with this code.
+    Code(i32),
+    /// This Unix signal ended it.
+    Killed(i32),
+}
+
+/// What the forked workload tells the init: a line of JSON through a pipe.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromWorkload {
+    /// All is in force; number of the listener in the shared descriptor table.
+    Confined { items: Vec<Item>, listener: Option<i32> },
+    /// A step failed, exec included.
+    Failed(Failure),
+}
+
+/// The forked workload, as its init sees it.
+struct Workload {
+    pid: Pid,
+    report: File,
+}
+
+/// Runs as the first process of the sandbox. Never returns.
+pub fn init(
+    floor: &Floor,
+    prepared: Prepared,
+    mapped: OwnedFd,
+    control: OwnedFd,
+    stdio: [OwnedFd; 3],
+) -> ! {
+    let last = match prepare(floor, prepared, mapped, &control, stdio) {
+        Ok(workload) => attend(workload, &control),
+        Err(failure) => FromInit::Failed(failure),
+    };
+    // When this process ends, whatever the workload left behind is killed; only then it is over.
+    let _ = wire::send(control.as_fd(), &last, &[]);
+    process::exit_now(0)
+}
+
+/// Brings everything into force and starts the workload.
+fn prepare(
+    floor: &Floor,
+    prepared: Prepared,
+    mapped: OwnedFd,
+    control: &OwnedFd,
+    stdio: [OwnedFd; 3],
+) -> Result<Workload, Failure> {
+    tie_to_parent()?;
+    // Also catches a spawner that ended before the line above: its end of the pipe is then closed.
+    if !matches!(rustix::io::read(&mapped, &mut [0u8; 1]), Ok(1)) {
+        process::exit_now(1);
+    }
+    drop(mapped);
+    let fuse = rootfs::open_fuse(floor.rootfs.data.len());
+    process::become_user(INSIDE_ID, INSIDE_ID, floor.privileged)
+        .map_err(Failure::at("becoming the sandbox's user"))?;
+    // A change of user clears it; see PR_SET_PDEATHSIG in prctl(2).
+    tie_to_parent()?;
+    process::unshare(libc::CLONE_NEWCGROUP as u64)
+        .map_err(Failure::at("entering the cgroup namespace"))?;
+    rustix::system::sethostname(floor.hostname.as_bytes()).map_err(at("setting the host name"))?;
+    let mut items = vec![Item::full(2, "namespaces", "user mount pid net ipc uts cgroup")];
+    let (made, places) = rootfs::assemble(&floor.rootfs, prepared, fuse)?;
+    items.extend(made);
+    for (data, place) in floor.rootfs.data.iter().zip(places) {
+        let (fuse, descriptor) = match place {
+            DataPlace::Fuse(device) => (true, device),
+            DataPlace::Memory(folder) => (false, folder),
+        };
+        let message = FromInit::Place { name: data.name.clone(), fuse };
+        wire::send(control.as_fd(), &message, &[descriptor.as_fd()])
+            .map_err(Failure::at("handing over a vault's place"))?;
+        drop(descriptor);
+        expect(control, |said| matches!(said, ToInit::Served));
+    }
+    let [input, output, error] = stdio;
+    rustix::stdio::dup2_stdin(&input)
+        .and_then(|()| rustix::stdio::dup2_stdout(&output))
+        .and_then(|()| rustix::stdio::dup2_stderr(&error))
+        .map_err(at("connecting stdin, stdout and stderr"))?;
+    drop((input, output, error));
+
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (report, reports) = pipe().map_err(at("making a pipe"))?;
+    let (go, start) = pipe().map_err(at("making a pipe"))?;
+    process::close_from_on_exec(3).map_err(Failure::at("closing descriptors"))?;
+    let forked =
+        process::fork_sharing_descriptors().map_err(Failure::at("forking the workload"))?;
+    let (pid, pidfd) = match forked {
+        Forked::Child => workload(floor, File::from(reports), &go),
+        Forked::Parent { pid, pidfd } => {
+            // In the shared table this end is the workload's own until it execs.
+            std::mem::forget(reports);
+            (pid, pidfd)
+        }
+    };
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(at("protecting the init"))?;
+    process::drop_capabilities().map_err(Failure::at("dropping the init's capabilities"))?;
+
+    let mut report = File::from(report);
+    let listener = match hear(&mut report, &pidfd)? {
+        FromWorkload::Confined { items: confined, listener } => {
+            items.extend(confined);
+            listener
+        }
+        FromWorkload::Failed(failure) => return Err(failure),
+    };
+    // The descriptor table is shared: the listener the workload made is this process' own, and closing
+    // it here takes it from the workload, before that runs.
+    let listener = listener.map(seccomp::adopt_listener);
+    let descriptors: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+    wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
+        .map_err(Failure::at("reporting what is in force"))?;
+    drop(listener);
+    expect(control, |said| matches!(said, ToInit::Start));
+    rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
+    // Likewise.
+    std::mem::forget((go, start));
+    Ok(Workload { pid, report })
+}
+
+fn tie_to_parent() -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(at("tying the sandbox to its supervisor"))
+}
+
+/// Waits for the supervisor's word. Any other word, or its end, ends the sandbox.
+fn expect(control: &OwnedFd, wanted: impl FnOnce(&ToInit) -> bool) {
+    match wire::receive::<ToInit>(control.as_fd()) {
+        Ok(Some((said, _))) if wanted(&said) => {}
+        _ => process::exit_now(1),
+    }
+}
+
+/// Reads the workload's next line, or notices that it died without one.
+fn hear(report: &mut File, pidfd: &OwnedFd) -> Result<FromWorkload, Failure> {
+    let mut line = Vec::new();
+    let mut chunk = [0u8; 4096];
+    loop {
+        let mut watched =
+            [PollFd::new(report, PollFlags::IN), PollFd::new(pidfd, PollFlags::IN)];
+        match rustix::event::poll(&mut watched, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(at("hearing from the workload")(error)),
+        }
+        if watched[0].revents().is_empty() {
+            return Err(Failure {
+                step: "confining the workload".into(),
+                error: "it ended before it could run (its own filter may forbid `write` or `read`)".into(),
+                errno: None,
+            });
+        }
+        let read = report.read(&mut chunk).map_err(Failure::at("hearing from the workload"))?;
+        line.extend_from_slice(&chunk[..read]);
+        if line.ends_with(b"\n") || read == 0 {
+            return serde_json::from_slice(&line)
+                .map_err(|e| Failure::at("hearing from the workload")(e.into()));
+        }
+    }
+}
+
+/// The workload's side of the fork: confines itself, waits for the word, executes. Never returns.
+fn workload(floor: &Floor, mut reports: File, go: &OwnedFd) -> ! {
+    let failure = match confine(floor) {
+        Ok((items, listener)) => {
+            tell(&mut reports, &FromWorkload::Confined { items, listener });
+            if !matches!(rustix::io::read(go, &mut [0u8; 1]), Ok(1)) {
+                process::exit_now(1);
+            }
+            execute(floor)
+        }
+        Err(failure) => failure,
+    };
+    tell(&mut reports, &FromWorkload::Failed(failure));
+    process::exit_now(127)
+}
+
+fn tell(reports: &mut File, message: &FromWorkload) {
+    if let Ok(mut line) = serde_json::to_vec(message) {
+        line.push(b'\n');
+        let _ = reports.write_all(&line);
+    }
+}
+
+/// Puts the floor in force on this process, in the one order that works.
+fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
+    let mut items = Vec::new();
+    rustix::process::setsid().map_err(at("starting a session"))?;
+    rustix::process::chdir(floor.directory.as_str())
+        .map_err(at_owned(format!("entering the working directory `{}`", floor.directory)))?;
+    for (resource, value) in &floor.limits {
+        process::set_limit(*resource, *value).map_err(Failure::at("setting resource limits"))?;
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    process::drop_capabilities().map_err(Failure::at("dropping capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(at("setting no_new_privs"))?;
+    items.push(Item::full(2, "capabilities", "none; securebits locked; no_new_privs"));
+    signal::reset_all().map_err(Failure::at("resetting signals"))?;
+    items.push(memory::protect());
+    // Landlock first: the filter installed next refuses its system calls to most programs.
+    items.push(landlock::restrict(&floor.landlock).map_err(Failure::at("restricting files"))?);
+    let (item, listener) = seccomp::install(&floor.filter, floor.notifies)
+        .map_err(Failure::at("installing the system call filter"))?;
+    items.push(item);
+    Ok((items, listener))
+}
+
+/// Executes the workload's program; returns only with the reason why that was not possible.
+fn execute(floor: &Floor) -> Failure {
+    let strings = |all: &[String]| -> Vec<CString> {
+        all.iter().filter_map(|s| CString::new(s.as_str()).ok()).collect()
+    };
+    let arguments = strings(&floor.command);
+    let environment = strings(&floor.environment);
+    let Some(name) = floor.command.first() else {
+        return Failure { step: "starting".into(), error: "no command".into(), errno: None };
+    };
+    let path = floor
+        .environment
+        .iter()
+        .find_map(|v| v.strip_prefix("PATH="))
+        .unwrap_or("/usr/local/bin:/usr/bin:/bin");
+    let candidates = if name.contains('/') {
+        vec![name.clone()]
+    } else {
+        path.split(':').map(|folder| format!("{folder}/{name}")).collect()
+    };
+    // As execvp(3): the first that exists decides, and a refusal is remembered over an absence.
+    let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+    for candidate in candidates {
+        let Ok(program) = CString::new(candidate) else { continue };
+        let error = process::execute(&program, &arguments, &environment);
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => worst = error,
+            _ => {
+                worst = error;
+                break;
+            }
+        }
+    }
+    Failure::at(format!("executing `{name}`"))(worst)
+}
+
+/// Lives as the sandbox's init until the workload ends: reaps, forwards, pauses.
+fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
+    let signals = match signal::collect() {
+        Ok(signals) => signals,
+        Err(error) => return FromInit::Failed(Failure::at("watching signals")(error)),
+    };
+    loop {
+        let mut watched =
+            [PollFd::new(control, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        match rustix::event::poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return FromInit::Failed(at("waiting for the workload")(error)),
+        }
+        let spoken = !watched[0].revents().is_empty();
+        while let Ok(Some(_)) = signal::next(&signals) {}
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid != workload.pid {
+                continue;
+            }
+            if let Some(failure) = exec_failure(&mut workload.report) {
+                return FromInit::Failed(failure);
+            }
+            return FromInit::Ended(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Ending::Code(code),
+                (None, signal) => Ending::Killed(signal.unwrap_or(libc::SIGKILL)),
+            });
+        }
+        if spoken {
+            match wire::receive::<ToInit>(control.as_fd()) {
+                Ok(Some((ToInit::Kill(number), _))) => {
+                    // Its whole group, as a terminal would.
+                    if let Some(signal) = Signal::from_named_raw(number) {
+                        let _ = rustix::process::kill_process_group(workload.pid, signal);
+                    }
+                }
+                Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
+                Ok(Some((ToInit::Served | ToInit::Start, _))) => {}
+                // The supervisor is gone; so is the sandbox.
+                Ok(None) | Err(_) => process::exit_now(1),
+            }
+        }
+    }
+}
+
+/// Stops or continues everything in this process namespace but the init itself. The kernel does it
+/// under one lock, so that no fork slips by. See kill(2), "pid equals -1".
+fn pause_all(stop: bool) {
+    process::signal_everyone(if stop { libc::SIGSTOP } else { libc::SIGCONT });
+}
+
+/// What the workload said last, if that was why its program could not be executed.
+fn exec_failure(report: &mut File) -> Option<Failure> {
+    let mut watched = [PollFd::new(report, PollFlags::IN)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut watched, Some(&now)).ok()? == 0 {
+        return None;
+    }
+    let mut line = [0u8; 4096];
+    let read = report.read(&mut line).ok()?;
+    match serde_json::from_slice(&line[..read]).ok()? {
+        FromWorkload::Failed(failure) => Some(failure),
+        FromWorkload::Confined { .. } => None,
+    }
+}
+
+fn at(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
+    move |errno| Failure::at(step)(errno.into())
+}
+
+fn at_owned(step: String) -> impl FnOnce(rustix::io::Errno) -> Failure {
+    move |errno| Failure::at(step)(errno.into())
+}

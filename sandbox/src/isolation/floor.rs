@@ -1,0 +1,95 @@
+//! What a process is given before it runs: everything that is in force from exec on.
+//!
+//! A [`Floor`] is plain data. The supervisor computes it from the plan, the spawner and the sandbox's
+//! init carry it out. Nothing in it is ever loosened.
+
+use serde::{Deserialize, Serialize};
+
+/// User and group id that the workload has inside its user namespace.
+pub const INSIDE_ID: u32 = 1000;
+
+/// The whole floor of one sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Floor {
+    /// User id on the host that [`INSIDE_ID`] stands for.
+    pub host_uid: u32,
+    /// Group id on the host that [`INSIDE_ID`] stands for.
+    pub host_gid: u32,
+    /// Whether the supervisor has the privileges of the host's root.
+    pub privileged: bool,
+    /// Host name inside.
+    pub hostname: String,
+    /// What the root file system is made of.
+    pub rootfs: Rootfs,
+    /// What the workload may touch, as Landlock sees it: paths inside.
+    pub landlock: Vec<PathRight>,
+    /// Resource limits: number of the resource (`RLIMIT_*`), value.
+    pub limits: Vec<(u32, u64)>,
+    /// The seccomp program: `code`, `jt`, `jf`, `k` of each instruction.
+    pub filter: Vec<(u16, u8, u8, u32)>,
+    /// Whether the filter notifies, so that a listener is needed.
+    pub notifies: bool,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Environment, `NAME=value`.
+    pub environment: Vec<String>,
+    /// Working directory inside.
+    pub directory: String,
+}
+
+/// The parts of a root file system: an empty tmpfs into which everything else is mounted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// Trees of the host that appear inside, in the order in which they are mounted.
+    pub binds: Vec<Bind>,
+    /// Symbolic links: where, to what.
+    pub links: Vec<(String, String)>,
+    /// Small files made for the sandbox: where, content.
+    pub files: Vec<(String, String)>,
+    /// Places for vaults.
+    pub data: Vec<DataMount>,
+    /// Size of the writable, empty `/tmp` in bytes.
+    pub scratch: u64,
+}
+
+/// A tree of the host that appears inside the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Absolute path on the host.
+    pub from: String,
+    /// Absolute path inside.
+    pub at: String,
+    /// Whether writing is possible.
+    pub writable: bool,
+    /// Whether programs in it can be executed.
+    pub executable: bool,
+    /// Whether a missing source is passed over (parts of the host's own file system).
+    pub optional: bool,
+    /// Whether it is a device file.
+    pub device: bool,
+    /// Whether the owner of the files should appear as the workload's user: granted trees, not
+    /// the system's.
+    pub owned: bool,
+}
+
+/// A place where a vault appears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataMount {
+    /// Name of the entry in the policy's `[data]` table.
+    pub name: String,
+    /// Absolute path inside.
+    pub at: String,
+    /// Upper bound of the plaintext in bytes, for the fallback that keeps it in memory.
+    pub size: u64,
+}
+
+/// What Landlock lets the workload do below a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRight {
+    /// Absolute path inside.
+    pub path: String,
+    /// Whether files can be changed, made and removed.
+    pub write: bool,
+    /// Whether programs can be executed.
+    pub execute: bool,
+}

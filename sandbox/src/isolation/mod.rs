@@ -1,0 +1,103 @@
+//! Layer 2: where a workload runs.
+//!
+//! A [`Backend`] takes a [`Floor`], brings it into force, and gives back an [`Instance`] that says what
+//! was enforced before the workload's first instruction. One file per backend; what they share has a
+//! file of its own.
+
+pub mod cgroup;
+pub mod child;
+pub mod container;
+pub mod floor;
+pub mod namespace;
+pub mod rootfs;
+pub mod spawner;
+mod wire;
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
+
+use rustix::process::Pid;
+
+use crate::enforcement::{Enforcement, Item};
+use crate::event::Event;
+use cgroup::Limits;
+use floor::Floor;
+use spawner::Failure;
+
+/// A place where workloads run.
+pub trait Backend: Send {
+    /// Brings the floor into force. The workload exists then, but has not executed an instruction of
+    /// its program.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] names the step; nothing is left behind.
+    fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure>;
+}
+
+/// What a launch needs.
+pub struct Launch<'a> {
+    /// What is in force from exec on.
+    pub floor: &'a Floor,
+    /// Limits at the start.
+    pub limits: Limits,
+    /// stdin, stdout and stderr of the workload.
+    pub stdio: [OwnedFd; 3],
+    /// Takes each vault's place as it is mounted and serves it.
+    pub serve: &'a mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
+    /// Where what happens inside is reported.
+    pub events: SyncSender<Event>,
+}
+
+/// Where a vault appears in a sandbox.
+#[derive(Debug)]
+pub enum Place {
+    /// A mounted FUSE file system that waits to be served.
+    Fuse(OwnedFd),
+    /// A folder in memory that waits to be filled; the workload sees it read-only.
+    Memory(OwnedFd),
+}
+
+/// A sandbox that exists. Dropping it leaves nothing behind.
+pub trait Instance: Send {
+    /// What is in force.
+    fn enforcement(&self) -> &Enforcement;
+
+    /// Process id of the sandbox's init on the host.
+    fn pid(&self) -> Pid;
+
+    /// Lets the workload execute its program.
+    ///
+    /// # Errors
+    ///
+    /// When the sandbox is gone.
+    fn start(&mut self) -> Result<(), Failure>;
+
+    /// Sends a Unix signal to the workload.
+    ///
+    /// # Errors
+    ///
+    /// When the sandbox is gone.
+    fn kill(&mut self, signal: i32) -> Result<(), Failure>;
+
+    /// Changes the limits at once.
+    ///
+    /// # Errors
+    ///
+    /// When the host gives nothing to do it with, or refuses.
+    fn limit(&mut self, limits: &Limits) -> Result<(), Failure>;
+
+    /// Freezes the workload, or lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// When a task does not stop in time.
+    fn freeze(&mut self, frozen: bool) -> Result<(), Failure>;
+
+    /// Kills everything in the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn stop(&mut self) -> Result<(), Failure>;
+}

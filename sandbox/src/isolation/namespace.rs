@@ -1,0 +1,89 @@
+//! Namespaces of a sandbox, and the one user that exists inside.
+//!
+//! See namespaces(7) and user_namespaces(7). The cgroup namespace is entered by the init itself, after
+//! it was placed in its cgroups; the time namespace is left alone: programs measure real time.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Pid, Signal};
+
+use super::spawner::Failure;
+use crate::sys::process::{self, Forked, NamespaceFlags};
+
+/// Namespaces every sandbox is born into.
+pub const ALL: NamespaceFlags = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS) as u32 as NamespaceFlags;
+
+/// First of the user ids on the host under which root's sandboxes run: far above what systems and
+/// subordinate ranges use, one per sandbox, so that limits and keyrings counted by user stay apart.
+const FIRST_SANDBOX_UID: u32 = 0x6361_0000;
+
+/// The user id on the host for a sandbox that root starts.
+pub fn sandbox_uid() -> u32 {
+    FIRST_SANDBOX_UID + (std::process::id() & 0xffff)
+}
+
+/// Lets exactly one user and group exist in the user namespace of `pid`.
+pub fn map_user(
+    pid: Pid,
+    host_uid: u32,
+    host_gid: u32,
+    inside: u32,
+    privileged: bool,
+) -> Result<(), Failure> {
+    let pid = pid.as_raw_nonzero();
+    if !privileged {
+        // Without this an ordinary user may not map a group. See user_namespaces(7).
+        write(&format!("/proc/{pid}/setgroups"), "deny")?;
+    }
+    write(&format!("/proc/{pid}/uid_map"), &format!("{inside} {host_uid} 1\n"))?;
+    write(&format!("/proc/{pid}/gid_map"), &format!("{inside} {host_gid} 1\n"))
+}
+
+/// Makes a user namespace in which `from` stands for `to`, for mounts that show files of one user as
+/// another's. Nothing runs in it.
+pub fn mapping(from: (u32, u32), to: (u32, u32)) -> Result<OwnedFd, Failure> {
+    let step = "making an id mapping";
+    let (hold, released) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|e| Failure::at(step)(e.into()))?;
+    let flags = libc::CLONE_NEWUSER as NamespaceFlags;
+    match process::fork_into(flags, None).map_err(Failure::at(step))? {
+        Forked::Child => {
+            drop(released);
+            // Ends when the parent closes its end, or is gone.
+            let _ = rustix::io::read(&hold, &mut [0u8; 1]);
+            process::exit_now(0)
+        }
+        Forked::Parent { pid, pidfd } => {
+            let raw = pid.as_raw_nonzero();
+            let namespace = write(&format!("/proc/{raw}/uid_map"), &format!("{} {} 1\n", from.0, to.0))
+                .and_then(|()| {
+                    write(&format!("/proc/{raw}/gid_map"), &format!("{} {} 1\n", from.1, to.1))
+                })
+                .and_then(|()| {
+                    fs::File::open(format!("/proc/{raw}/ns/user")).map_err(Failure::at(step))
+                });
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = rustix::process::waitid(
+                rustix::process::WaitId::PidFd(pidfd.as_fd()),
+                rustix::process::WaitIdOptions::EXITED,
+            );
+            namespace.map(OwnedFd::from)
+        }
+    }
+}
+
+fn write(path: &str, content: &str) -> Result<(), Failure> {
+    // One write: these files take their content whole or not at all.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(Failure::at("mapping the sandbox's user"))
+}

@@ -1,0 +1,282 @@
+//! The spawner: a small process that makes sandboxes, so that the program using the SDK never forks.
+//!
+//! Forking a program costs in proportion to its memory and copies its secrets; the spawner is this
+//! same program executed anew under the name [`NAME`], which has neither. It lives as long as its
+//! supervisor and no longer: when the supervisor's socket closes, whatever the cause, it kills the
+//! sandbox, removes its cgroups, and ends.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::Placement;
+use super::floor::{Floor, INSIDE_ID};
+use super::{child, namespace, rootfs, wire};
+use crate::sys::process::{self, Forked};
+
+/// Name (`argv[0]`) under which a program is its own spawner.
+pub const NAME: &str = "casemate-spawner";
+
+/// What the supervisor asks of the spawner.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    /// Enter these cgroups, so that what is spawned later is born in them.
+    Enter(Placement),
+    /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
+    Launch(Box<Floor>),
+    /// Kill what is left and end; the supervisor removes the cgroups.
+    End,
+}
+
+/// What the spawner answers to [`Request::Launch`].
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// Its init exists; the pidfd comes along.
+    Spawned {
+        /// Process id of the init, as the supervisor sees it.
+        pid: i32,
+    },
+    /// It could not be made.
+    Failed(Failure),
+}
+
+/// A step of making a sandbox that failed, with the words for the user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Which step.
+    pub step: String,
+    /// What the kernel said.
+    pub error: String,
+    /// `errno`, when there was one.
+    pub errno: Option<i32>,
+}
+
+impl Failure {
+    /// Names the step at which an error happened.
+    pub fn at(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self {
+            step: step.into(),
+            errno: error.raw_os_error(),
+            error: error.to_string(),
+        }
+    }
+}
+
+/// The supervisor's end of a spawner.
+#[derive(Debug)]
+pub struct Spawner {
+    socket: OwnedFd,
+    process: Child,
+}
+
+impl Spawner {
+    /// Starts a spawner: this program once more, under another name.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be executed again (its file was removed, or `/proc` is not mounted).
+    pub fn start() -> io::Result<Self> {
+        let (ours, theirs) = wire::pair()?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0(NAME)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // A group of its own: Ctrl-C at the terminal reaches the supervisor, which decides.
+            .process_group(0);
+        Ok(Self { socket: ours, process: command.spawn()? })
+    }
+
+    /// Moves the spawner into the sandbox's cgroups; does not wait until that is done.
+    ///
+    /// # Errors
+    ///
+    /// When the spawner has ended.
+    pub fn enter(&self, placement: &Placement) -> io::Result<()> {
+        wire::send(self.socket.as_fd(), &Request::Enter(placement.clone()), &[])
+    }
+
+    /// Makes a sandbox, whose init speaks on `control` from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] names the step.
+    pub fn launch(
+        &self,
+        floor: &Floor,
+        control: BorrowedFd<'_>,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<(Pid, OwnedFd), Failure> {
+        let [input, output, error] = stdio;
+        let request = Request::Launch(Box::new(floor.clone()));
+        wire::send(self.socket.as_fd(), &request, &[control, input, output, error])
+            .map_err(Failure::at("asking the spawner"))?;
+        let answer =
+            wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
+        match answer {
+            Some((Answer::Spawned { pid }, mut descriptors)) => {
+                match (Pid::from_raw(pid), descriptors.pop()) {
+                    (Some(pid), Some(pidfd)) => Ok((pid, pidfd)),
+                    _ => Err(ended()),
+                }
+            }
+            Some((Answer::Failed(failure), _)) => Err(failure),
+            None => Err(ended()),
+        }
+    }
+}
+
+fn ended() -> Failure {
+    Failure {
+        step: "hearing from the spawner".into(),
+        error: "the spawner ended unexpectedly".into(),
+        errno: None,
+    }
+}
+
+impl Drop for Spawner {
+    /// Ends the spawner, and with it whatever sandbox is left, and waits until both are gone.
+    fn drop(&mut self) {
+        if wire::send(self.socket.as_fd(), &Request::End, &[]).is_err() {
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        }
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs the spawner on the socket at descriptor 0. The return value is its exit code.
+pub fn main() -> i32 {
+    serve().map_or(1, |()| 0)
+}
+
+fn serve() -> io::Result<()> {
+    // Whoever reads this process' memory or descriptors could start programs in its name.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    let _ = rustix::thread::set_name(c"casemate-spawn");
+    // Only its supervisor ends it, by closing the socket; then it has time to clean up.
+    crate::sys::signal::block_all()?;
+    // Nothing that the supervisor's program left open may reach a sandbox.
+    process::close_from(1)?;
+    let socket = supervisor_socket()?;
+    let mut placement = Placement::default();
+    let mut sandbox: Option<OwnedFd> = None;
+    loop {
+        let mut watched = vec![PollFd::new(&socket, PollFlags::IN)];
+        if let Some(init) = &sandbox {
+            watched.push(PollFd::new(init, PollFlags::IN));
+        }
+        match rustix::event::poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let asked = !watched[0].revents().is_empty();
+        let init_ended = watched.get(1).is_some_and(|w| !w.revents().is_empty());
+        drop(watched);
+        if init_ended && let Some(init) = sandbox.take() {
+            reap(&init);
+        }
+        if !asked {
+            continue;
+        }
+        // A socket that fails is a supervisor that is gone.
+        match wire::receive::<Request>(socket.as_fd()).unwrap_or(None) {
+            Some((Request::Enter(wanted), _)) => {
+                wanted.enter();
+                placement = wanted;
+            }
+            Some((Request::Launch(floor), descriptors)) => {
+                match spawn(&floor, &placement, descriptors) {
+                    Ok((pid, pidfd)) => {
+                        let answer = Answer::Spawned { pid: pid.as_raw_nonzero().get() };
+                        wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
+                        sandbox = Some(pidfd);
+                    }
+                    Err(failure) => {
+                        wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?;
+                    }
+                }
+            }
+            last => {
+                if let Some(init) = sandbox.take() {
+                    let _ = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
+                    reap(&init);
+                }
+                if last.is_none() {
+                    placement.leave_and_remove();
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Takes the socket from descriptor 0 and puts `/dev/null` in its place and in that of stdout and
+/// stderr: what the spawner has to say goes over the socket.
+fn supervisor_socket() -> io::Result<OwnedFd> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(socket)
+}
+
+fn reap(init: &OwnedFd) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    while let Err(rustix::io::Errno::INTR) =
+        waitid(WaitId::PidFd(init.as_fd()), WaitIdOptions::EXITED)
+    {}
+}
+
+/// Makes the init of a sandbox in its namespaces and maps its user; the init goes on in
+/// [`child::init`].
+fn spawn(
+    floor: &Floor,
+    placement: &Placement,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(Pid, OwnedFd), Failure> {
+    let Ok([control, input, output, error]) = <[OwnedFd; 4]>::try_from(descriptors) else {
+        return Err(Failure {
+            step: "taking the request".into(),
+            error: "descriptors are missing".into(),
+            errno: None,
+        });
+    };
+    // Root opens the granted trees here, where it may still map their owner to the sandbox's user.
+    let prepared = if floor.privileged { rootfs::prepare_owned(floor)? } else { rootfs::Prepared::default() };
+    let (wait_mapped, mapped) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(into("making a pipe"))?;
+    let cgroup = placement.birthplace().map_err(Failure::at("opening the cgroup"))?;
+    let forked = process::fork_into(namespace::ALL, cgroup.as_ref().map(AsFd::as_fd))
+        .map_err(Failure::at("making the namespaces"))?;
+    match forked {
+        Forked::Child => {
+            drop(mapped);
+            child::init(floor, prepared, wait_mapped, control, [input, output, error])
+        }
+        Forked::Parent { pid, pidfd } => {
+            let made = namespace::map_user(pid, floor.host_uid, floor.host_gid, INSIDE_ID, floor.privileged)
+                .and_then(|()| {
+                    rustix::io::write(&mapped, &[1]).map(drop).map_err(into("starting the init"))
+                });
+            if let Err(failure) = made {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                reap(&pidfd);
+                return Err(failure);
+            }
+            Ok((pid, pidfd))
+        }
+    }
+}
+
+fn into(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
+    move |errno| Failure::at(step)(errno.into())
+}
+

@@ -1,0 +1,161 @@
+//! The `data` lever: vaults shown to the workload under a lease, and taken away from it.
+//!
+//! Where `/dev/fuse` can be opened, the vault is served through FUSE: each read asks the lease, and a
+//! revocation reaches descriptors that are already open. Elsewhere the plaintext is put into a tmpfs
+//! of the sandbox, and taking it away truncates every file in it: open descriptors read nothing more,
+//! mappings fault. That is a gap (`data`), because the plaintext is all in memory from the start.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use vault::fuse::FuseServer;
+use vault::{Lease, Rights, Usage, Vault};
+
+use crate::enforcement::Item;
+use crate::isolation::Place;
+use crate::isolation::floor::INSIDE_ID;
+use crate::isolation::spawner::Failure;
+
+/// The vaults of a session.
+#[derive(Default)]
+pub struct Vaults {
+    open: BTreeMap<String, Shown>,
+}
+
+/// One vault, open, and shown to the workload once its place exists.
+struct Shown {
+    vault: Arc<Vault>,
+    lease: Option<Arc<Lease>>,
+    view: Option<View>,
+}
+
+/// How the workload sees a vault.
+enum View {
+    Fuse(FuseServer),
+    Memory(Memory),
+}
+
+impl Vaults {
+    /// Takes an open vault under the name of its `[data]` entry.
+    pub fn insert(&mut self, name: String, vault: Arc<Vault>) {
+        self.open.insert(name, Shown { vault, lease: None, view: None });
+    }
+
+    /// Upper bound of each vault's plaintext in bytes.
+    pub fn sizes(&self) -> BTreeMap<String, u64> {
+        self.open
+            .iter()
+            .map(|(name, shown)| {
+                // A page at least for each file, as the tmpfs counts.
+                let size = shown.vault.list().iter().map(|object| object.len.next_multiple_of(4096)).sum();
+                (name.clone(), size)
+            })
+            .collect()
+    }
+
+    /// Shows a vault at the place that was mounted for it, under a new lease.
+    ///
+    /// # Errors
+    ///
+    /// When the vault cannot be served or read.
+    pub fn show(&mut self, name: &str, place: Place) -> Result<Item, Failure> {
+        let step = format!("showing vault `{name}`");
+        let Some(shown) = self.open.get_mut(name) else {
+            return Err(Failure { step, error: "it is not open".into(), errno: None });
+        };
+        let lease = shown.vault.lease("workload", "", Rights::READ, None);
+        let (view, item) = match place {
+            Place::Fuse(device) => {
+                let server = vault::fuse::serve(device, Arc::clone(&lease), (INSIDE_ID, INSIDE_ID))
+                    .map_err(Failure::at(step))?;
+                let detail = format!("{name}: FUSE, lease asked at each read");
+                (View::Fuse(server), Item::full(4, "data", detail))
+            }
+            Place::Memory(folder) => {
+                let memory = Memory::fill(folder, &lease).map_err(Failure::at(step))?;
+                let detail = format!(
+                    "{name}: copied into the sandbox's memory, because /dev/fuse cannot be opened; \
+                     withdrawing empties the copy"
+                );
+                (View::Memory(memory), Item::partly(4, "data", detail))
+            }
+        };
+        shown.lease = Some(lease);
+        shown.view = Some(view);
+        Ok(item)
+    }
+
+    /// Takes a vault away: when this returns, no read gives a byte of it any more.
+    ///
+    /// # Errors
+    ///
+    /// When the copy in memory could not be emptied; the caller then stops the sandbox.
+    pub fn withdraw(&mut self, name: &str) -> Result<(), Failure> {
+        let Some(shown) = self.open.get_mut(name) else { return Ok(()) };
+        if let Some(lease) = &shown.lease {
+            lease.revoke();
+        }
+        match &mut shown.view {
+            Some(View::Fuse(server)) => {
+                server.invalidate();
+                Ok(())
+            }
+            Some(View::Memory(memory)) => {
+                memory.empty().map_err(Failure::at(format!("withdrawing vault `{name}`")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What the workload read of each vault.
+    pub fn usage(&self) -> BTreeMap<String, Usage> {
+        self.open
+            .iter()
+            .filter_map(|(name, shown)| Some((name.clone(), shown.lease.as_ref()?.usage())))
+            .collect()
+    }
+}
+
+/// A copy of a vault in a tmpfs that only the sandbox sees.
+struct Memory {
+    files: Vec<File>,
+}
+
+impl Memory {
+    fn fill(folder: OwnedFd, lease: &Lease) -> io::Result<Self> {
+        let mut files = Vec::new();
+        for object in lease.list().map_err(io::Error::other)? {
+            let (parents, name) = object.name.rsplit_once('/').unwrap_or(("", &object.name));
+            let mut parent = folder.try_clone()?;
+            for part in parents.split('/').filter(|part| !part.is_empty()) {
+                parent = enter(parent.as_fd(), part)?;
+            }
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o444);
+            let mut file = File::from(rustix::fs::openat(&parent, name, flags, mode)?);
+            rustix::fs::fchmod(&file, mode)?;
+            lease.get(&object.name, &mut file).map_err(io::Error::other)?;
+            files.push(file);
+        }
+        Ok(Self { files })
+    }
+
+    fn empty(&mut self) -> io::Result<()> {
+        // All are tried before an error is reported.
+        let results: Vec<_> = self.files.iter().map(|file| file.set_len(0)).collect();
+        results.into_iter().collect()
+    }
+}
+
+fn enter(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}

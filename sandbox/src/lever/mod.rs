@@ -1,0 +1,31 @@
+//! Levers: what can be moved from outside while the workload runs, one file each.
+
+pub mod data;
+pub mod freeze;
+pub mod resources;
+
+use policy::Tables;
+
+use crate::adjust::Change;
+use crate::isolation::Instance;
+use crate::isolation::spawner::Failure;
+use data::Vaults;
+
+/// Carries out one change. Returns when it is in force.
+///
+/// # Errors
+///
+/// [`Failure`] when it could not be brought into force; the caller then stops the sandbox.
+pub fn pull(
+    change: &Change,
+    instance: &mut dyn Instance,
+    vaults: &mut Vaults,
+    tables: &Tables,
+) -> Result<(), Failure> {
+    match change {
+        Change::Withdraw(name) => vaults.withdraw(name),
+        Change::Limit(tier) => resources::limit(instance, tables, *tier),
+        Change::Freeze(frozen) => freeze::set(instance, *frozen),
+        Change::Stop => freeze::stop(instance),
+    }
+}

@@ -1,0 +1,384 @@
+//! From a decision to a plan: the floor, in force from exec on, and the position of each lever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use policy::{Action, Bundle, Decision, Grant, Resource, Tables};
+use serde::{Deserialize, Serialize};
+
+use crate::isolation::cgroup::Limits;
+use crate::isolation::floor::{Bind, DataMount, Floor, PathRight, Rootfs};
+use crate::isolation::namespace;
+use crate::isolation::rootfs::{HostEntry, host_entry};
+use crate::syscall::profile::{Profile, ProfileError};
+
+/// Whether the workload may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Run {
+    /// It runs.
+    #[default]
+    Running,
+    /// It exists, but no instruction of it is executed.
+    Frozen,
+    /// It does not exist any more.
+    Stopped,
+}
+
+/// Which limits are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// Those of `[isolation]`.
+    #[default]
+    Full,
+    /// Those of `[isolation.reduced]`.
+    Reduced,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Reduced => "reduced",
+        })
+    }
+}
+
+/// The position of every lever, and what was granted that no lever can take back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Whether the workload may run.
+    pub run: Run,
+    /// Which limits are in force.
+    pub tier: Tier,
+    /// Vaults that the workload can read.
+    pub data: BTreeSet<String>,
+    /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
+    pub fixed: BTreeSet<Grant>,
+}
+
+impl Plan {
+    /// What a decision means before launch.
+    pub fn under(decision: &Decision) -> Self {
+        let mut plan = Self {
+            run: match (decision.live(), decision.proceed()) {
+                (false, _) => Run::Stopped,
+                (true, false) => Run::Frozen,
+                (true, true) => Run::Running,
+            },
+            tier: if decision.grants(&Grant::full_tier()) { Tier::Full } else { Tier::Reduced },
+            ..Self::default()
+        };
+        for grant in &decision.granted {
+            match (grant.action, &grant.resource) {
+                (Action::Read, Resource::Vault(name)) => {
+                    plan.data.insert(name.clone());
+                }
+                (Action::Use | Action::Proceed | Action::Live, _) => {}
+                _ => {
+                    plan.fixed.insert(grant.clone());
+                }
+            }
+        }
+        plan
+    }
+
+    /// What a decision means for the sandbox that runs under this plan: nothing that was withdrawn or
+    /// never given comes back, and a grant without a lever that is lost freezes.
+    pub fn narrowed(&self, decision: &Decision) -> Self {
+        let mut wanted = Self::under(decision);
+        if !self.fixed.is_subset(&wanted.fixed) {
+            wanted.run = wanted.run.max(Run::Frozen);
+        }
+        wanted.fixed.clone_from(&self.fixed);
+        wanted.data = wanted.data.intersection(&self.data).cloned().collect();
+        wanted
+    }
+}
+
+/// Limits of a tier, as the policy's tables have them.
+pub fn limits(tables: &Tables, tier: Tier) -> Limits {
+    let isolation = &tables.isolation;
+    let full = Limits {
+        memory: Some(isolation.memory),
+        pids: Some(isolation.pids),
+        cpu: Some(isolation.cpu),
+    };
+    match (tier, &isolation.reduced) {
+        (Tier::Full, _) => full,
+        (Tier::Reduced, Some(reduced)) => Limits {
+            memory: reduced.memory.or(full.memory),
+            pids: reduced.pids.or(full.pids),
+            cpu: reduced.cpu.or(full.cpu),
+        },
+        (Tier::Reduced, None) => Limits { cpu: full.cpu.map(|cores| cores / 10.0), ..full },
+    }
+}
+
+/// Parts of the host's own file system that make `rootfs = "host"`.
+const HOST_TREES: [&str; 7] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// Parts of the host's `/etc` that programs need and that tell nothing of the host's secrets.
+const HOST_ETC: [&str; 12] = [
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/alternatives",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/mime.types",
+    "/etc/ca-certificates",
+    "/etc/ssl/certs",
+    "/etc/terminfo",
+];
+/// Folders of a root file system that are always made new.
+const OWN_FOLDERS: [&str; 5] = ["proc", "sys", "dev", "tmp", "run"];
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Size of `/tmp` and of `/dev/shm` in bytes, unless the memory limit is smaller.
+const SCRATCH: u64 = 64 << 20;
+/// Most descriptors of one process: enough for any program, too few to exhaust the host.
+const MAX_FILES: u64 = 4096;
+
+/// Why no floor could be made from a bundle.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The policy asks for what this version cannot enforce.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A path of the policy is not there.
+    #[error("cannot use `{path}` from the policy's `{table}` table")]
+    Path {
+        /// Which table names it.
+        table: &'static str,
+        /// The path on the host.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The `[syscalls]` table has a mistake.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+}
+
+/// Makes the floor for a bundle under a decision. Relative paths are resolved against `base`, the
+/// folder of the policy file; `vault_sizes` bounds the plaintext of each vault in bytes.
+///
+/// # Errors
+///
+/// [`PlanError`] when something the policy names is not there or cannot be enforced.
+pub fn floor(
+    bundle: &Bundle,
+    plan: &Plan,
+    base: &Path,
+    vault_sizes: &BTreeMap<String, u64>,
+) -> Result<Floor, PlanError> {
+    let tables = bundle.tables();
+    if plan.fixed.iter().any(|grant| grant.action == Action::Connect) {
+        return Err(PlanError::Unsupported(
+            "the policy grants `connect`, but the container backend has no network yet: remove \
+             `[network] connect` or forbid it in the rules"
+                .into(),
+        ));
+    }
+    if plan.fixed.iter().any(|grant| matches!((grant.action, &grant.resource), (Action::Write, Resource::Vault(_)))) {
+        return Err(PlanError::Unsupported(
+            "the policy grants writing to a vault, but vaults are read-only inside a sandbox yet: \
+             use `access = \"read\"` and write results through `[files] write`"
+                .into(),
+        ));
+    }
+    let uid = rustix::process::getuid();
+    let privileged = uid.is_root();
+    let (host_uid, host_gid) = if privileged {
+        let id = namespace::sandbox_uid();
+        (id, id)
+    } else {
+        (uid.as_raw(), rustix::process::getgid().as_raw())
+    };
+    let mut rootfs = base_rootfs(tables, base)?;
+    let mut rights = base_rights(&rootfs);
+    let mut grant = |file: &policy::FileGrant, writable: bool, table| -> Result<(), PlanError> {
+        let from = base.join(&file.from);
+        let from = from
+            .canonicalize()
+            .map_err(|source| PlanError::Path { table, path: from, source })?;
+        let bind = Bind {
+            from: text(&from)?,
+            at: text(&file.at)?,
+            writable,
+            executable: !writable,
+            optional: false,
+            device: false,
+            owned: true,
+        };
+        rights.push(PathRight { path: bind.at.clone(), write: writable, execute: !writable });
+        rootfs.binds.push(bind);
+        Ok(())
+    };
+    for file in &tables.files.read {
+        if plan.fixed.contains(&Grant::read_path(&file.at)) {
+            grant(file, false, "files.read")?;
+        }
+    }
+    for file in &tables.files.write {
+        if plan.fixed.contains(&Grant::write_path(&file.at)) {
+            grant(file, true, "files.write")?;
+        } else if plan.fixed.contains(&Grant::read_path(&file.at)) {
+            grant(file, false, "files.write")?;
+        }
+    }
+    for (name, data) in tables.data.iter().filter(|(name, _)| plan.data.contains(*name)) {
+        let at = text(&data.at)?;
+        rights.push(PathRight { path: at.clone(), write: false, execute: false });
+        let size = vault_sizes.get(name).copied().unwrap_or(0);
+        // Room for the last page of each file and for folders.
+        rootfs.data.push(DataMount { name: name.clone(), at, size: size + size / 8 + (1 << 20) });
+    }
+    // What lies deeper is mounted later, whatever the order in the policy.
+    rootfs.binds.sort_by_key(|bind| bind.at.matches('/').count());
+    rootfs.scratch = SCRATCH.min(tables.isolation.memory);
+
+    let mut profile = Profile::named(&tables.syscalls.profile)?;
+    for name in &tables.syscalls.allow {
+        profile.allow(name)?;
+    }
+    for name in &tables.syscalls.deny {
+        profile.deny(name)?;
+    }
+    let program = profile.compile(true)?;
+    Ok(Floor {
+        host_uid,
+        host_gid,
+        privileged,
+        hostname: "casemate".into(),
+        rootfs,
+        landlock: rights,
+        limits: resource_limits(tables),
+        filter: program.instructions(),
+        notifies: true,
+        command: tables.workload.command.clone(),
+        environment: environment(tables),
+        directory: text(&tables.workload.cwd)?,
+    })
+}
+
+fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
+    let mut rootfs = Rootfs::default();
+    let system = |from: &str, at: &str, owned| Bind {
+        from: from.into(),
+        at: at.into(),
+        writable: false,
+        executable: true,
+        optional: true,
+        device: false,
+        owned,
+    };
+    let mut tree = |from: &str, at: &str, owned| match host_entry(from) {
+        Some(HostEntry::Link(target)) => rootfs.links.push((at.into(), target)),
+        Some(HostEntry::Tree) => rootfs.binds.push(system(from, at, owned)),
+        None => {}
+    };
+    match &tables.workload.rootfs {
+        policy::Rootfs::Path(folder) => {
+            let table = "workload.rootfs";
+            let folder = base.join(folder);
+            let failed = |source| PlanError::Path { table, path: folder.clone(), source };
+            for entry in std::fs::read_dir(&folder).map_err(failed)? {
+                let path = entry.map_err(failed)?.path();
+                let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+                if !OWN_FOLDERS.contains(&name) {
+                    tree(&text(&path)?, &format!("/{name}"), true);
+                }
+            }
+        }
+        _ => {
+            for path in HOST_TREES {
+                tree(path, path, false);
+            }
+            for path in HOST_ETC {
+                if Path::new(path).exists() {
+                    rootfs.binds.push(system(path, path, false));
+                }
+            }
+            for (path, content) in [
+                ("/etc/passwd", "workload:x:1000:1000::/tmp:/bin/sh\n"),
+                ("/etc/group", "workload:x:1000:\n"),
+                ("/etc/hosts", "127.0.0.1 localhost casemate\n::1 localhost\n"),
+            ] {
+                rootfs.files.push((path.into(), content.into()));
+            }
+        }
+    }
+    for device in DEVICES {
+        let path = format!("/dev/{device}");
+        rootfs.binds.push(Bind {
+            from: path.clone(),
+            at: path,
+            writable: true,
+            executable: false,
+            optional: false,
+            device: true,
+            owned: false,
+        });
+    }
+    for (at, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        rootfs.links.push((at.into(), target.into()));
+    }
+    Ok(rootfs)
+}
+
+/// What the workload may touch of the base: the second wall behind the mounts.
+fn base_rights(rootfs: &Rootfs) -> Vec<PathRight> {
+    let right = |path: &str, write, execute| PathRight { path: path.into(), write, execute };
+    let mut rights = vec![
+        right("/etc", false, false),
+        right("/proc", false, false),
+        right("/tmp", true, false),
+        right("/dev", false, false),
+        right("/dev/shm", true, false),
+    ];
+    for bind in &rootfs.binds {
+        rights.push(right(&bind.at, bind.device, bind.executable && !bind.device));
+    }
+    rights
+}
+
+fn resource_limits(tables: &Tables) -> Vec<(u32, u64)> {
+    vec![
+        (libc::RLIMIT_CORE, 0),
+        (libc::RLIMIT_NOFILE, MAX_FILES),
+        // Counted per user namespace: a bound on processes where no cgroup gives one.
+        (libc::RLIMIT_NPROC, tables.isolation.pids + 2),
+        (libc::RLIMIT_MSGQUEUE, 0),
+        (libc::RLIMIT_MEMLOCK, 1 << 20),
+        (libc::RLIMIT_NICE, 0),
+        (libc::RLIMIT_RTPRIO, 0),
+    ]
+}
+
+fn environment(tables: &Tables) -> Vec<String> {
+    let mut variables = BTreeMap::from([
+        ("HOME".to_owned(), "/tmp".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        ("TMPDIR".to_owned(), "/tmp".to_owned()),
+    ]);
+    variables.extend(tables.workload.env.clone());
+    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn text(path: &Path) -> Result<String, PlanError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        PlanError::Unsupported(format!("the path `{}` is not valid UTF-8", path.display()))
+    })
+}

@@ -1,0 +1,194 @@
+//! What a session writes into its audit log, and shows while it runs: one vocabulary for both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy::{Decision, Facts};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::adjust::Change;
+use crate::enforcement::Item;
+use crate::isolation::child::Ending;
+
+/// One thing that a session did, decided or noticed.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Record {
+    /// The session began.
+    Opened {
+        /// Version of this crate.
+        casemate: &'static str,
+        /// Name of the policy bundle.
+        policy: String,
+        /// Version of the policy bundle.
+        version: u64,
+        /// SHA-256 of the policy bundle, hexadecimal.
+        digest: String,
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// Evidence was believed.
+    Attested {
+        /// Which TEE.
+        tee: String,
+        /// SHA-256 of the evidence, hexadecimal.
+        evidence: String,
+        /// The verdict.
+        appraisal: serde_json::Value,
+    },
+    /// There was no evidence, or none that could be believed.
+    NotAttested {
+        /// Stable name of the reason.
+        code: String,
+        /// The reason in words.
+        error: String,
+    },
+    /// The key of a vault was released to this session, and the vault opened.
+    Released {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Id of the vault, hexadecimal.
+        vault: String,
+        /// Root of the vault, hexadecimal: which state of the data was opened.
+        root: String,
+        /// How often the vault was changed before.
+        generation: u64,
+    },
+    /// The key of a vault was not released, or the vault did not open.
+    NotReleased {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// The reason in words.
+        error: String,
+    },
+    /// The policy decided. A decision follows from these facts and the bundle alone.
+    Decided {
+        /// What was known.
+        facts: Facts,
+        /// How many grants of the tables hold.
+        granted: usize,
+        /// The grants that do not, each with the rules that deny it; the first hundred.
+        denied: Vec<Denied>,
+        /// SHA-256 of the whole decision, hexadecimal: a replay must arrive at the same.
+        digest: String,
+    },
+    /// The floor is in force; the workload has not run yet.
+    Prepared {
+        /// What was enforced, and what was not.
+        enforcement: Vec<Item>,
+        /// Process id of the sandbox's init on the host.
+        pid: i32,
+    },
+    /// The workload's program is executed.
+    Started,
+    /// A sensor reported.
+    Signal {
+        /// Name of the sensor.
+        sensor: &'static str,
+        /// What it saw.
+        detail: String,
+        /// How often, when the same was seen several times at once.
+        count: u32,
+        /// Whether a lasting condition began (true) or ended (false).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        holds: Option<bool>,
+        /// Risk score after it.
+        risk: u8,
+    },
+    /// A lever is about to be moved.
+    Adjusting {
+        /// What is about to change.
+        change: Change,
+        /// The rules that ask for it.
+        because: Vec<String>,
+    },
+    /// A lever was moved, and the change is in force.
+    Adjusted {
+        /// What changed.
+        change: Change,
+        /// Microseconds from the order to its being in force.
+        micros: u64,
+    },
+    /// A lever could not be moved. The sandbox is stopped.
+    NotAdjusted {
+        /// What should have changed.
+        change: Change,
+        /// The reason in words.
+        error: String,
+    },
+    /// A Unix signal was passed on to the workload.
+    Kill {
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// The workload ended.
+    Ended {
+        /// How.
+        ending: Ending,
+    },
+    /// The session is over; nothing of the sandbox is left.
+    Closed {
+        /// Why it ended.
+        why: String,
+        /// Bytes the workload read of each vault.
+        read: BTreeMap<String, u64>,
+        /// Vaults withdrawn while it ran.
+        withdrawn: BTreeSet<String>,
+    },
+}
+
+/// A grant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Denied {
+    /// The grant, as the policy names it.
+    pub grant: String,
+    /// The rules that deny it.
+    pub because: Vec<String>,
+}
+
+/// Most denied grants in one record, so that a record stays within its limit of size.
+const MAX_DENIED: usize = 100;
+
+impl Record {
+    /// The record of a decision.
+    pub fn decided(facts: Facts, decision: &Decision) -> Self {
+        let whole = serde_json::to_vec(decision).unwrap_or_default();
+        let denied = decision.denied.iter().take(MAX_DENIED).map(|denial| Denied {
+            grant: denial.grant.to_string(),
+            because: denial.because.iter().take(3).map(ToString::to_string).collect(),
+        });
+        Self::Decided {
+            facts,
+            granted: decision.granted.len(),
+            denied: denied.collect(),
+            digest: hex(&Sha256::digest(&whole)),
+        }
+    }
+
+    /// The name under which the record stands in the log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => "opened",
+            Self::Attested { .. } => "attested",
+            Self::NotAttested { .. } => "not-attested",
+            Self::Released { .. } => "released",
+            Self::NotReleased { .. } => "not-released",
+            Self::Decided { .. } => "decided",
+            Self::Prepared { .. } => "prepared",
+            Self::Started => "started",
+            Self::Signal { .. } => "signal",
+            Self::Adjusting { .. } => "adjusting",
+            Self::Adjusted { .. } => "adjusted",
+            Self::NotAdjusted { .. } => "not-adjusted",
+            Self::Kill { .. } => "kill",
+            Self::Ended { .. } => "ended",
+            Self::Closed { .. } => "closed",
+        }
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

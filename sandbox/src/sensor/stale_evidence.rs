@@ -1,0 +1,53 @@
+//! `stale-evidence`: the newest believed evidence is older than the policy's `max-age`. Holds as long
+//! as that is true: fresh evidence ends it.
+
+use super::{Edge, Look, Sensor, Signal};
+
+/// Notices evidence that has grown too old.
+#[derive(Debug, Default)]
+pub struct StaleEvidence {
+    stale: Edge,
+}
+
+impl Sensor for StaleEvidence {
+    fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
+        let max_age = look.max_age?;
+        // Evidence that is not there is not fresh.
+        let holds = look.evidence_age.is_none_or(|age| age >= max_age);
+        let kind = self.stale.turn(holds)?;
+        let detail = match look.evidence_age {
+            Some(age) => format!("evidence is {}s old, {}s at most", age.as_secs(), max_age.as_secs()),
+            None => "there is no evidence".to_owned(),
+        };
+        Some(Signal { sensor: "stale-evidence", kind, detail })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::super::Kind;
+    use super::*;
+
+    #[test]
+    fn evidence_is_stale_at_its_age_and_fresh_again_after_new_evidence() {
+        let gaps = BTreeSet::new();
+        let mut sensor = StaleEvidence::default();
+        let mut at = |age: Option<u64>| {
+            let look = Look {
+                happened: None,
+                evidence_age: age.map(Duration::from_secs),
+                max_age: Some(Duration::from_secs(10)),
+                gaps: &gaps,
+            };
+            sensor.sense(&look).map(|signal| signal.kind)
+        };
+        assert_eq!(at(Some(9)), None);
+        assert_eq!(at(Some(10)), Some(Kind::Began));
+        assert_eq!(at(Some(11)), None);
+        assert_eq!(at(Some(0)), Some(Kind::Ended));
+        assert_eq!(at(None), Some(Kind::Began));
+    }
+}

@@ -1,0 +1,499 @@
+//! One run of one workload under one policy: the main path of the whole project.
+//!
+//! ```text
+//! evidence ─▶ appraisal ─▶ facts ─▶ decision ─▶ plan ─▶ keys ─▶ launch ─▶ start
+//!                            ▲                                             │
+//!                            └── signals ◀── sensors ◀── events ◀──────────┤
+//!                                                                          ▼
+//!                     decision ─▶ plan ─▶ changes ─▶ levers ─▶ … ─▶ stop, close
+//! ```
+//!
+//! Every arrow is a record, durable before its effect. On any error the workload is stopped: a sandbox
+//! that cannot be adjusted is not left open.
+
+mod builder;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use attestation::{Appraisal, Attester, UnixTime, Verifier};
+use policy::{Bundle, Decision, Facts, Risk};
+use vault::audit::Log;
+
+use crate::adjust::{self, Change};
+use crate::error::SessionError;
+use crate::event::{Clock, Event};
+use crate::facts;
+use crate::isolation::child::Ending;
+use crate::isolation::{Backend, Instance, Launch};
+use crate::lever::{self, data::Vaults};
+use crate::plan::{self, Plan, Run};
+use crate::record::{Record, hex};
+use crate::release::{self, Identity, KeyBroker};
+use crate::sensor::{self, Kind, Look, Sensor, Signal};
+
+pub use builder::{Handle, SessionBuilder};
+
+/// Most events taken together before the policy decides again.
+const BATCH: usize = 1024;
+/// How long a stopped sandbox may take to be gone.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A workload, its policy, and everything that watches over it.
+pub struct Session {
+    bundle: Bundle,
+    base: PathBuf,
+    identity: Identity,
+    attester: Box<dyn Attester>,
+    verifier: Verifier,
+    broker: Option<Box<dyn KeyBroker>>,
+    backend: Option<Box<dyn Backend>>,
+    stdio: Option<[OwnedFd; 3]>,
+    log: Log,
+    watcher: Box<dyn FnMut(&Record, Duration) + Send>,
+    clock: Clock,
+
+    appraisal: Option<Appraisal>,
+    believed: Option<Duration>,
+    attest_at: Option<Duration>,
+    deadline: Option<Duration>,
+    risk: Risk,
+    sensors: Vec<Box<dyn Sensor>>,
+    gaps: BTreeSet<String>,
+    plan: Plan,
+    withdrawn: BTreeSet<String>,
+    asked_to_end: bool,
+
+    // Dropped in this order: nobody waits for events any more, then the sandbox goes, then its data.
+    events: Receiver<Event>,
+    sender: SyncSender<Event>,
+    instance: Option<Box<dyn Instance>>,
+    vaults: Vaults,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How the workload ended.
+    pub ending: Ending,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The workload ended by itself.
+    Ended,
+    /// The policy stopped it: these rules denied `live`.
+    Policy(Vec<String>),
+    /// It ran into the policy's time limit.
+    Time,
+    /// Somebody asked for it.
+    Asked,
+}
+
+impl Session {
+    /// Begins to describe a session under a bundle.
+    pub fn builder(bundle: Bundle) -> SessionBuilder {
+        SessionBuilder::new(bundle)
+    }
+
+    /// Runs the workload from evidence to end. Nothing of the sandbox is left when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`]; the workload was not started, or is stopped.
+    pub fn run(mut self) -> Result<Outcome, SessionError> {
+        let result = self.follow();
+        let withdrawn = std::mem::take(&mut self.withdrawn);
+        // The sandbox is gone before the log says so.
+        self.instance = None;
+        let why = match &result {
+            Ok(outcome) => outcome.why.to_string(),
+            Err(error) => format!("error: {error}"),
+        };
+        let read = self.vaults.usage().into_iter().map(|(name, usage)| (name, usage.bytes)).collect();
+        let closed = self.record(Record::Closed { why, read, withdrawn });
+        let outcome = result?;
+        closed?;
+        self.log.close()?;
+        Ok(outcome)
+    }
+
+    /// The main path.
+    fn follow(&mut self) -> Result<Outcome, SessionError> {
+        self.open()?;
+        self.attest()?;
+        let decision = self.decide()?;
+        self.plan = Plan::under(&decision);
+        self.open_vaults()?;
+        self.launch()?;
+        // What could not be enforced is a fact: the policy decides again before the first instruction.
+        if let Some(why) = self.step(Vec::new())? {
+            return self.end(why);
+        }
+        self.record(Record::Started)?;
+        self.instance()?.start()?;
+        loop {
+            let events = self.wait()?;
+            let ended = events.iter().find_map(|event| match event {
+                Event::Ended(ending) => Some(Ok(*ending)),
+                Event::Failed(failure) => Some(Err(failure.clone())),
+                _ => None,
+            });
+            let stopped = self.step(events)?;
+            match (ended, stopped) {
+                (Some(ending), _) => {
+                    let ending = ending?;
+                    self.record(Record::Ended { ending })?;
+                    let why = if self.asked_to_end { Why::Asked } else { Why::Ended };
+                    return Ok(Outcome { ending, why });
+                }
+                (None, Some(why)) => return self.end(why),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn open(&mut self) -> Result<(), SessionError> {
+        let tables = self.bundle.tables();
+        let record = Record::Opened {
+            casemate: env!("CARGO_PKG_VERSION"),
+            policy: self.bundle.name().to_owned(),
+            version: self.bundle.version(),
+            digest: hex(&self.bundle.digest()),
+            command: tables.workload.command.clone(),
+        };
+        self.deadline = tables.isolation.time.map(|limit| self.clock.now() + limit);
+        self.record(record)
+    }
+
+    /// Evidence ─▶ appraisal. Evidence that cannot be had or believed leaves the old appraisal to age.
+    fn attest(&mut self) -> Result<(), SessionError> {
+        let now = self.clock.now();
+        let max_age = self.bundle.tables().attestation.max_age;
+        let challenge = self.identity.challenge(builder::nonce()?);
+        let believed = self
+            .attester
+            .attest(&challenge.report_data())
+            .map_err(|error| ("no-evidence".to_owned(), describe(&error)))
+            .and_then(|evidence| {
+                let appraisal = self
+                    .verifier
+                    .appraise(&evidence, &challenge, UnixTime(now.as_secs()))
+                    .map_err(|error| (error.code().to_owned(), describe(&error)))?;
+                self.accepts(&appraisal)?;
+                Ok((evidence, appraisal))
+            });
+        match believed {
+            Ok((evidence, appraisal)) => {
+                self.record(Record::Attested {
+                    tee: appraisal.tee().to_string(),
+                    evidence: hex(&evidence.digest()),
+                    appraisal: serde_json::to_value(&appraisal)?,
+                })?;
+                self.appraisal = Some(appraisal);
+                self.believed = Some(now);
+                // Well before it is too old; if that fails there is time for more tries.
+                self.attest_at = max_age.map(|age| now + age - age / 5);
+            }
+            Err((code, error)) => {
+                self.record(Record::NotAttested { code, error })?;
+                self.attest_at = max_age.map(|age| now + (age / 10).max(Duration::from_millis(200)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the bundle wants evidence of this kind.
+    fn accepts(&self, appraisal: &Appraisal) -> Result<(), (String, String)> {
+        let name = if appraisal.is_simulated() { "simulated" } else { appraisal.tee().name() };
+        let accepted = &self.bundle.tables().attestation.accept;
+        if accepted.iter().any(|tee| tee.as_str() == name) {
+            return Ok(());
+        }
+        let error = format!("evidence of `{name}` is not in the policy's `[attestation] accept`");
+        Err(("not-accepted".into(), error))
+    }
+
+    /// Facts ─▶ decision.
+    fn decide(&mut self) -> Result<Decision, SessionError> {
+        let facts = self.facts();
+        let decision = self.bundle.decide(&facts);
+        self.record(Record::decided(facts, &decision))?;
+        if decision.live() {
+            return Ok(decision);
+        }
+        Err(SessionError::NotGranted(reasons(&decision, &policy::Grant::live())))
+    }
+
+    fn facts(&self) -> Facts {
+        let now = self.clock.now();
+        facts::gather(self.appraisal.as_ref(), self.evidence_age(), self.risk.score(now), &self.gaps)
+    }
+
+    fn evidence_age(&self) -> Option<Duration> {
+        self.believed.map(|at| self.clock.now().saturating_sub(at))
+    }
+
+    /// Keys for the vaults that the plan shows, and the vaults opened with them.
+    fn open_vaults(&mut self) -> Result<(), SessionError> {
+        let paths = release::vault_paths(&self.bundle, &self.base);
+        for name in &self.plan.data.clone() {
+            let path = &paths[name];
+            let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
+            let now = UnixTime(self.clock.now().as_secs());
+            let opened =
+                release::open_vault(name, path, &self.identity, &mut *self.attester, broker, now);
+            match opened {
+                Ok(vault) => {
+                    self.record(Record::Released {
+                        data: name.clone(),
+                        vault: hex(&vault.id()),
+                        root: hex(&vault.root()),
+                        generation: vault.generation(),
+                    })?;
+                    self.vaults.insert(name.clone(), vault);
+                }
+                Err(error) => {
+                    self.record(Record::NotReleased { data: name.clone(), error: describe(&error) })?;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plan ─▶ launch ─▶ enforcement. The workload exists then, and waits.
+    fn launch(&mut self) -> Result<(), SessionError> {
+        let sizes = self.vaults.sizes();
+        let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
+        let limits = plan::limits(self.bundle.tables(), self.plan.tier);
+        let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
+            return Err(SessionError::Lost);
+        };
+        let vaults = &mut self.vaults;
+        let instance = backend.launch(Launch {
+            floor: &floor,
+            limits,
+            stdio,
+            serve: &mut |name, place| vaults.show(name, place),
+            events: self.sender.clone(),
+        })?;
+        let enforcement = instance.enforcement();
+        self.gaps = enforcement.gaps();
+        let record = Record::Prepared {
+            enforcement: enforcement.items().to_vec(),
+            pid: instance.pid().as_raw_nonzero().get(),
+        };
+        self.instance = Some(instance);
+        self.record(record)?;
+        if self.plan.run == Run::Frozen {
+            self.instance()?.freeze(true)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something happens, or the mere passing of time may change a decision.
+    fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
+        let now = self.clock.now();
+        let stale = self.bundle.tables().attestation.max_age.zip(self.believed);
+        let stale = stale.map(|(age, at)| at + age).filter(|at| *at > now);
+        let fades = self.risk.next_change(now);
+        let wake = [stale, fades, self.attest_at, self.deadline].into_iter().flatten().min();
+        let mut events = Vec::new();
+        let first = match wake {
+            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now)),
+            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match first {
+            Ok(event) => events.push(event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(SessionError::Lost),
+        }
+        events.extend(self.events.try_iter().take(BATCH));
+        Ok(events)
+    }
+
+    /// Looks, decides, and brings the running sandbox into line. `Some` when it has to end.
+    fn step(&mut self, events: Vec<Event>) -> Result<Option<Why>, SessionError> {
+        let now = self.clock.now();
+        for event in &events {
+            if let Event::Kill(signal) = event
+                && self.pass_on(*signal)?
+            {
+                return Ok(Some(Why::Asked));
+            }
+        }
+        if self.attest_at.is_some_and(|at| now >= at) {
+            self.attest()?;
+        }
+        self.sense(&events)?;
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            return Ok(Some(Why::Time));
+        }
+        let facts = self.facts();
+        let decision = self.bundle.decide(&facts);
+        let wanted = self.plan.narrowed(&decision);
+        let changes = adjust::between(&self.plan, &wanted);
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        self.record(Record::decided(facts, &decision))?;
+        for change in changes {
+            if change == Change::Stop {
+                return Ok(Some(Why::Policy(reasons(&decision, &policy::Grant::live()))));
+            }
+            self.apply(&change, because(&change, &decision))?;
+        }
+        self.plan = wanted;
+        Ok(None)
+    }
+
+    /// Sensors ─▶ signals ─▶ risk.
+    fn sense(&mut self, events: &[Event]) -> Result<(), SessionError> {
+        let now = self.clock.now();
+        let mut seen: VecDeque<(Signal, u32)> = VecDeque::new();
+        let looks = events.iter().map(Some).chain([None]);
+        let (evidence_age, max_age) =
+            (self.evidence_age(), self.bundle.tables().attestation.max_age);
+        for happened in looks {
+            let look = Look { happened, evidence_age, max_age, gaps: &self.gaps };
+            for signal in self.sensors.iter_mut().filter_map(|sensor| sensor.sense(&look)) {
+                match signal.kind {
+                    Kind::Happened => self.risk.signal(signal.sensor, now),
+                    Kind::Began => self.risk.hold(signal.sensor, now),
+                    Kind::Ended => self.risk.release(signal.sensor, now),
+                }
+                match seen.iter_mut().find(|(known, _)| *known == signal) {
+                    Some((_, count)) => *count += 1,
+                    None => seen.push_back((signal, 1)),
+                }
+            }
+        }
+        let risk = self.risk.score(now);
+        for (signal, count) in seen {
+            let holds = match signal.kind {
+                Kind::Happened => None,
+                Kind::Began => Some(true),
+                Kind::Ended => Some(false),
+            };
+            let Signal { sensor, detail, .. } = signal;
+            self.record(Record::Signal { sensor, detail, count, holds, risk })?;
+        }
+        Ok(())
+    }
+
+    /// One change: the record, the effect, the record of the effect.
+    fn apply(&mut self, change: &Change, because: Vec<String>) -> Result<(), SessionError> {
+        self.record(Record::Adjusting { change: change.clone(), because })?;
+        let ordered = Instant::now();
+        let instance = self.instance.as_deref_mut().ok_or(SessionError::Lost)?;
+        match lever::pull(change, instance, &mut self.vaults, self.bundle.tables()) {
+            Ok(()) => {
+                if let Change::Withdraw(name) = change {
+                    self.withdrawn.insert(name.clone());
+                }
+                let micros = u64::try_from(ordered.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.record(Record::Adjusted { change: change.clone(), micros })
+            }
+            Err(failure) => {
+                let error = failure.to_string();
+                self.record(Record::NotAdjusted { change: change.clone(), error })?;
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Takes the data away, stops the sandbox, and waits until it is gone.
+    fn end(&mut self, why: Why) -> Result<Outcome, SessionError> {
+        let because = match &why {
+            Why::Policy(rules) => rules.clone(),
+            other => vec![other.to_string()],
+        };
+        for name in std::mem::take(&mut self.plan.data) {
+            self.apply(&Change::Withdraw(name), because.clone())?;
+        }
+        self.apply(&Change::Stop, because)?;
+        self.plan.run = Run::Stopped;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(Event::Ended(ending)) => {
+                    self.record(Record::Ended { ending })?;
+                    return Ok(Outcome { ending, why });
+                }
+                Ok(_) => {}
+                // Dropping the instance waits for the sandbox itself.
+                Err(_) => return Ok(Outcome { ending: Ending::Killed(libc::SIGKILL), why }),
+            }
+        }
+    }
+
+    /// Passes a Unix signal on. True when the sandbox has to be stopped instead: it is frozen and
+    /// would not notice, or this is the second time that its end is asked for.
+    fn pass_on(&mut self, signal: i32) -> Result<bool, SessionError> {
+        let ends = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal);
+        if ends && (self.asked_to_end || self.plan.run == Run::Frozen) {
+            return Ok(true);
+        }
+        self.asked_to_end |= ends;
+        self.record(Record::Kill { signal })?;
+        self.instance()?.kill(signal)?;
+        Ok(false)
+    }
+
+    fn instance(&mut self) -> Result<&mut dyn Instance, SessionError> {
+        Ok(&mut **self.instance.as_mut().ok_or(SessionError::Lost)?)
+    }
+
+    /// Writes to the log, durably, and shows it to who watches.
+    fn record(&mut self, record: Record) -> Result<(), SessionError> {
+        let now = self.clock.now();
+        let payload = serde_json::to_value(&record)?;
+        self.log.append(&vault::audit::Record::new(record.kind(), now, payload)?)?;
+        (self.watcher)(&record, now);
+        Ok(())
+    }
+}
+
+/// The rules behind a change.
+fn because(change: &Change, decision: &Decision) -> Vec<String> {
+    use policy::Grant;
+    let grant = match change {
+        Change::Withdraw(name) => Grant::read_vault(name),
+        Change::Limit(_) => Grant::full_tier(),
+        Change::Stop => Grant::live(),
+        Change::Freeze(_) if decision.proceed() => {
+            return vec!["a grant was lost that no lever can take back".into()];
+        }
+        Change::Freeze(_) => Grant::proceed(),
+    };
+    reasons(decision, &grant)
+}
+
+fn reasons(decision: &Decision, grant: &policy::Grant) -> Vec<String> {
+    decision.because(grant).iter().map(ToString::to_string).collect()
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "the workload ended",
+            Self::Policy(_) => "the policy stopped it",
+            Self::Time => "the time limit was reached",
+            Self::Asked => "it was asked to end",
+        })
+    }
+}

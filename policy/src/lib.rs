@@ -1,1 +1,58 @@
-//! Under construction.
+//! The policy decision point: tables and rules and facts, to a decision.
+//!
+//! ```text
+//! policy.toml ─▶ Bundle ─▶ grants        what the tables list: the most there can ever be
+//!                  │
+//!        Facts ─▶ decide ─▶ Decision     what of it holds now, and because of which rules
+//!          ▲
+//! signals ─▶ Risk
+//! ```
+//!
+//! Everything here is a pure function of what is passed in: no file, no clock, no network. Time
+//! is a [`Duration`](std::time::Duration) since the Unix epoch. What a denied grant means for a
+//! running workload is the business of the crate `casemate`.
+//!
+//! ```
+//! use policy::{Bundle, Facts, Grant, Tcb, Tier};
+//!
+//! let source = include_str!("../examples/clean-room.toml");
+//! let bundle = Bundle::parse(source, "clean-room.toml")?;
+//!
+//! let good = Facts { risk: 0, tier: Tier::Affirming, tcb: Tcb::UpToDate, ..Facts::unknown() };
+//! let decision = bundle.decide(&good);
+//! assert!(decision.grants(&Grant::read_vault("customers")));
+//!
+//! let decision = bundle.decide(&Facts { risk: 45, ..good });
+//! assert!(!decision.grants(&Grant::read_vault("customers")));
+//! assert!(decision.proceed());
+//! # Ok::<(), policy::BundleError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod decide;
+mod decision;
+mod diagnostic;
+mod facts;
+mod grant;
+mod lexer;
+mod lint;
+mod reader;
+mod risk;
+mod rules;
+mod schema;
+mod tables;
+mod units;
+
+pub use bundle::{Bundle, BundleError};
+pub use decision::{Decision, Denial, Permission, Reason, ReasonKind};
+pub use diagnostic::{Diagnostic, Severity};
+pub use facts::{Facts, Tcb, Tier};
+pub use grant::{Action, Grant, Resource};
+pub use risk::{Risk, RiskModel};
+pub use schema::SCHEMA;
+pub use tables::{
+    Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
+    Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
+};

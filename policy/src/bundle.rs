@@ -1,0 +1,204 @@
+//! A policy bundle: one file, read strictly.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::decide::Engine;
+use crate::decision::Decision;
+use crate::diagnostic::{Diagnostic, Severity, position};
+use crate::facts::Facts;
+use crate::grant::Grant;
+use crate::rules::Rule;
+use crate::tables::Tables;
+use crate::{lint, reader, rules, schema};
+
+/// A policy that was read without an error: its tables are sane, its rules fit the schema.
+///
+/// Only [`Bundle::parse`] makes one. Cheap to clone.
+#[derive(Clone)]
+pub struct Bundle(Arc<Inner>);
+
+struct Inner {
+    source: String,
+    digest: [u8; 32],
+    version: u64,
+    name: String,
+    tables: Tables,
+    grants: Vec<Grant>,
+    rules: Vec<Rule>,
+    engine: Engine,
+    warnings: Vec<Diagnostic>,
+}
+
+impl Bundle {
+    /// The longest file that is read, in bytes.
+    pub const MAX_LEN: usize = 1 << 20;
+
+    /// Reads a policy file; `file_name` is for messages only.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] with every problem that was found.
+    pub fn parse(source: &str, file_name: &str) -> Result<Bundle, BundleError> {
+        let refuse = |diagnostics| Err(BundleError::new(source, file_name, diagnostics));
+        if source.len() > Self::MAX_LEN {
+            let message = format!("the file is longer than {} bytes", Self::MAX_LEN);
+            return refuse(vec![Diagnostic::new(
+                Severity::Error,
+                source,
+                0..0,
+                message,
+            )]);
+        }
+        let contents = match reader::read(source) {
+            Ok(contents) => contents,
+            Err(problems) => return refuse(problems),
+        };
+        let broken = |why: String| {
+            vec![Diagnostic::new(
+                Severity::Error,
+                source,
+                contents.rules.span.clone(),
+                why,
+            )]
+        };
+        let schema = match schema::parse() {
+            Ok(schema) => schema,
+            Err(why) => return refuse(broken(why)),
+        };
+        let read = match rules::read(source, &contents.rules, &schema) {
+            Ok(read) => read,
+            Err(problems) => return refuse(problems),
+        };
+        let grants = Grant::all(&contents.tables);
+        let (line, _) = position(source, contents.rules.span.start);
+        let engine = match Engine::new(schema, &contents.name, &grants, &read.rules, line) {
+            Ok(engine) => engine,
+            Err(why) => return refuse(broken(why)),
+        };
+        Ok(Bundle(Arc::new(Inner {
+            source: source.to_owned(),
+            digest: Sha256::digest(source.as_bytes()).into(),
+            version: contents.version,
+            name: contents.name,
+            tables: contents.tables,
+            grants,
+            rules: read.rules,
+            engine,
+            warnings: read.warnings,
+        })))
+    }
+
+    /// The text it was read from.
+    pub fn source(&self) -> &str {
+        &self.0.source
+    }
+
+    /// SHA-256 of the text.
+    pub fn digest(&self) -> [u8; 32] {
+        self.0.digest
+    }
+
+    /// The version, which only grows from one bundle of a name to the next.
+    pub fn version(&self) -> u64 {
+        self.0.version
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The tables: the most the workload may ever do.
+    pub fn tables(&self) -> &Tables {
+        &self.0.tables
+    }
+
+    /// Everything the tables can grant, in order and without duplicates.
+    pub fn grants(&self) -> &[Grant] {
+        &self.0.grants
+    }
+
+    /// Decides which grants hold under these facts.
+    ///
+    /// Total and pure: whatever cannot be evaluated is denied.
+    pub fn decide(&self, facts: &Facts) -> Decision {
+        self.0.engine.decide(facts)
+    }
+
+    /// Finds what is allowed in a bundle and probably not meant.
+    pub fn lint(&self) -> Vec<Diagnostic> {
+        lint::lint(self)
+    }
+
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.0.rules
+    }
+
+    pub(crate) fn validator_warnings(&self) -> &[Diagnostic] {
+        &self.0.warnings
+    }
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bundle")
+            .field("name", &self.0.name)
+            .field("version", &self.0.version)
+            .field("grants", &self.0.grants.len())
+            .field("rules", &self.0.rules.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a policy file was refused: every problem, each with its place.
+///
+/// Displayed the way compilers do: place, line, underline, help.
+#[derive(Clone, Debug)]
+pub struct BundleError {
+    source: String,
+    file_name: String,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl BundleError {
+    /// The most problems that are reported at once.
+    const MOST: usize = 100;
+
+    fn new(source: &str, file_name: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
+        diagnostics.truncate(Self::MOST);
+        // Only the beginning of a file that is too long is kept to point into.
+        let mut kept = source.len().min(Bundle::MAX_LEN);
+        while !source.is_char_boundary(kept) {
+            kept -= 1;
+        }
+        BundleError {
+            source: source[..kept].to_owned(),
+            file_name: file_name.to_owned(),
+            diagnostics,
+        }
+    }
+
+    /// The problems, in the order of the file; never empty.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.diagnostics
+    }
+}
+
+impl fmt::Display for BundleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for diagnostic in &self.diagnostics {
+            writeln!(f, "{}", diagnostic.render(&self.source, &self.file_name))?;
+        }
+        let problems = match self.diagnostics.len() {
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems"),
+        };
+        write!(f, "{}: {problems}", self.file_name)
+    }
+}
+
+impl std::error::Error for BundleError {}

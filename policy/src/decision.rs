@@ -1,0 +1,101 @@
+//! What was decided, and because of which rules.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::grant::Grant;
+
+/// Which grants hold under the facts that were given, and why.
+///
+/// A function of bundle and facts: the same two give the same value, byte for byte when
+/// serialised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Decision {
+    /// What holds.
+    pub granted: BTreeSet<Grant>,
+    /// What does not, in the order of the grants.
+    pub denied: Vec<Denial>,
+    /// Which rules permitted what holds, in the order of the grants.
+    pub permitted: Vec<Permission>,
+}
+
+/// A grant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Denial {
+    /// The grant.
+    pub grant: Grant,
+    /// The rules that stand against it; never empty.
+    pub because: Vec<Reason>,
+}
+
+/// A grant that holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Permission {
+    /// The grant.
+    pub grant: Grant,
+    /// The `permit` rules that were satisfied; never empty.
+    pub because: Vec<Reason>,
+}
+
+/// A rule's part in a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// The rule's `@id`, or `rule 3` for the third one. Empty if no rule is about the grant.
+    pub rule: String,
+    /// The line of the policy file on which the rule begins.
+    pub line: usize,
+    /// The rule in one line.
+    pub text: String,
+    /// What it did.
+    pub kind: ReasonKind,
+}
+
+/// What a rule did to a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ReasonKind {
+    /// A `permit` that was satisfied.
+    Permitted,
+    /// A `forbid` that was satisfied.
+    Forbidden,
+    /// A `permit` that was not satisfied, and no other was.
+    NotPermitted,
+    /// A rule that could not be evaluated.
+    Errored,
+}
+
+impl Decision {
+    /// Whether a grant holds. What the tables do not list never does.
+    pub fn grants(&self, grant: &Grant) -> bool {
+        self.granted.contains(grant)
+    }
+
+    /// Whether the workload may go on running; else it is frozen.
+    pub fn proceed(&self) -> bool {
+        self.grants(&Grant::proceed())
+    }
+
+    /// Whether the workload may live; else it is stopped.
+    pub fn live(&self) -> bool {
+        self.grants(&Grant::live())
+    }
+
+    /// The rules that decided about a grant; empty for what the tables do not list.
+    pub fn because(&self, grant: &Grant) -> &[Reason] {
+        let denied = self
+            .denied
+            .iter()
+            .map(|denial| (&denial.grant, &denial.because));
+        let permitted = self
+            .permitted
+            .iter()
+            .map(|permission| (&permission.grant, &permission.because));
+        denied
+            .chain(permitted)
+            .find(|(candidate, _)| *candidate == grant)
+            .map_or(&[], |(_, because)| because)
+    }
+}

@@ -1,0 +1,877 @@
+//! From TOML to tables, collecting every problem on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::diagnostic::{Diagnostic, Severity, nearest};
+use crate::tables::{
+    Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
+    Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
+};
+use crate::units;
+
+/// A value and where it stands.
+pub(crate) struct Placed<T> {
+    pub(crate) value: T,
+    pub(crate) span: Range<usize>,
+}
+
+/// What a file says, before its rules are read.
+pub(crate) struct Contents {
+    pub(crate) version: u64,
+    pub(crate) name: String,
+    pub(crate) tables: Tables,
+    pub(crate) rules: Placed<String>,
+}
+
+/// Reads the whole file. On any error the answer is the list of all of them.
+pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
+    let (document, errors) = DeTable::parse_recoverable(source);
+    if !errors.is_empty() {
+        // What was recovered from broken syntax would only give misleading messages.
+        return Err(errors.iter().map(|error| syntax(source, error)).collect());
+    }
+    let mut reader = Reader {
+        source,
+        problems: Vec::new(),
+        mounts: BTreeMap::new(),
+    };
+    let contents = reader.document(document.get_ref());
+    match contents {
+        Some(contents) if reader.problems.is_empty() => Ok(contents),
+        _ => Err(reader.problems),
+    }
+}
+
+fn syntax(source: &str, error: &toml::de::Error) -> Diagnostic {
+    let span = error.span().unwrap_or(0..0);
+    Diagnostic::new(
+        Severity::Error,
+        source,
+        span,
+        error.message().trim().replace('\n', ", "),
+    )
+}
+
+/// A table with its name in messages and its place.
+struct Section<'t, 's> {
+    place: String,
+    span: Range<usize>,
+    table: &'t DeTable<'s>,
+}
+
+impl<'t, 's> Section<'t, 's> {
+    fn get(&self, key: &str) -> Option<(Range<usize>, &'t DeValue<'s>)> {
+        self.table
+            .get(key)
+            .map(|value| (value.span(), value.get_ref()))
+    }
+}
+
+struct Reader<'s> {
+    source: &'s str,
+    problems: Vec<Diagnostic>,
+    /// Mount points so far, and what stands there.
+    mounts: BTreeMap<PathBuf, &'static str>,
+}
+
+impl<'s> Reader<'s> {
+    fn document(&mut self, table: &DeTable<'s>) -> Option<Contents> {
+        let root = Section {
+            place: String::new(),
+            span: 0..0,
+            table,
+        };
+        self.known(
+            &root,
+            &[
+                "version",
+                "name",
+                "attestation",
+                "workload",
+                "isolation",
+                "files",
+                "network",
+                "syscalls",
+                "data",
+                "risk",
+                "rules",
+            ],
+        );
+        let version = self.integer(&root, "version", 0..=i64::MAX as u64);
+        if version.is_none() && root.get("version").is_none() {
+            self.missing(&root, "version", "a number that only grows: `version = 1`");
+        }
+        let name = self
+            .string(&root, "name")
+            .and_then(|(span, name)| self.name(span, name));
+        if root.get("name").is_none() {
+            self.missing(&root, "name", "`name = \"my-workload\"`");
+        }
+
+        let attestation = self
+            .section(&root, "attestation")
+            .map(|s| self.attestation(&s));
+        let workload = match self.section(&root, "workload") {
+            Some(section) => self.workload(&section),
+            None => {
+                if root.get("workload").is_none() {
+                    self.missing(
+                        &root,
+                        "[workload]",
+                        "[workload]\ncommand = [\"/usr/bin/true\"]",
+                    );
+                }
+                None
+            }
+        };
+        let isolation = self.section(&root, "isolation").map(|s| self.isolation(&s));
+        let files = self.section(&root, "files").map(|s| self.files(&s));
+        let network = self.section(&root, "network").map(|s| self.network(&s));
+        let syscalls = self.section(&root, "syscalls").map(|s| self.syscalls(&s));
+        let data = self.section(&root, "data").map(|s| self.data(&s));
+        let risk = self.section(&root, "risk").map(|s| self.risk(&s));
+        let rules = self.rules(&root);
+
+        Some(Contents {
+            version: version?,
+            name: name?,
+            tables: Tables {
+                attestation: attestation.unwrap_or_default(),
+                workload: workload?,
+                isolation: isolation.unwrap_or_else(default_isolation),
+                files: files.unwrap_or_default(),
+                network: network.unwrap_or_default(),
+                syscalls: syscalls.unwrap_or_else(default_syscalls),
+                data: data.unwrap_or_default(),
+                risk: risk.unwrap_or_default(),
+            },
+            rules: rules?,
+        })
+    }
+
+    fn attestation(&mut self, section: &Section<'_, 's>) -> Attestation {
+        self.known(section, &["accept", "max-age", "reference-values"]);
+        let names = TeeName::ALL.map(TeeName::as_str);
+        let mut accept = Vec::new();
+        for (span, text) in self.strings(section, "accept").unwrap_or_default() {
+            match TeeName::ALL.into_iter().find(|tee| tee.as_str() == text) {
+                Some(tee) if accept.contains(&tee) => self.twice(span, text),
+                Some(tee) => accept.push(tee),
+                None => self.unknown(span, "kind of evidence", text, &names),
+            }
+        }
+        Attestation {
+            accept,
+            max_age: self.duration(section, "max-age"),
+            reference_values: self
+                .string(section, "reference-values")
+                .and_then(|(span, text)| self.host_path(span, text)),
+        }
+    }
+
+    fn workload(&mut self, section: &Section<'_, 's>) -> Option<Workload> {
+        self.known(section, &["command", "rootfs", "env", "cwd"]);
+        let command = match section.get("command") {
+            None => {
+                self.missing(section, "command", "`command = [\"/usr/bin/true\"]`");
+                None
+            }
+            Some((span, _)) => self.strings(section, "command").and_then(|words| {
+                if words.first().is_none_or(|(_, program)| program.is_empty()) {
+                    self.error(span, "`command` names no program")
+                        .help("`command = [\"/usr/bin/true\"]`");
+                    return None;
+                }
+                words
+                    .into_iter()
+                    .map(|(span, word)| self.no_nul(span, word))
+                    .collect()
+            }),
+        };
+        let rootfs = match self.string(section, "rootfs") {
+            None | Some((_, "host")) => Rootfs::Host,
+            Some((span, text)) => Rootfs::Path(self.host_path(span, text).unwrap_or_default()),
+        };
+        let cwd = match self.string(section, "cwd") {
+            None => Some(PathBuf::from("/")),
+            Some((span, text)) => self.sandbox_path(span, text),
+        };
+        let mut env = BTreeMap::new();
+        if let Some(table) = self.section(section, "env") {
+            for (key, value) in table.table.iter() {
+                let name = key.get_ref().as_ref();
+                if name.is_empty() || name.contains(['=', '\0']) {
+                    self.error(
+                        key.span(),
+                        format!("`{}` cannot be the name of a variable", name.escape_debug()),
+                    );
+                }
+                match value.get_ref().as_str() {
+                    Some(text) => {
+                        let text = self.no_nul(value.span(), text).unwrap_or_default();
+                        env.insert(name.to_owned(), text);
+                    }
+                    None => self.wrong(value.span(), name, "a string", value.get_ref()),
+                }
+            }
+        }
+        Some(Workload {
+            command: command?,
+            rootfs,
+            env,
+            cwd: cwd?,
+        })
+    }
+
+    fn isolation(&mut self, section: &Section<'_, 's>) -> Isolation {
+        self.known(
+            section,
+            &["backend", "memory", "pids", "cpu", "time", "reduced"],
+        );
+        let mut isolation = default_isolation();
+        if let Some((span, text)) = self.string(section, "backend") {
+            match BackendName::ALL
+                .into_iter()
+                .find(|name| name.as_str() == text)
+            {
+                Some(backend) => isolation.backend = backend,
+                None => self.unknown(
+                    span,
+                    "backend",
+                    text,
+                    &BackendName::ALL.map(BackendName::as_str),
+                ),
+            }
+        }
+        let full = self.limits(section);
+        isolation.memory = full.memory.unwrap_or(isolation.memory);
+        isolation.pids = full.pids.unwrap_or(isolation.pids);
+        isolation.cpu = full.cpu.unwrap_or(isolation.cpu);
+        isolation.time = self.duration(section, "time");
+        if let Some(section) = self.section(section, "reduced") {
+            self.known(&section, &["memory", "pids", "cpu"]);
+            let reduced = self.limits(&section);
+            let more = [
+                (
+                    "memory",
+                    reduced
+                        .memory
+                        .is_some_and(|reduced| reduced > isolation.memory),
+                ),
+                (
+                    "pids",
+                    reduced.pids.is_some_and(|reduced| reduced > isolation.pids),
+                ),
+                (
+                    "cpu",
+                    reduced.cpu.is_some_and(|reduced| reduced > isolation.cpu),
+                ),
+            ];
+            for (key, _) in more.into_iter().filter(|(_, more)| *more) {
+                let span = section
+                    .get(key)
+                    .map_or(section.span.clone(), |(span, _)| span);
+                self.error(
+                    span,
+                    format!("the reduced tier has more `{key}` than the full one"),
+                );
+            }
+            isolation.reduced = Some(reduced);
+        }
+        isolation
+    }
+
+    fn limits(&mut self, section: &Section<'_, 's>) -> Reduced {
+        let memory = self.string(section, "memory").and_then(|(span, text)| {
+            let size = units::size(text).filter(|size| *size > 0);
+            if size.is_none() {
+                self.error(span, format!("`{text}` is not a size"))
+                    .help(units::SIZE_HELP);
+            }
+            size
+        });
+        Reduced {
+            memory,
+            pids: self.integer(section, "pids", 1..=4_194_304),
+            cpu: self.cores(section),
+        }
+    }
+
+    fn cores(&mut self, section: &Section<'_, 's>) -> Option<f64> {
+        let (span, value) = section.get("cpu")?;
+        let text = match value {
+            DeValue::Float(float) => float.as_str(),
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+            other => {
+                self.wrong(span, "cpu", "a number of cores", other);
+                return None;
+            }
+        };
+        // Below a hundredth of a core the kernel's quota has no meaning; NaN fails the range too.
+        match text.parse::<f64>() {
+            Ok(cores) if (0.01..=4096.0).contains(&cores) => Some(cores),
+            _ => {
+                self.error(span, format!("`{text}` is not a number of cores"))
+                    .help("write a number from 0.01 to 4096: `cpu = 1.5`");
+                None
+            }
+        }
+    }
+
+    fn files(&mut self, section: &Section<'_, 's>) -> Files {
+        self.known(section, &["read", "write"]);
+        Files {
+            read: self.file_grants(section, "read"),
+            write: self.file_grants(section, "write"),
+        }
+    }
+
+    fn file_grants(&mut self, section: &Section<'_, 's>, key: &str) -> Vec<FileGrant> {
+        let mut grants = Vec::new();
+        for (span, entry) in self.array(section, key).unwrap_or_default() {
+            let grant = match entry {
+                DeValue::String(text) => {
+                    self.sandbox_path(span.clone(), text).map(|at| FileGrant {
+                        from: at.clone(),
+                        at,
+                    })
+                }
+                DeValue::Table(table) => {
+                    let entry = Section {
+                        place: format!("{}.{key}", section.place),
+                        span: span.clone(),
+                        table,
+                    };
+                    self.known(&entry, &["from", "at"]);
+                    let from = self.needed(&entry, "from", "`from = \"./on/the/host\"`");
+                    let from = from.and_then(|(span, text)| self.host_path(span, text));
+                    let at = self.needed(&entry, "at", "`at = \"/in/the/sandbox\"`");
+                    let at = at.and_then(|(span, text)| self.sandbox_path(span, text));
+                    from.zip(at).map(|(from, at)| FileGrant { from, at })
+                }
+                other => {
+                    self.wrong(span.clone(), key, "a path or `{ from = …, at = … }`", other);
+                    None
+                }
+            };
+            if let Some(grant) = grant {
+                self.mount(span, &grant.at, "[files]");
+                grants.push(grant);
+            }
+        }
+        grants
+    }
+
+    fn network(&mut self, section: &Section<'_, 's>) -> Network {
+        self.known(section, &["connect"]);
+        let mut connect: Vec<Endpoint> = Vec::new();
+        for (span, text) in self.strings(section, "connect").unwrap_or_default() {
+            match endpoint(text) {
+                Ok(endpoint) if connect.contains(&endpoint) => self.twice(span, text),
+                Ok(endpoint) => connect.push(endpoint),
+                Err(why) => {
+                    self.error(
+                        span,
+                        format!("`{}` is not an endpoint: {why}", text.escape_debug()),
+                    )
+                    .help("write `host:port`, `10.0.0.5:5432` or `[::1]:443`");
+                }
+            }
+        }
+        Network { connect }
+    }
+
+    fn syscalls(&mut self, section: &Section<'_, 's>) -> Syscalls {
+        self.known(section, &["profile", "allow", "deny"]);
+        let mut syscalls = default_syscalls();
+        if let Some((span, text)) = self.string(section, "profile") {
+            if text.is_empty() {
+                self.error(span, "`profile` is empty")
+                    .help("`profile = \"default\"`");
+            }
+            syscalls.profile = text.to_owned();
+        }
+        syscalls.allow = self.call_names(section, "allow");
+        syscalls.deny = self.call_names(section, "deny");
+        syscalls
+    }
+
+    fn call_names(&mut self, section: &Section<'_, 's>, key: &str) -> Vec<String> {
+        let mut names = BTreeSet::new();
+        for (span, text) in self.strings(section, key).unwrap_or_default() {
+            if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                self.error(
+                    span,
+                    format!(
+                        "`{}` cannot be the name of a system call",
+                        text.escape_debug()
+                    ),
+                );
+            } else if !names.insert(text.to_owned()) {
+                self.twice(span, text);
+            }
+        }
+        names.into_iter().collect()
+    }
+
+    fn data(&mut self, section: &Section<'_, 's>) -> BTreeMap<String, Data> {
+        let mut data = BTreeMap::new();
+        for (key, value) in section.table.iter() {
+            let name = self.name(key.span(), key.get_ref());
+            let Some(entry) =
+                self.subsection(section, key.get_ref(), value.span(), value.get_ref())
+            else {
+                continue;
+            };
+            self.known(&entry, &["vault", "at", "access", "key"]);
+            let vault = self.needed(&entry, "vault", "`vault = \"customers.vault\"`");
+            let vault = vault.and_then(|(span, text)| self.host_path(span, text));
+            let at = self.needed(&entry, "at", "`at = \"/data\"`");
+            let at = at.and_then(|(span, text)| {
+                let at = self.sandbox_path(span.clone(), text)?;
+                self.mount(span, &at, "[data]");
+                Some(at)
+            });
+            let access = match self.string(&entry, "access") {
+                None | Some((_, "read")) => Access::Read,
+                Some((_, "read-write")) => Access::ReadWrite,
+                Some((span, text)) => {
+                    self.unknown(span, "access", text, &["read", "read-write"]);
+                    Access::Read
+                }
+            };
+            let key = self.string(&entry, "key").and_then(|(span, text)| {
+                if text
+                    .split_once(':')
+                    .is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty())
+                {
+                    self.error(span, "`key` is not a URI")
+                        .help("`key = \"file:customers.key\"`");
+                    return None;
+                }
+                self.no_nul(span, text)
+            });
+            if let (Some(name), Some(vault), Some(at)) = (name, vault, at) {
+                data.insert(
+                    name,
+                    Data {
+                        vault,
+                        at,
+                        access,
+                        key,
+                    },
+                );
+            }
+        }
+        data
+    }
+
+    fn risk(&mut self, section: &Section<'_, 's>) -> BTreeMap<String, RiskEntry> {
+        let mut risk = BTreeMap::new();
+        for (key, value) in section.table.iter() {
+            let name = key.get_ref().as_ref();
+            if !SENSORS.contains(&name) {
+                self.unknown(key.span(), "sensor", name, &SENSORS);
+            }
+            let Some(entry) = self.subsection(section, name, value.span(), value.get_ref()) else {
+                continue;
+            };
+            self.known(&entry, &["adds", "half-life", "cap"]);
+            if entry.get("adds").is_none() {
+                self.missing(&entry, "adds", "`adds = 10`");
+            }
+            let adds = self.integer(&entry, "adds", 0..=100);
+            let cap = self.integer(&entry, "cap", 0..=100).unwrap_or(100);
+            let half_life = self.duration(&entry, "half-life");
+            if let Some(adds) = adds {
+                // Both are at most 100.
+                let entry = RiskEntry {
+                    adds: adds as u8,
+                    half_life,
+                    cap: cap as u8,
+                };
+                risk.insert(name.to_owned(), entry);
+            }
+        }
+        risk
+    }
+
+    fn rules(&mut self, root: &Section<'_, 's>) -> Option<Placed<String>> {
+        const EXAMPLE: &str = "the least there is:\n[rules]\ncedar = \"\"\"\npermit (principal, action, resource);\nforbid (principal, action == Action::\"live\", resource) when { context.risk >= 80 };\n\"\"\"";
+        if root.get("rules").is_none() {
+            self.error(0..0, "missing `[rules]`: without rules nothing is granted")
+                .help(EXAMPLE);
+            return None;
+        }
+        let section = self.section(root, "rules")?;
+        self.known(&section, &["cedar"]);
+        if section.get("cedar").is_none() {
+            self.error(
+                section.span.clone(),
+                "missing `cedar` in `[rules]`: without rules nothing is granted",
+            )
+            .help(EXAMPLE);
+            return None;
+        }
+        let (span, text) = self.string(&section, "cedar")?;
+        Some(Placed {
+            value: text.to_owned(),
+            span,
+        })
+    }
+
+    // ---- values -------------------------------------------------------------------------------
+
+    fn section<'t>(&mut self, parent: &Section<'t, 's>, key: &str) -> Option<Section<'t, 's>> {
+        let (span, value) = parent.get(key)?;
+        self.subsection(parent, key, span, value)
+    }
+
+    fn subsection<'t>(
+        &mut self,
+        parent: &Section<'_, 's>,
+        key: &str,
+        span: Range<usize>,
+        value: &'t DeValue<'s>,
+    ) -> Option<Section<'t, 's>> {
+        match value {
+            DeValue::Table(table) => {
+                let place = match parent.place.as_str() {
+                    "" => key.to_owned(),
+                    place => format!("{place}.{key}"),
+                };
+                Some(Section { place, span, table })
+            }
+            other => {
+                self.wrong(span, key, "a table", other);
+                None
+            }
+        }
+    }
+
+    fn string<'t>(
+        &mut self,
+        section: &Section<'t, 's>,
+        key: &str,
+    ) -> Option<(Range<usize>, &'t str)> {
+        let (span, value) = section.get(key)?;
+        if let DeValue::String(text) = value {
+            return Some((span, text));
+        }
+        self.wrong(span, key, "a string", value);
+        None
+    }
+
+    fn needed<'t>(
+        &mut self,
+        section: &Section<'t, 's>,
+        key: &str,
+        help: &str,
+    ) -> Option<(Range<usize>, &'t str)> {
+        if section.get(key).is_none() {
+            self.missing(section, key, help);
+        }
+        self.string(section, key)
+    }
+
+    fn array<'t>(
+        &mut self,
+        section: &Section<'t, 's>,
+        key: &str,
+    ) -> Option<Vec<(Range<usize>, &'t DeValue<'s>)>> {
+        let (span, value) = section.get(key)?;
+        if let DeValue::Array(entries) = value {
+            return Some(
+                entries
+                    .iter()
+                    .map(|entry| (entry.span(), entry.get_ref()))
+                    .collect(),
+            );
+        }
+        self.wrong(span, key, "an array", value);
+        None
+    }
+
+    fn strings<'t>(
+        &mut self,
+        section: &Section<'t, 's>,
+        key: &str,
+    ) -> Option<Vec<(Range<usize>, &'t str)>> {
+        let mut texts = Vec::new();
+        for (span, entry) in self.array(section, key)? {
+            match entry {
+                DeValue::String(text) => texts.push((span, text.as_ref())),
+                other => self.wrong(span, key, "strings", other),
+            }
+        }
+        Some(texts)
+    }
+
+    fn integer(
+        &mut self,
+        section: &Section<'_, 's>,
+        key: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let (span, value) = section.get(key)?;
+        let DeValue::Integer(integer) = value else {
+            self.wrong(span, key, "an integer", value);
+            return None;
+        };
+        match u64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                let (least, most) = range.into_inner();
+                self.error(span, format!("`{key}` is not between {least} and {most}"));
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, section: &Section<'_, 's>, key: &str) -> Option<Duration> {
+        let (span, text) = self.string(section, key)?;
+        let duration = units::duration(text).filter(|duration| !duration.is_zero());
+        if duration.is_none() {
+            self.error(span, format!("`{}` is not a duration", text.escape_debug()))
+                .help(units::DURATION_HELP);
+        }
+        duration
+    }
+
+    fn name(&mut self, span: Range<usize>, text: &str) -> Option<String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.bytes().all(plain) {
+            self.error(span, format!("`{}` is not a name", text.escape_debug()))
+                .help("up to 64 of letters, digits, `-`, `_` and `.`, not beginning with `.`");
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn no_nul(&mut self, span: Range<usize>, text: &str) -> Option<String> {
+        if text.contains('\0') {
+            self.error(span, "a NUL character cannot be passed to a program");
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn host_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
+        let path = Path::new(text);
+        let why = if text.is_empty() {
+            "it is empty"
+        } else if text.contains('\0') {
+            "it contains a NUL character"
+        } else if path.components().any(|part| part == Component::ParentDir) {
+            "it contains `..`"
+        } else {
+            return Some(path.to_owned());
+        };
+        self.error(
+            span,
+            format!("`{}` is not a path: {why}", text.escape_debug()),
+        )
+        .help("write an absolute path, or one below the folder of this file");
+        None
+    }
+
+    fn sandbox_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
+        let mut parts = text.split('/');
+        let absolute = parts.next() == Some("") && text.starts_with('/');
+        let why = if !absolute {
+            "it is not absolute"
+        } else if text.contains('\0') {
+            "it contains a NUL character"
+        } else if parts.clone().any(|part| part == "..") {
+            "it contains `..`"
+        } else if text != "/" && parts.any(|part| part.is_empty() || part == ".") {
+            "it is not in its shortest form"
+        } else {
+            return Some(PathBuf::from(text));
+        };
+        self.error(
+            span,
+            format!(
+                "`{}` is not a path in the sandbox: {why}",
+                text.escape_debug()
+            ),
+        )
+        .help("write an absolute path without `.`, `..`, `//` or a slash at the end: `/app`");
+        None
+    }
+
+    /// Notes a mount point and refuses the second one at the same place.
+    fn mount(&mut self, span: Range<usize>, at: &Path, by: &'static str) {
+        if let Some(other) = self.mounts.insert(at.to_owned(), by) {
+            let message = format!("`{}` is already given by `{other}`", at.display());
+            self.error(span, message)
+                .help("each path in the sandbox has one entry; `write` includes reading");
+        }
+    }
+
+    // ---- problems -----------------------------------------------------------------------------
+
+    fn known(&mut self, section: &Section<'_, 's>, keys: &[&str]) {
+        for key in section
+            .table
+            .keys()
+            .filter(|key| !keys.contains(&key.get_ref().as_ref()))
+        {
+            let place = match section.place.as_str() {
+                "" => String::new(),
+                place => format!(" in `[{place}]`"),
+            };
+            let name = key.get_ref();
+            let help = match nearest(name, keys.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known are {}", list(keys)),
+            };
+            self.error(
+                key.span(),
+                format!("unknown key `{}`{place}", name.escape_debug()),
+            )
+            .help(&help);
+        }
+    }
+
+    fn missing(&mut self, section: &Section<'_, 's>, key: &str, help: &str) {
+        let place = match section.place.as_str() {
+            "" => String::new(),
+            place => format!(" in `[{place}]`"),
+        };
+        let key = key.trim_matches('`');
+        self.error(section.span.clone(), format!("missing `{key}`{place}"))
+            .help(&format!("add {help}"));
+    }
+
+    fn wrong(&mut self, span: Range<usize>, key: &str, wanted: &str, found: &DeValue<'_>) {
+        let found = found.type_str();
+        let article = if found.starts_with(['a', 'i']) {
+            "an"
+        } else {
+            "a"
+        };
+        self.error(
+            span,
+            format!("`{key}` takes {wanted}, not {article} {found}"),
+        );
+    }
+
+    fn unknown(&mut self, span: Range<usize>, what: &str, word: &str, known: &[&str]) {
+        let help = match nearest(word, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known are {}", list(known)),
+        };
+        self.error(span, format!("unknown {what} `{}`", word.escape_debug()))
+            .help(&help);
+    }
+
+    fn twice(&mut self, span: Range<usize>, text: &str) {
+        self.error(span, format!("`{text}` occurs twice"));
+    }
+
+    fn error(&mut self, span: Range<usize>, message: impl Into<String>) -> Helpful<'_> {
+        self.problems
+            .push(Diagnostic::new(Severity::Error, self.source, span, message));
+        Helpful(self.problems.last_mut())
+    }
+}
+
+/// The diagnostic just made, to which help can be added.
+struct Helpful<'a>(Option<&'a mut Diagnostic>);
+
+impl Helpful<'_> {
+    fn help(self, text: &str) {
+        if let Some(diagnostic) = self.0 {
+            diagnostic.help = Some(text.to_owned());
+        }
+    }
+}
+
+fn list(words: &[&str]) -> String {
+    words
+        .iter()
+        .map(|word| format!("`{word}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn default_isolation() -> Isolation {
+    Isolation {
+        backend: BackendName::Container,
+        memory: 512 << 20,
+        pids: 64,
+        cpu: 1.0,
+        time: None,
+        reduced: None,
+    }
+}
+
+fn default_syscalls() -> Syscalls {
+    Syscalls {
+        profile: "default".to_owned(),
+        allow: Vec::new(),
+        deny: Vec::new(),
+    }
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
+    let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
+    let digits =
+        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+    let port = port
+        .parse()
+        .ok()
+        .filter(|_| digits)
+        .ok_or("its port is not between 1 and 65535")?;
+    if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        let address: std::net::Ipv6Addr = inner
+            .parse()
+            .map_err(|_| "its address is not an IPv6 address")?;
+        return Ok(Endpoint {
+            host: address.to_string(),
+            port,
+        });
+    }
+    if host.contains('/') {
+        return Err("address ranges cannot be granted, only single addresses");
+    }
+    if host.contains('*') {
+        return Err("wildcards cannot be granted, only single hosts");
+    }
+    // Whatever ends in a number is meant as an address, and has to be a well-formed one: `010.0.0.1`
+    // or `1.2` is read differently by different resolvers.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) {
+        let address: std::net::Ipv4Addr = host
+            .parse()
+            .map_err(|_| "its address is not an IPv4 address")?;
+        return Ok(Endpoint {
+            host: address.to_string(),
+            port,
+        });
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    if host.len() > 253 || !host.split('.').all(label) {
+        return Err("its host is not a domain name in lower case");
+    }
+    Ok(Endpoint {
+        host: host.to_owned(),
+        port,
+    })
+}

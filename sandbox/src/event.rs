@@ -50,6 +50,11 @@ impl Clock {
         Self { started, booted: since_boot() }
     }
 
+    /// Time since the machine was booted, suspension included.
+    pub fn since_boot(&self) -> Duration {
+        since_boot()
+    }
+
     /// The time now.
     pub fn now(&self) -> Duration {
         self.started + since_boot().saturating_sub(self.booted)

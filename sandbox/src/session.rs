@@ -66,6 +66,7 @@ pub struct Session {
     plan: Plan,
     withdrawn: BTreeSet<String>,
     asked_to_end: bool,
+    started: bool,
 
     // Dropped in this order: nobody waits for events any more, then the sandbox goes, then its data.
     events: Receiver<Event>,
@@ -137,6 +138,7 @@ impl Session {
             return self.end(why);
         }
         self.record(Record::Started)?;
+        self.started = true;
         self.instance()?.start()?;
         loop {
             let events = self.wait()?;
@@ -421,7 +423,7 @@ impl Session {
         self.apply(&Change::Stop, because)?;
         self.plan.run = Run::Stopped;
         let deadline = Instant::now() + STOP_DEADLINE;
-        loop {
+        while self.started {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
                 Ok(Event::Ended(ending)) => {
@@ -429,10 +431,11 @@ impl Session {
                     return Ok(Outcome { ending, why });
                 }
                 Ok(_) => {}
-                // Dropping the instance waits for the sandbox itself.
-                Err(_) => return Ok(Outcome { ending: Ending::Killed(libc::SIGKILL), why }),
+                Err(_) => break,
             }
         }
+        // Dropping the instance waits for the sandbox itself.
+        Ok(Outcome { ending: Ending::Killed(libc::SIGKILL), why })
     }
 
     /// Passes a Unix signal on. True when the sandbox has to be stopped instead: it is frozen and
@@ -456,7 +459,8 @@ impl Session {
     fn record(&mut self, record: Record) -> Result<(), SessionError> {
         let now = self.clock.now();
         let payload = serde_json::to_value(&record)?;
-        self.log.append(&vault::audit::Record::new(record.kind(), now, payload)?)?;
+        let since_boot = u64::try_from(self.clock.since_boot().as_nanos()).unwrap_or(u64::MAX);
+        self.log.append(&vault::audit::Record::new(record.kind(), now, since_boot, payload))?;
         (self.watcher)(&record, now);
         Ok(())
     }

@@ -280,3 +280,11 @@ fn into(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
     move |errno| Failure::at(step)(errno.into())
 }
 
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} failed: {}", self.step, self.error)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,201 @@
+//! Describing a session before it runs.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, SyncSender};
+use std::time::Duration;
+
+use attestation::{Attester, Nonce, ReleaseKey, Verifier};
+use policy::{BackendName, Bundle, Risk, RiskModel};
+use vault::audit::Log;
+
+use super::Session;
+use crate::error::SessionError;
+use crate::event::{Clock, Event};
+use crate::isolation::Backend;
+use crate::isolation::container::Container;
+use crate::lever::data::Vaults;
+use crate::plan::Plan;
+use crate::record::Record;
+use crate::release::{Identity, KeyBroker};
+use crate::sensor;
+
+/// Events that may wait for the session; whoever has more to report waits too.
+const WAITING_EVENTS: usize = 1024;
+
+/// Shows each record, with its time since the Unix epoch.
+type Watcher = Box<dyn FnMut(&Record, Duration) + Send>;
+
+/// Everything a session needs, gathered step by step.
+pub struct SessionBuilder {
+    bundle: Bundle,
+    base: PathBuf,
+    attester: Option<Box<dyn Attester>>,
+    verifier: Option<Verifier>,
+    broker: Option<Box<dyn KeyBroker>>,
+    backend: Option<Box<dyn Backend>>,
+    stdio: Option<[OwnedFd; 3]>,
+    watcher: Watcher,
+}
+
+impl SessionBuilder {
+    pub(super) fn new(bundle: Bundle) -> Self {
+        Self {
+            bundle,
+            base: PathBuf::from("."),
+            attester: None,
+            verifier: None,
+            broker: None,
+            backend: None,
+            stdio: None,
+            watcher: Box::new(|_, _| {}),
+        }
+    }
+
+    /// Sets the folder against which relative paths of the policy are resolved: that of its file.
+    #[must_use]
+    pub fn base(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.base = folder.into();
+        self
+    }
+
+    /// Sets who collects evidence, and who appraises it here.
+    #[must_use]
+    pub fn attested_by(mut self, attester: impl Attester + 'static, verifier: Verifier) -> Self {
+        self.attester = Some(Box::new(attester));
+        self.verifier = Some(verifier);
+        self
+    }
+
+    /// Sets who releases the keys of the policy's vaults.
+    #[must_use]
+    pub fn keys_from(mut self, broker: impl KeyBroker + 'static) -> Self {
+        self.broker = Some(Box::new(broker));
+        self
+    }
+
+    /// Sets where the workload runs, instead of the backend that the policy names.
+    #[must_use]
+    pub fn on(mut self, backend: impl Backend + 'static) -> Self {
+        self.backend = Some(Box::new(backend));
+        self
+    }
+
+    /// Sets stdin, stdout and stderr of the workload. Without it stdin is empty, and both outputs are
+    /// those of this process.
+    #[must_use]
+    pub fn stdio(mut self, input: OwnedFd, output: OwnedFd, error: OwnedFd) -> Self {
+        self.stdio = Some([input, output, error]);
+        self
+    }
+
+    /// Sets who sees each record, right after it is durable.
+    #[must_use]
+    pub fn watched_by(mut self, watcher: impl FnMut(&Record, Duration) + Send + 'static) -> Self {
+        self.watcher = Box::new(watcher);
+        self
+    }
+
+    /// Makes the session. Everything it does goes into `log`, whose key its evidence is bound to.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Incomplete`] without an attester; [`SessionError::Launch`] when the backend
+    /// cannot be prepared.
+    pub fn logged_to(self, log: Log) -> Result<Session, SessionError> {
+        let (Some(attester), Some(verifier)) = (self.attester, self.verifier) else {
+            return Err(SessionError::Incomplete("attested_by"));
+        };
+        let tables = self.bundle.tables();
+        let backend = match (self.backend, tables.isolation.backend) {
+            (Some(backend), _) => backend,
+            (None, BackendName::Container) => Box::new(Container::prepare()?) as Box<dyn Backend>,
+            (None, other) => return Err(SessionError::Backend(other.as_str())),
+        };
+        let stdio = match self.stdio {
+            Some(stdio) => stdio,
+            None => own_stdio().map_err(SessionError::Stdio)?,
+        };
+        let (sender, events) = mpsc::sync_channel(WAITING_EVENTS);
+        let identity = Identity {
+            policy_digest: self.bundle.digest(),
+            log_key: log.public_key(),
+            release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
+        };
+        Ok(Session {
+            risk: Risk::new(RiskModel::from(&self.bundle)),
+            bundle: self.bundle,
+            base: self.base,
+            identity,
+            attester,
+            verifier,
+            broker: self.broker,
+            backend: Some(backend),
+            stdio: Some(stdio),
+            log,
+            watcher: self.watcher,
+            clock: Clock::start(),
+            appraisal: None,
+            believed: None,
+            attest_at: None,
+            deadline: None,
+            sensors: sensor::all(),
+            gaps: Default::default(),
+            plan: Plan::default(),
+            withdrawn: Default::default(),
+            asked_to_end: false,
+            started: false,
+            events,
+            sender,
+            instance: None,
+            vaults: Vaults::default(),
+        })
+    }
+}
+
+/// Reaches a session from elsewhere: from a signal handler's thread, or an operator's tool.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    sender: SyncSender<Event>,
+}
+
+impl Handle {
+    /// Passes a Unix signal on to the workload. The second one that asks for an end stops it.
+    pub fn kill(&self, signal: i32) {
+        // A session that is over hears nothing, and needs to hear nothing.
+        let _ = self.sender.send(Event::Kill(signal));
+    }
+
+    /// Raises the risk by the policy's weight for `operator`, for this reason.
+    pub fn operator(&self, why: impl Into<String>) {
+        let _ = self.sender.send(Event::Operator(why.into()));
+    }
+}
+
+impl Session {
+    /// A handle to this session, which can be used from any thread while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { sender: self.sender.clone() }
+    }
+}
+
+/// A nonce for evidence that this process itself appraises.
+pub(super) fn nonce() -> Result<Nonce, SessionError> {
+    let mut nonce = Nonce::default();
+    let flags = rustix::rand::GetRandomFlags::empty();
+    match rustix::rand::getrandom(&mut nonce, flags) {
+        Ok(32) => Ok(nonce),
+        _ => Err(SessionError::Random),
+    }
+}
+
+fn own_stdio() -> std::io::Result<[OwnedFd; 3]> {
+    use std::os::fd::AsFd;
+    let input = File::open("/dev/null")?;
+    Ok([
+        input.into(),
+        std::io::stdout().as_fd().try_clone_to_owned()?,
+        std::io::stderr().as_fd().try_clone_to_owned()?,
+    ])
+}

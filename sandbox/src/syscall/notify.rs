@@ -1,0 +1,91 @@
+//! The notifier: system calls outside the profile are refused, and reported as they are.
+//!
+//! A plain thread, never a task of an async runtime: with the synchronous wake-up it runs on the
+//! workload's own CPU. Only calls that the profile does not have come here; what it has costs nothing.
+//! Nothing is looked at through a pointer, and nothing is let through.
+//!
+//! See seccomp_unotify(2).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::SyncSender;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::profile::denied_errno;
+use super::table::syscall_name;
+use crate::event::{Denied, Event};
+use crate::sys::seccomp::{self, Answer, Notification};
+
+/// Starts to answer notified calls, until the last task under the filter is gone.
+///
+/// When this process ends, so does the listener, and the kernel answers `ENOSYS`.
+///
+/// # Errors
+///
+/// When no thread can be started.
+pub fn start(listener: OwnedFd, events: SyncSender<Event>) -> io::Result<()> {
+    // An older kernel does not know the flag; then a wake-up costs more, and nothing else changes.
+    let _ = seccomp::wake_synchronously(listener.as_fd());
+    std::thread::Builder::new()
+        .name("sandbox-notifier".into())
+        .spawn(move || answer_all(&listener, &events))
+        .map(drop)
+}
+
+fn answer_all(listener: &OwnedFd, events: &SyncSender<Event>) {
+    loop {
+        let mut watched = [PollFd::new(listener, PollFlags::IN)];
+        match rustix::event::poll(&mut watched, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+        }
+        if !watched[0].revents().contains(PollFlags::IN) {
+            return;
+        }
+        let notification = match seccomp::receive(listener.as_fd()) {
+            Ok(notification) => notification,
+            // The caller was killed while it waited, or a signal came: neither is an end.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR)) => {
+                continue;
+            }
+            Err(_) => return,
+        };
+        let answer = Answer::Errno(denied_errno(notification.data.nr));
+        // A caller that is gone in the meantime needs no answer.
+        let _ = seccomp::respond(listener.as_fd(), notification.id, answer);
+        // The answer first, so that the report does not slow the workload; but a flood of refused
+        // calls waits here for the session, and so does whoever makes them.
+        if events.send(Event::Denied(describe(&notification))).is_err() {
+            // Nobody listens any more. Closing the listener makes the kernel answer by itself.
+            return;
+        }
+    }
+}
+
+fn describe(notification: &Notification) -> Denied {
+    let data = &notification.data;
+    let name = syscall_name(data.nr).map_or_else(|| format!("syscall {}", data.nr), str::to_owned);
+    let detail = match name.as_str() {
+        "socket" | "socketpair" => family(data.args[0]),
+        "ioctl" => format!("{:#x}", data.args[1] & 0xffff_ffff),
+        "prctl" | "clone" | "unshare" | "personality" => format!("{:#x}", data.args[0]),
+        _ => String::new(),
+    };
+    Denied { name, detail, pid: notification.pid }
+}
+
+/// Names the address family of a socket, the first argument of socket(2): a register, so that nothing
+/// can change it behind our back.
+fn family(number: u64) -> String {
+    match number as i32 {
+        libc::AF_INET => "AF_INET".into(),
+        libc::AF_INET6 => "AF_INET6".into(),
+        libc::AF_NETLINK => "AF_NETLINK".into(),
+        libc::AF_PACKET => "AF_PACKET".into(),
+        libc::AF_VSOCK => "AF_VSOCK".into(),
+        libc::AF_ALG => "AF_ALG".into(),
+        other => format!("family {other}"),
+    }
+}

@@ -46,6 +46,12 @@ pub enum SessionError {
     Lost,
 }
 
+/// An error with its causes, in one line.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn join(reasons: &[String]) -> String {
     match reasons {
         [] => "no rule permits it".to_owned(),

@@ -8,10 +8,11 @@ use policy::{Action, Bundle, Decision, Grant, Resource, Tables};
 use serde::{Deserialize, Serialize};
 
 use crate::isolation::cgroup::Limits;
-use crate::isolation::floor::{Bind, DataMount, Floor, PathRight, Rootfs};
+use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::rootfs::{HostEntry, host_entry};
-use crate::syscall::profile::{Profile, ProfileError};
+use crate::syscall::landlock::Rights;
+use crate::syscall::{Profile, ProfileError};
 
 /// Whether the workload may run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -216,7 +217,8 @@ pub fn floor(
             device: false,
             owned: true,
         };
-        rights.push(PathRight { path: bind.at.clone(), write: writable, execute: !writable });
+        let may = if writable { Rights::READ_WRITE } else { Rights::READ_EXEC };
+        rights.push((bind.at.clone(), may));
         rootfs.binds.push(bind);
         Ok(())
     };
@@ -234,7 +236,7 @@ pub fn floor(
     }
     for (name, data) in tables.data.iter().filter(|(name, _)| plan.data.contains(*name)) {
         let at = text(&data.at)?;
-        rights.push(PathRight { path: at.clone(), write: false, execute: false });
+        rights.push((at.clone(), Rights::READ));
         let size = vault_sizes.get(name).copied().unwrap_or(0);
         // Room for the last page of each file and for folders.
         rootfs.data.push(DataMount { name: name.clone(), at, size: size + size / 8 + (1 << 20) });
@@ -243,14 +245,9 @@ pub fn floor(
     rootfs.binds.sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let mut profile = Profile::named(&tables.syscalls.profile)?;
-    for name in &tables.syscalls.allow {
-        profile.allow(name)?;
-    }
-    for name in &tables.syscalls.deny {
-        profile.deny(name)?;
-    }
-    let program = profile.compile(true)?;
+    let profile = Profile::named(&tables.syscalls.profile)?
+        .allow(&tables.syscalls.allow)?
+        .deny(&tables.syscalls.deny)?;
     Ok(Floor {
         host_uid,
         host_gid,
@@ -259,8 +256,8 @@ pub fn floor(
         rootfs,
         landlock: rights,
         limits: resource_limits(tables),
-        filter: program.instructions(),
-        notifies: true,
+        filter: profile.compile(true)?,
+        silent_filter: profile.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
@@ -338,18 +335,19 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
 }
 
 /// What the workload may touch of the base: the second wall behind the mounts.
-fn base_rights(rootfs: &Rootfs) -> Vec<PathRight> {
-    let right = |path: &str, write, execute| PathRight { path: path.into(), write, execute };
-    let mut rights = vec![
-        right("/etc", false, false),
-        right("/proc", false, false),
-        right("/tmp", true, false),
-        right("/dev", false, false),
-        right("/dev/shm", true, false),
-    ];
-    for bind in &rootfs.binds {
-        rights.push(right(&bind.at, bind.device, bind.executable && !bind.device));
-    }
+fn base_rights(rootfs: &Rootfs) -> Vec<(String, Rights)> {
+    let mut rights: Vec<_> = [
+        ("/etc", Rights::READ),
+        ("/proc", Rights::READ),
+        ("/tmp", Rights::READ_WRITE),
+        ("/dev", Rights::READ),
+        ("/dev/shm", Rights::READ_WRITE),
+    ]
+    .map(|(path, may)| (path.to_owned(), may))
+    .into();
+    rights.extend(rootfs.binds.iter().map(|bind| {
+        (bind.at.clone(), if bind.device { Rights::READ_WRITE } else { Rights::READ_EXEC })
+    }));
     rights
 }
 

@@ -24,7 +24,7 @@ use policy::{Bundle, Decision, Facts, Risk};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
-use crate::error::SessionError;
+use crate::error::{SessionError, describe};
 use crate::event::{Clock, Event};
 use crate::facts;
 use crate::isolation::child::Ending;
@@ -483,12 +483,6 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
 
 fn reasons(decision: &Decision, grant: &policy::Grant) -> Vec<String> {
     decision.because(grant).iter().map(ToString::to_string).collect()
-}
-
-/// An error with its causes, in one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl std::fmt::Display for Why {

@@ -19,7 +19,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
@@ -31,8 +31,10 @@ use super::spawner::Failure;
 use super::wire;
 use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
-use crate::sys::{seccomp, signal};
-use crate::syscall::{landlock, memory};
+use crate::sys::seccomp::{self, LoadFlags};
+use crate::sys::signal;
+use crate::syscall::landlock::{LandlockPlan, Scopes};
+use crate::syscall::memory;
 
 /// What the init says to its supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -181,7 +183,7 @@ fn prepare(
     };
     // The descriptor table is shared: the listener the workload made is this process' own, and closing
     // it here takes it from the workload, before that runs.
-    let listener = listener.map(seccomp::adopt_listener);
+    let listener = listener.map(process::adopt);
     let descriptors: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
@@ -271,13 +273,56 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
     rustix::thread::set_no_new_privs(true).map_err(at("setting no_new_privs"))?;
     items.push(Item::full(2, "capabilities", "none; securebits locked; no_new_privs"));
     signal::reset_all().map_err(Failure::at("resetting signals"))?;
-    items.push(memory::protect());
-    // Landlock first: the filter installed next refuses its system calls to most programs.
-    items.push(landlock::restrict(&floor.landlock).map_err(Failure::at("restricting files"))?);
-    let (item, listener) = seccomp::install(&floor.filter, floor.notifies)
-        .map_err(Failure::at("installing the system call filter"))?;
+    items.push(restrict_files(floor));
+    let protection =
+        memory::protect(Some(&floor.filter)).map_err(Failure::at("protecting memory"))?;
+    items.push(if protection.is_full() {
+        Item::full(3, "memory-protection", "written memory is never executable")
+    } else {
+        let open: Vec<_> = protection.open().collect();
+        Item::partly(3, "memory-protection", format!("still open: {}", open.join(", ")))
+    });
+    // Last: from here on only what the profile has is possible.
+    let (listener, item) =
+        filter_calls(floor).map_err(Failure::at("installing the system call filter"))?;
     items.push(item);
     Ok((items, listener))
+}
+
+/// Takes on the Landlock ruleset. A host without Landlock leaves the mounts as the only wall, and a
+/// gap in the report.
+fn restrict_files(floor: &Floor) -> Item {
+    let plan = LandlockPlan::new(floor.landlock.iter().cloned(), Scopes::default());
+    match plan.build().and_then(|ruleset| ruleset.restrict_self()) {
+        Ok(enforced) if enforced.is_full() => {
+            let detail = format!("ABI {}, {} paths", enforced.abi(), floor.landlock.len());
+            Item::full(3, "landlock", detail)
+        }
+        Ok(enforced) => {
+            let gaps = enforced.gaps().iter().filter(|gap| !gap.closed_elsewhere);
+            let gaps: Vec<_> = gaps.map(|gap| gap.what).collect();
+            let detail = format!("ABI {} cannot keep it from: {}", enforced.abi(), gaps.join("; "));
+            Item::partly(3, "landlock", detail)
+        }
+        Err(error) => Item::not(3, "landlock", crate::error::describe(&error)),
+    }
+}
+
+/// Loads the filter, with a listener where the kernel gives one: there is one for a whole chain.
+fn filter_calls(floor: &Floor) -> io::Result<(Option<i32>, Item)> {
+    let flags = LoadFlags { wait_killable: true, ..LoadFlags::default() };
+    let size = floor.filter.instructions().len();
+    match seccomp::load_with_listener(&floor.filter, flags) {
+        Ok(listener) => {
+            let detail = format!("{size} instructions; refused calls are reported");
+            Ok((Some(listener.into_raw_fd()), Item::full(3, "seccomp", detail)))
+        }
+        Err(error) => {
+            seccomp::load(&floor.silent_filter, LoadFlags::default())?;
+            let detail = format!("in force, but refused calls are not reported: {error}");
+            Ok((None, Item::partly(3, "seccomp", detail)))
+        }
+    }
 }
 
 /// Executes the workload's program; returns only with the reason why that was not possible.

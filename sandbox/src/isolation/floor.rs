@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::syscall::landlock::Rights;
+use crate::syscall::program::Program;
+
 /// User and group id that the workload has inside its user namespace.
 pub const INSIDE_ID: u32 = 1000;
 
@@ -22,13 +25,13 @@ pub struct Floor {
     /// What the root file system is made of.
     pub rootfs: Rootfs,
     /// What the workload may touch, as Landlock sees it: paths inside.
-    pub landlock: Vec<PathRight>,
+    pub landlock: Vec<(String, Rights)>,
     /// Resource limits: number of the resource (`RLIMIT_*`), value.
     pub limits: Vec<(u32, u64)>,
-    /// The seccomp program: `code`, `jt`, `jf`, `k` of each instruction.
-    pub filter: Vec<(u16, u8, u8, u32)>,
-    /// Whether the filter notifies, so that a listener is needed.
-    pub notifies: bool,
+    /// The system call filter, whose refusals are reported by a listener.
+    pub filter: Program,
+    /// The same filter without reports, for where another listener is in force already.
+    pub silent_filter: Program,
     /// Program and arguments.
     pub command: Vec<String>,
     /// Environment, `NAME=value`.
@@ -81,15 +84,4 @@ pub struct DataMount {
     pub at: String,
     /// Upper bound of the plaintext in bytes, for the fallback that keeps it in memory.
     pub size: u64,
-}
-
-/// What Landlock lets the workload do below a path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PathRight {
-    /// Absolute path inside.
-    pub path: String,
-    /// Whether files can be changed, made and removed.
-    pub write: bool,
-    /// Whether programs can be executed.
-    pub execute: bool,
 }

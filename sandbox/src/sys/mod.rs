@@ -3,8 +3,12 @@
 //! This is the only folder of the crate with `unsafe`. A function here does not decide anything; it
 //! says in its comment why the call is sound where it stands.
 
+pub mod landlock;
+pub mod memory;
 pub mod mount;
+pub mod probe;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 
 use std::io;

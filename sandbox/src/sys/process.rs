@@ -97,6 +97,13 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Takes over a descriptor that the forked workload opened in the shared table.
+pub fn adopt(number: i32) -> OwnedFd {
+    // SAFETY: the workload gave up its own handle to this number before it told it, and both processes
+    // share one table, so the descriptor is open and this is its one owner.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
 /// Closes every descriptor from `first` on. See close_range(2).
 ///
 /// # Errors

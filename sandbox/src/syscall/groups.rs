@@ -1,0 +1,763 @@
+//! The groups profiles are made of: the calls by name, and the reason for each condition.
+//!
+//! Names that an architecture has not got are skipped there. What is in no group is denied, among
+//! it whatever makes namespaces or mounts, reaches into other processes, loads code into the
+//! kernel, sets clocks, or goes round the filter (`io_uring_*`).
+
+use super::filter::ArgTest;
+use super::profile::Fate;
+
+/// Calls that belong together.
+pub(super) struct Group {
+    /// Allowed whatever the arguments.
+    pub allow: &'static [&'static str],
+    /// Allowed on conditions.
+    pub conditional: &'static [Conditional],
+}
+
+/// One call whose fate is that of the first alternative whose tests all hold.
+pub(super) struct Conditional {
+    pub name: &'static str,
+    pub when: &'static [(&'static [ArgTest], Fate)],
+    pub otherwise: Fate,
+}
+
+/// The named profiles. A later group overrules an earlier one.
+pub(super) const PROFILES: &[(&str, &[&Group])] = &[
+    (
+        "default",
+        &[
+            &RUN,
+            &FILES,
+            &MEMORY,
+            &TIME,
+            &SIGNALS,
+            &EVENTS,
+            &PROCESSES,
+            &IDENTITY,
+            &IPC,
+            &SOCKETS,
+            &CONFINEMENT,
+        ],
+    ),
+    (
+        "compute",
+        &[
+            // The last step before the program runs is its own `execve`, under this filter.
+            &RUN,
+            &EXEC,
+            &THREADS,
+            &FILES,
+            &MEMORY,
+            &TIME,
+            &SIGNALS,
+            &EVENTS,
+            &CONFINEMENT,
+        ],
+    ),
+];
+
+/// What any program makes from its first instruction to its last.
+const RUN: Group = Group {
+    allow: &[
+        "arch_prctl",
+        "brk",
+        "exit",
+        "exit_group",
+        "futex",
+        "futex_requeue",
+        "futex_wait",
+        "futex_waitv",
+        "futex_wake",
+        "get_robust_list",
+        "getcpu",
+        "getegid",
+        "geteuid",
+        "getgid",
+        "getgroups",
+        "getpgid",
+        "getpgrp",
+        "getpid",
+        "getppid",
+        "getpriority",
+        "getrandom",
+        "getresgid",
+        "getresuid",
+        "getrlimit",
+        "getrusage",
+        "getsid",
+        "gettid",
+        "getuid",
+        "membarrier",
+        "prlimit64",
+        "restart_syscall",
+        "rseq",
+        "rseq_slice_yield",
+        "sched_get_priority_max",
+        "sched_get_priority_min",
+        "sched_getaffinity",
+        "sched_getattr",
+        "sched_getparam",
+        "sched_getscheduler",
+        "sched_rr_get_interval",
+        "sched_yield",
+        "set_robust_list",
+        "set_tid_address",
+        "setrlimit",
+        "sysinfo",
+        "umask",
+        "uname",
+    ],
+    conditional: &[
+        // Query, or back to plain Linux. READ_IMPLIES_EXEC would make every mapping executable
+        // past all other checks, and nothing ordinary gives up its address randomisation.
+        Conditional {
+            name: "personality",
+            when: &[
+                (&[ArgTest::low_is(0, 0)], Fate::Allow),
+                (&[ArgTest::low_is(0, u32::MAX)], Fate::Allow),
+            ],
+            otherwise: Fate::Deny,
+        },
+        // A list, because new options appear: not in it are PR_SET_MM (rewrites what /proc tells),
+        // PR_SET_PTRACER (loosens Yama), PR_SET_SPECULATION_CTRL (can turn mitigations off),
+        // PR_SET_MEMORY_MERGE (shares pages with other sandboxes, a timing channel) and
+        // PR_SET_SYSCALL_USER_DISPATCH (surface without use here). PR_SET_SECCOMP only tightens.
+        Conditional {
+            name: "prctl",
+            when: &[
+                (&[ArgTest::low_between(0, 1, 4)], Fate::Allow), // parent-death signal, dumpable
+                (&[ArgTest::low_between(0, 7, 8)], Fate::Allow), // keep capabilities
+                (&[ArgTest::low_between(0, 13, 16)], Fate::Allow), // timing, thread name
+                (&[ArgTest::low_between(0, 21, 25)], Fate::Allow), // seccomp, bounding set, TSC (query)
+                (&[ArgTest::low_is(0, 27)], Fate::Allow),          // securebits (query)
+                (&[ArgTest::low_between(0, 29, 30)], Fate::Allow), // timer slack
+                (&[ArgTest::low_between(0, 36, 42)], Fate::Allow), // subreaper, no_new_privs, huge pages
+                (&[ArgTest::low_is(0, 47)], Fate::Allow),          // ambient capabilities
+                (&[ArgTest::low_is(0, 52)], Fate::Allow),          // speculation (query)
+                (&[ArgTest::low_between(0, 65, 66)], Fate::Allow), // MDWE
+                (&[ArgTest::low_is(0, 0x5356_4d41)], Fate::Allow), // PR_SET_VMA: names for mappings
+                (&[ArgTest::low_is(0, 0x4155_5856)], Fate::Allow), // PR_GET_AUXV
+            ],
+            otherwise: Fate::Deny,
+        },
+    ],
+};
+
+/// Files and directories: which ones, Landlock and the mounts decide.
+const FILES: Group = Group {
+    allow: &[
+        "access",
+        "cachestat",
+        "chdir",
+        "chmod",
+        "chown",
+        "close",
+        "close_range",
+        "copy_file_range",
+        "creat",
+        "dup",
+        "dup2",
+        "dup3",
+        "faccessat",
+        "faccessat2",
+        "fadvise64",
+        "fallocate",
+        "fchdir",
+        "fchmod",
+        "fchmodat",
+        "fchmodat2",
+        "fchown",
+        "fchownat",
+        "fcntl",
+        "fdatasync",
+        "fgetxattr",
+        "file_getattr",
+        "file_setattr",
+        "flistxattr",
+        "flock",
+        "fremovexattr",
+        "fsetxattr",
+        "fstat",
+        "fstatfs",
+        "fsync",
+        "ftruncate",
+        "futimesat",
+        "getcwd",
+        "getdents",
+        "getdents64",
+        "getxattr",
+        "getxattrat",
+        "inotify_add_watch",
+        "inotify_init",
+        "inotify_init1",
+        "inotify_rm_watch",
+        "lchown",
+        "lgetxattr",
+        "link",
+        "linkat",
+        "listxattr",
+        "listxattrat",
+        "llistxattr",
+        "lremovexattr",
+        "lseek",
+        "lsetxattr",
+        "lstat",
+        "mkdir",
+        "mkdirat",
+        "newfstatat",
+        "open",
+        "openat",
+        "openat2",
+        "pipe",
+        "pipe2",
+        "pread64",
+        "preadv",
+        "preadv2",
+        "pwrite64",
+        "pwritev",
+        "pwritev2",
+        "read",
+        "readahead",
+        "readlink",
+        "readlinkat",
+        "readv",
+        "removexattr",
+        "removexattrat",
+        "rename",
+        "renameat",
+        "renameat2",
+        "rmdir",
+        "sendfile",
+        "setxattr",
+        "setxattrat",
+        "splice",
+        "stat",
+        "statfs",
+        "statx",
+        "symlink",
+        "symlinkat",
+        "sync",
+        "sync_file_range",
+        "syncfs",
+        "tee",
+        "truncate",
+        "unlink",
+        "unlinkat",
+        "utime",
+        "utimensat",
+        "utimes",
+        "vmsplice",
+        "write",
+        "writev",
+    ],
+    conditional: &[
+        // Pipes, plain files and sockets; never a device.
+        Conditional {
+            name: "mknod",
+            when: &[
+                (
+                    &[ArgTest::Low {
+                        index: 1,
+                        mask: FILE_TYPE,
+                        value: 0,
+                    }],
+                    Fate::Allow,
+                ),
+                (
+                    &[ArgTest::Low {
+                        index: 1,
+                        mask: FILE_TYPE,
+                        value: libc::S_IFREG,
+                    }],
+                    Fate::Allow,
+                ),
+                (
+                    &[ArgTest::Low {
+                        index: 1,
+                        mask: FILE_TYPE,
+                        value: libc::S_IFIFO,
+                    }],
+                    Fate::Allow,
+                ),
+                (
+                    &[ArgTest::Low {
+                        index: 1,
+                        mask: FILE_TYPE,
+                        value: libc::S_IFSOCK,
+                    }],
+                    Fate::Allow,
+                ),
+            ],
+            otherwise: Fate::Deny,
+        },
+        Conditional {
+            name: "mknodat",
+            when: &[
+                (
+                    &[ArgTest::Low {
+                        index: 2,
+                        mask: FILE_TYPE,
+                        value: 0,
+                    }],
+                    Fate::Allow,
+                ),
+                (
+                    &[ArgTest::Low {
+                        index: 2,
+                        mask: FILE_TYPE,
+                        value: libc::S_IFREG,
+                    }],
+                    Fate::Allow,
+                ),
+                (
+                    &[ArgTest::Low {
+                        index: 2,
+                        mask: FILE_TYPE,
+                        value: libc::S_IFIFO,
+                    }],
+                    Fate::Allow,
+                ),
+                (
+                    &[ArgTest::Low {
+                        index: 2,
+                        mask: FILE_TYPE,
+                        value: libc::S_IFSOCK,
+                    }],
+                    Fate::Allow,
+                ),
+            ],
+            otherwise: Fate::Deny,
+        },
+        // Not the commands that type into a terminal (TIOCSTI), paste into a console (TIOCLINUX),
+        // take the console (TIOCCONS), load a line discipline (TIOCSETD), or hand out other
+        // namespaces (NS_GET_*, type 0xb7). The kernel takes the command as 32 bits, and so
+        // does the test: TIOCSTI with something in the upper half is TIOCSTI.
+        Conditional {
+            name: "ioctl",
+            when: &[
+                (&[ArgTest::low_is(1, 0x5412)], Fate::Deny),
+                (&[ArgTest::low_is(1, 0x541c)], Fate::Deny),
+                (&[ArgTest::low_is(1, 0x541d)], Fate::Deny),
+                (&[ArgTest::low_is(1, 0x5423)], Fate::Deny),
+                (
+                    &[ArgTest::Low {
+                        index: 1,
+                        mask: IOCTL_TYPE,
+                        value: 0xb700,
+                    }],
+                    Fate::Deny,
+                ),
+            ],
+            otherwise: Fate::Allow,
+        },
+    ],
+};
+
+/// Memory: never writable and executable at once.
+const MEMORY: Group = Group {
+    allow: &[
+        "get_mempolicy",
+        "madvise",
+        "map_shadow_stack",
+        "mincore",
+        "mlock",
+        "mlock2",
+        "mlockall",
+        "mremap",
+        "mseal",
+        "msync",
+        "munlock",
+        "munlockall",
+        "munmap",
+        "pkey_alloc",
+        "pkey_free",
+    ],
+    conditional: &[
+        // Executable mappings only of private pages, so that no second, writable view of the same
+        // pages can exist. The dynamic loader maps libraries privately.
+        Conditional {
+            name: "mmap",
+            when: &[
+                (&[NOT_EXECUTABLE], Fate::Allow),
+                (
+                    &[
+                        NOT_WRITABLE,
+                        ArgTest::Low {
+                            index: 3,
+                            mask: libc::MAP_TYPE as u32,
+                            value: libc::MAP_PRIVATE as u32,
+                        },
+                    ],
+                    Fate::Allow,
+                ),
+            ],
+            otherwise: Fate::Deny,
+        },
+        Conditional {
+            name: "mprotect",
+            when: &[
+                (&[NOT_EXECUTABLE], Fate::Allow),
+                (&[NOT_WRITABLE], Fate::Allow),
+            ],
+            otherwise: Fate::Deny,
+        },
+        Conditional {
+            name: "pkey_mprotect",
+            when: &[
+                (&[NOT_EXECUTABLE], Fate::Allow),
+                (&[NOT_WRITABLE], Fate::Allow),
+            ],
+            otherwise: Fate::Deny,
+        },
+        // An anonymous file is written first; unless it is sealed against execution it can then be
+        // run, past every path rule. This is what the sysctl vm.memfd_noexec=2 asks for, with the
+        // same error.
+        Conditional {
+            name: "memfd_create",
+            when: &[(&[ArgTest::low_with(1, libc::MFD_NOEXEC_SEAL)], Fate::Allow)],
+            otherwise: Fate::Deny,
+        },
+    ],
+};
+
+/// Reading clocks and waiting; also what the vsyscall page turns into (time, gettimeofday, getcpu).
+const TIME: Group = Group {
+    allow: &[
+        "alarm",
+        "clock_getres",
+        "clock_gettime",
+        "clock_nanosleep",
+        "getitimer",
+        "gettimeofday",
+        "nanosleep",
+        "setitimer",
+        "time",
+        "timer_create",
+        "timer_delete",
+        "timer_getoverrun",
+        "timer_gettime",
+        "timer_settime",
+        "timerfd_create",
+        "timerfd_gettime",
+        "timerfd_settime",
+        "times",
+    ],
+    conditional: &[],
+};
+
+/// Signals: who can be reached, the pid namespace and Landlock's scope decide.
+const SIGNALS: Group = Group {
+    allow: &[
+        "kill",
+        "pause",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "rt_sigaction",
+        "rt_sigpending",
+        "rt_sigprocmask",
+        "rt_sigqueueinfo",
+        "rt_sigreturn",
+        "rt_sigsuspend",
+        "rt_sigtimedwait",
+        "rt_tgsigqueueinfo",
+        "sigaltstack",
+        "signalfd",
+        "signalfd4",
+        "tgkill",
+        "tkill",
+    ],
+    conditional: &[],
+};
+
+/// Waiting for many things at once.
+const EVENTS: Group = Group {
+    allow: &[
+        "epoll_create",
+        "epoll_create1",
+        "epoll_ctl",
+        "epoll_pwait",
+        "epoll_pwait2",
+        "epoll_wait",
+        "eventfd",
+        "eventfd2",
+        "poll",
+        "ppoll",
+        "pselect6",
+        "select",
+    ],
+    conditional: &[],
+};
+
+/// Starting processes and threads, and waiting for them.
+const PROCESSES: Group = Group {
+    allow: &[
+        "execve",
+        "fork",
+        "ioprio_get",
+        "ioprio_set",
+        "sched_setaffinity",
+        "sched_setattr",
+        "sched_setparam",
+        "sched_setscheduler",
+        "setpgid",
+        "setpriority",
+        "setsid",
+        "vfork",
+        "wait4",
+        "waitid",
+    ],
+    conditional: &[
+        // clone3 has its flags behind a pointer and is denied with ENOSYS: callers come back here.
+        Conditional {
+            name: "clone",
+            when: &[(
+                &[ArgTest::low_without(
+                    0,
+                    NEW_NAMESPACES | libc::CLONE_UNTRACED as u32,
+                )],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+        // Running a descriptor runs what no path names.
+        Conditional {
+            name: "execveat",
+            when: &[(
+                &[ArgTest::low_without(4, libc::AT_EMPTY_PATH as u32)],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+    ],
+};
+
+/// The one `execve` that starts a program which is to start no others.
+const EXEC: Group = Group {
+    allow: &["execve"],
+    conditional: &[],
+};
+
+/// New threads of the same process, and nothing else.
+const THREADS: Group = Group {
+    allow: &["sched_setaffinity", "setpriority"],
+    conditional: &[Conditional {
+        name: "clone",
+        when: &[(
+            &[ArgTest::Low {
+                index: 0,
+                mask: libc::CLONE_THREAD as u32 | NEW_NAMESPACES | libc::CLONE_UNTRACED as u32,
+                value: libc::CLONE_THREAD as u32,
+            }],
+            Fate::Allow,
+        )],
+        otherwise: Fate::Deny,
+    }],
+};
+
+/// Changing one's own ids and capabilities: without privilege there is only down.
+const IDENTITY: Group = Group {
+    allow: &[
+        "capget",
+        "capset",
+        "setfsgid",
+        "setfsuid",
+        "setgid",
+        "setgroups",
+        "setregid",
+        "setresgid",
+        "setresuid",
+        "setreuid",
+        "setuid",
+    ],
+    conditional: &[],
+};
+
+/// System V IPC and message queues, private to the sandbox by its ipc namespace.
+const IPC: Group = Group {
+    allow: &[
+        "mq_getsetattr",
+        "mq_notify",
+        "mq_open",
+        "mq_timedreceive",
+        "mq_timedsend",
+        "mq_unlink",
+        "msgctl",
+        "msgget",
+        "msgrcv",
+        "msgsnd",
+        "semctl",
+        "semget",
+        "semop",
+        "semtimedop",
+        "shmctl",
+        "shmdt",
+        "shmget",
+    ],
+    conditional: &[Conditional {
+        name: "shmat",
+        when: &[(&[ArgTest::low_without(2, SHM_EXEC)], Fate::Allow)],
+        otherwise: Fate::Deny,
+    }],
+};
+
+/// Unix sockets freely; sockets of every other family through the supervisor.
+const SOCKETS: Group = Group {
+    allow: &[
+        "accept",
+        "accept4",
+        "getpeername",
+        "getsockname",
+        "getsockopt",
+        "recvfrom",
+        "recvmmsg",
+        "recvmsg",
+        "shutdown",
+    ],
+    conditional: &[
+        Conditional {
+            name: "socket",
+            when: &[(&[ArgTest::low_is(0, libc::AF_UNIX as u32)], Fate::Allow)],
+            otherwise: Fate::Deny,
+        },
+        Conditional {
+            name: "socketpair",
+            when: &[(&[ArgTest::low_is(0, libc::AF_UNIX as u32)], Fate::Allow)],
+            otherwise: Fate::Deny,
+        },
+        // Addresses are behind pointers, so whoever hands out sockets has to look at them. Without
+        // a supervisor there are only Unix sockets, and Landlock and the mounts confine those.
+        Conditional {
+            name: "connect",
+            when: &[],
+            otherwise: Fate::Broker,
+        },
+        Conditional {
+            name: "bind",
+            when: &[],
+            otherwise: Fate::Broker,
+        },
+        // Listening on a socket without an address gives it one.
+        Conditional {
+            name: "listen",
+            when: &[],
+            otherwise: Fate::Broker,
+        },
+        Conditional {
+            name: "sendto",
+            when: &[(
+                &[
+                    ArgTest::Full {
+                        index: 4,
+                        mask: u64::MAX,
+                        value: 0,
+                    },
+                    ArgTest::low_without(3, libc::MSG_FASTOPEN as u32),
+                ],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Broker,
+        },
+        // With MSG_FASTOPEN sending is connecting. An address in the message header cannot be seen
+        // here: a datagram socket must not be handed out unless something else checks where it sends.
+        Conditional {
+            name: "sendmsg",
+            when: &[(
+                &[ArgTest::low_without(2, libc::MSG_FASTOPEN as u32)],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+        Conditional {
+            name: "sendmmsg",
+            when: &[(
+                &[ArgTest::low_without(3, libc::MSG_FASTOPEN as u32)],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+        // Brokered sockets are the supervisor's: no filter programs in them, no change of device,
+        // no upper-layer protocol, no repair mode, no packet filter tables.
+        Conditional {
+            name: "setsockopt",
+            when: &[
+                (&[SOL_SOCKET, ArgTest::low_between(2, 25, 26)], Fate::Deny), // device, filter
+                (&[SOL_SOCKET, ArgTest::low_between(2, 50, 52)], Fate::Deny), // BPF filters
+                (&[SOL_SOCKET, ArgTest::low_is(2, 62)], Fate::Deny),          // device by index
+                (&[ArgTest::low_is(1, 6), ArgTest::low_is(2, 19)], Fate::Deny), // TCP_REPAIR
+                (&[ArgTest::low_is(1, 6), ArgTest::low_is(2, 31)], Fate::Deny), // TCP_ULP
+                (
+                    &[ArgTest::low_is(1, 0), ArgTest::low_between(2, 64, 127)],
+                    Fate::Deny,
+                ), // iptables
+                (
+                    &[ArgTest::low_is(1, 41), ArgTest::low_between(2, 64, 65)],
+                    Fate::Deny,
+                ), // ip6tables
+            ],
+            otherwise: Fate::Allow,
+        },
+    ],
+};
+
+/// Confining oneself further.
+const CONFINEMENT: Group = Group {
+    allow: &[
+        "landlock_add_rule",
+        "landlock_create_ruleset",
+        "landlock_restrict_self",
+    ],
+    conditional: &[
+        // Not with a listener of its own: the kernel lets the newer filter's listener answer first,
+        // and one listener per process tree is all there is.
+        Conditional {
+            name: "seccomp",
+            when: &[(
+                &[ArgTest::full_without(
+                    1,
+                    libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                )],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+    ],
+};
+
+/// Calls from before Linux 5.1 whose users fall back on `ENOSYS`, and on nothing else.
+pub(super) const FALL_BACK_ON_ENOSYS: &[&str] = &[
+    "copy_file_range",
+    "execveat",
+    "getrandom",
+    "io_pgetevents",
+    "io_setup",
+    "membarrier",
+    "mlock2",
+    "pkey_alloc",
+    "preadv2",
+    "pwritev2",
+    "renameat2",
+    "rseq",
+    "statx",
+    "uretprobe",
+    "uprobe",
+];
+
+/// The mapping is not to be executable (argument 2 of `mmap` and `mprotect`).
+pub(super) const NOT_EXECUTABLE: ArgTest = ArgTest::low_without(2, libc::PROT_EXEC as u32);
+const NOT_WRITABLE: ArgTest = ArgTest::low_without(2, libc::PROT_WRITE as u32);
+
+/// Every flag of `clone` that makes a namespace. Of time namespaces only `unshare` makes one.
+const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+const FILE_TYPE: u32 = libc::S_IFMT;
+const SHM_EXEC: u32 = 0o100_000;
+/// The bits of an ioctl command that say whose it is (`_IOC_TYPE`).
+const IOCTL_TYPE: u32 = 0xff00;
+const SOL_SOCKET: ArgTest = ArgTest::low_is(1, libc::SOL_SOCKET as u32);

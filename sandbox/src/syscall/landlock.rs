@@ -1,0 +1,311 @@
+//! The Landlock floor: which paths a workload may read, write and execute, and that it reaches no
+//! TCP port, no signal target and no abstract socket outside.
+//!
+//! Follows "Landlock: unprivileged access control" of the kernel's user-space API guide. A ruleset
+//! is prepared first and taken on just before the system call filter, which refuses none of the
+//! calls needed for it. Kernels differ in what they can enforce: the rest is reported as gaps, and
+//! a kernel that enforces nothing is an error.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    make_bitflags,
+};
+
+use crate::sys;
+
+/// What may be done beneath a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Rights {
+    /// Read files, list directories.
+    pub read: bool,
+    /// Write, create, rename and remove; connect to Unix sockets; ioctls of devices.
+    ///
+    /// Never create device files.
+    pub write: bool,
+    /// Execute files.
+    pub exec: bool,
+}
+
+impl Rights {
+    /// Read only.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+        exec: false,
+    };
+    /// Read and execute: programs and libraries.
+    pub const READ_EXEC: Self = Self {
+        read: true,
+        write: false,
+        exec: true,
+    };
+    /// Read and write: data.
+    pub const READ_WRITE: Self = Self {
+        read: true,
+        write: true,
+        exec: false,
+    };
+
+    fn access(self) -> BitFlags<AccessFs> {
+        let mut access = BitFlags::empty();
+        if self.read {
+            access |= make_bitflags!(AccessFs::{ReadFile | ReadDir});
+        }
+        if self.write {
+            access |= make_bitflags!(AccessFs::{
+                WriteFile | Truncate | Refer | RemoveDir | RemoveFile | MakeDir | MakeReg
+                    | MakeSock | MakeFifo | MakeSym | IoctlDev | ResolveUnix
+            });
+        }
+        if self.exec {
+            access |= AccessFs::Execute;
+        }
+        access
+    }
+}
+
+/// What the workload cannot reach outside of its own Landlock domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Scopes {
+    /// Signals to processes outside.
+    pub signals: bool,
+    /// Abstract Unix sockets made outside.
+    pub abstract_unix_sockets: bool,
+}
+
+impl Default for Scopes {
+    /// Confines both.
+    fn default() -> Self {
+        Self {
+            signals: true,
+            abstract_unix_sockets: true,
+        }
+    }
+}
+
+/// What a workload's Landlock domain is to be.
+///
+/// Everything not listed is denied. No TCP port can be bound or connected to, and on kernels that
+/// can tell, no UDP port either: sockets come connected from the supervisor.
+#[derive(Clone, Debug)]
+pub struct LandlockPlan {
+    paths: Vec<(PathBuf, Rights)>,
+    scopes: Scopes,
+}
+
+impl LandlockPlan {
+    /// Plans rights beneath paths, as the sandbox will see them.
+    ///
+    /// Rights beneath a path add up with those beneath its parents.
+    pub fn new<P: Into<PathBuf>>(
+        paths: impl IntoIterator<Item = (P, Rights)>,
+        scopes: Scopes,
+    ) -> Self {
+        Self {
+            paths: paths
+                .into_iter()
+                .map(|(path, rights)| (path.into(), rights))
+                .collect(),
+            scopes,
+        }
+    }
+
+    /// Makes the ruleset, opening every path; nothing is restricted yet.
+    ///
+    /// # Errors
+    ///
+    /// [`LandlockError::Unavailable`] if the kernel enforces nothing at all,
+    /// [`LandlockError::Path`] for a path that cannot be opened.
+    pub fn build(&self) -> Result<PreparedRuleset, LandlockError> {
+        let abi = sys::landlock::abi().map_err(LandlockError::Unavailable)?;
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))?
+            .handle_access(AccessNet::from_all(NEWEST))?;
+        let scopes = self.scopes.requested();
+        if !scopes.is_empty() {
+            ruleset = ruleset.scope(scopes)?;
+        }
+        let mut created = ruleset.create()?;
+        for (path, rights) in &self.paths {
+            let access = rights.access();
+            if access.is_empty() {
+                continue;
+            }
+            let (file, is_dir) = open(path)?;
+            // Rights that only mean something for directories would be refused for a file.
+            let access = if is_dir {
+                access
+            } else {
+                access & AccessFs::from_file(NEWEST)
+            };
+            created = created.add_rule(PathBeneath::new(file, access))?;
+        }
+        Ok(PreparedRuleset {
+            created,
+            abi,
+            gaps: gaps(abi, self.scopes),
+        })
+    }
+}
+
+impl Scopes {
+    fn requested(self) -> BitFlags<Scope> {
+        let mut scopes = BitFlags::empty();
+        if self.signals {
+            scopes |= Scope::Signal;
+        }
+        if self.abstract_unix_sockets {
+            scopes |= Scope::AbstractUnixSocket;
+        }
+        scopes
+    }
+}
+
+fn open(path: &Path) -> Result<(File, bool), LandlockError> {
+    let failed = |source| LandlockError::Path {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(failed)?;
+    let is_dir = file.metadata().map_err(failed)?.is_dir();
+    Ok((file, is_dir))
+}
+
+/// A ruleset the kernel holds, ready to be taken on.
+#[derive(Debug)]
+pub struct PreparedRuleset {
+    created: RulesetCreated,
+    abi: u32,
+    gaps: Vec<Gap>,
+}
+
+impl PreparedRuleset {
+    /// Restricts the calling thread and all it will ever start, for good.
+    ///
+    /// Sets `no_new_privs` with it. Other threads of the process stay as they are, so this belongs
+    /// into a process that has only one.
+    ///
+    /// # Errors
+    ///
+    /// [`LandlockError::NotEnforced`] if the kernel took the call and nothing came of it;
+    /// [`LandlockError::Ruleset`] if it refused, for instance because 16 domains are nested already.
+    pub fn restrict_self(self) -> Result<LandlockEnforcement, LandlockError> {
+        let status = self.created.restrict_self()?;
+        if status.ruleset == RulesetStatus::NotEnforced || !status.no_new_privs {
+            return Err(LandlockError::NotEnforced);
+        }
+        Ok(LandlockEnforcement {
+            abi: self.abi,
+            errata: sys::landlock::errata().ok(),
+            gaps: self.gaps,
+        })
+    }
+
+    /// Lists what this kernel will not enforce of the plan.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+}
+
+/// What Landlock enforces on a workload.
+///
+/// Only [`PreparedRuleset::restrict_self`] makes one: holding it proves that the thread is confined.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LandlockEnforcement {
+    abi: u32,
+    errata: Option<u32>,
+    gaps: Vec<Gap>,
+}
+
+impl LandlockEnforcement {
+    /// Returns the version of Landlock in the kernel.
+    pub fn abi(&self) -> u32 {
+        self.abi
+    }
+
+    /// Returns the bits of the errata fixed in the kernel, if it can tell (Linux 6.15).
+    pub fn errata(&self) -> Option<u32> {
+        self.errata
+    }
+
+    /// Lists what was planned and is not enforced.
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// Tells whether all of the plan is enforced that no other layer enforces as well.
+    pub fn is_full(&self) -> bool {
+        self.gaps.iter().all(|gap| gap.closed_elsewhere)
+    }
+}
+
+/// Something a kernel's Landlock is too old to enforce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Gap {
+    /// What a workload can do although the plan denies it.
+    pub what: &'static str,
+    /// The version of Landlock that could deny it.
+    pub since_abi: u32,
+    /// Whether mounts, network namespace or the system call filter deny it too.
+    pub closed_elsewhere: bool,
+}
+
+fn gaps(abi: u32, scopes: Scopes) -> Vec<Gap> {
+    let gap = |what, since_abi, closed_elsewhere| Gap {
+        what,
+        since_abi,
+        closed_elsewhere,
+    };
+    let mut all = vec![
+        gap("truncate files it may not write", 3, false),
+        gap("bind and connect TCP ports", 4, true),
+        gap("send ioctls to devices it may only read", 5, false),
+        gap("connect to Unix sockets it may not write", 9, true),
+        gap("bind and send to UDP ports", 10, true),
+    ];
+    if scopes.signals {
+        all.push(gap("signal processes outside", 6, true));
+    }
+    if scopes.abstract_unix_sockets {
+        all.push(gap("connect to abstract sockets made outside", 6, true));
+    }
+    all.retain(|gap| gap.since_abi > abi);
+    all
+}
+
+/// Why Landlock does not confine the workload.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LandlockError {
+    /// The kernel has none, or it was left out at boot.
+    #[error("this kernel does not enforce Landlock: boot with `landlock` in the `lsm=` list")]
+    Unavailable(#[source] io::Error),
+    /// A path of the plan cannot be opened.
+    #[error("`{}` cannot be made a Landlock rule", .path.display())]
+    Path {
+        /// The path as the plan has it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused the ruleset.
+    #[error("the kernel refuses the Landlock ruleset")]
+    Ruleset(#[from] RulesetError),
+    /// The calls succeeded, but nothing is enforced.
+    #[error("the Landlock ruleset was accepted but is not enforced")]
+    NotEnforced,
+}
+
+/// The newest version whose rights are handled; older kernels get what they know of it.
+const NEWEST: ABI = ABI::V10;

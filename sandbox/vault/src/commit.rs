@@ -1,0 +1,412 @@
+//! How a vault goes from one state to the next, and finds its state again.
+//!
+//! ```text
+//! object files ▸ index segment ▸ manifest slot ▸ anchor ▸ what the new state does not need is removed
+//! ```
+//!
+//! Each arrow is a point where power may fail: everything before the manifest slot is unknown to
+//! the old state, and the slot that is overwritten is the one before the old state's. So a store
+//! holds the old state or the new one, whole, at any time.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use crate::anchor::{AnchorError, Anchored, FreshnessAnchor};
+use crate::envelope::{FIRST_EPOCH, Keys, MAX_WRAPS, random_id};
+use crate::error::{Part, VaultError};
+use crate::format::header::Header;
+use crate::format::index::{self, Index};
+use crate::format::manifest::{self, Manifest, Segment};
+use crate::format::{ChunkSize, Id, Malformed, Padding};
+use crate::sealed::{self, sha256};
+use crate::store::{Place, Store, file_name};
+use crate::vault::Access;
+
+/// The epoch of a new vault's header.
+pub(crate) const FIRST_HEADER_EPOCH: u64 = 1;
+
+/// What an open vault and its leases have in common.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) keys: Keys,
+    pub(crate) chunk: ChunkSize,
+    pub(crate) padding: Padding,
+}
+
+/// One state of a vault: manifest and index, verified.
+pub(crate) struct Commit {
+    pub(crate) manifest: Manifest,
+    pub(crate) root: [u8; 32],
+    pub(crate) index: Arc<Index>,
+}
+
+impl Commit {
+    fn anchored(&self) -> Anchored {
+        Anchored {
+            generation: self.manifest.generation,
+            root: self.root,
+        }
+    }
+}
+
+/// A commit that failed.
+pub(crate) struct Failed {
+    pub(crate) error: VaultError,
+    /// Whether the disk may hold the new state all the same.
+    pub(crate) undecided: bool,
+}
+
+impl From<VaultError> for Failed {
+    fn from(error: VaultError) -> Self {
+        Self {
+            error,
+            undecided: false,
+        }
+    }
+}
+
+const IO: &str = "commit to the vault";
+
+/// Writes the first state: no objects.
+pub(crate) fn first(
+    shared: &Shared,
+    time: u64,
+    anchor: Option<&dyn FreshnessAnchor>,
+) -> Result<(), VaultError> {
+    let before = Manifest {
+        generation: 0,
+        previous: [0; 32],
+        header_epoch: FIRST_HEADER_EPOCH,
+        key_epoch: FIRST_EPOCH,
+        policy_epoch: 0,
+        audit_size: 0,
+        audit_root: [0; 32],
+        writer_fence: 1,
+        time,
+        objects: 0,
+        segments: Vec::new(),
+    };
+    let before = Commit {
+        manifest: before,
+        root: [0; 32],
+        index: Arc::default(),
+    };
+    match write(shared, &before, Index::new(), time, anchor) {
+        Ok(_) => Ok(()),
+        Err(failed) => Err(failed.error),
+    }
+}
+
+/// Makes `next` the state after `before`.
+pub(crate) fn write(
+    shared: &Shared,
+    before: &Commit,
+    next: Index,
+    time: u64,
+    anchor: Option<&dyn FreshnessAnchor>,
+) -> Result<Commit, Failed> {
+    let generation = before.manifest.generation + 1;
+    // Each commit wraps keys; the bound on wraps is one on commits.
+    if generation >= MAX_WRAPS {
+        return Err(VaultError::TooLarge.into());
+    }
+    let segment = write_segment(shared, &next, generation)?;
+    let manifest = Manifest {
+        generation,
+        previous: before.root,
+        time,
+        objects: next.len() as u64,
+        segments: vec![segment],
+        ..before.manifest.clone()
+    };
+    let slot = seal_manifest(&shared.keys, &manifest)?;
+    let root = sha256(&[&slot]);
+    let next = Commit {
+        manifest,
+        root,
+        index: Arc::new(next),
+    };
+    // From here on the disk may hold the new state, whatever a failing call says.
+    let undecided = |error| Failed {
+        error,
+        undecided: true,
+    };
+    write_slot(&shared.store, generation, &slot)
+        .map_err(VaultError::io(IO))
+        .map_err(undecided)?;
+    if let Some(anchor) = anchor {
+        let from = (generation > 1).then(|| before.anchored());
+        anchor
+            .advance(&shared.keys.vault_id, from, next.anchored())
+            .map_err(|e| match e {
+                AnchorError::Moved => VaultError::Forked { generation },
+                other => VaultError::Anchor(other),
+            })
+            .map_err(undecided)?;
+    }
+    Ok(next)
+}
+
+/// Finds the newest state in the store.
+///
+/// A reader may be overtaken by a writer between manifest and index, and then looks again.
+pub(crate) fn newest(shared: &Shared, header: &Header) -> Result<Commit, VaultError> {
+    let mut seen = None;
+    loop {
+        let (manifest, root) = newest_manifest(shared)?;
+        let epoch = manifest.header_epoch;
+        // One ahead: a writer renewed the header and died before its commit.
+        if header.epoch != epoch && Some(header.epoch) != epoch.checked_add(1) {
+            return Err(VaultError::Tampered { what: Part::Header });
+        }
+        match read_index(shared, &manifest)? {
+            Some(index) => {
+                return Ok(Commit {
+                    manifest,
+                    root,
+                    index: Arc::new(index),
+                });
+            }
+            None if seen == Some(root) => return Err(VaultError::Tampered { what: Part::Index }),
+            None => seen = Some(root),
+        }
+    }
+}
+
+/// Compares the state found with the one remembered.
+pub(crate) fn check_anchor(
+    shared: &Shared,
+    found: &Commit,
+    access: Access,
+    anchor: &dyn FreshnessAnchor,
+) -> Result<(), VaultError> {
+    let vault = &shared.keys.vault_id;
+    let remembered = anchor.read(vault).map_err(VaultError::Anchor)?;
+    let generation = found.manifest.generation;
+    let Some(remembered) = remembered else {
+        // A vault that was never anchored: the first writer to bring an anchor sets it.
+        return match access {
+            Access::ReadOnly => Ok(()),
+            Access::ReadWrite => anchor
+                .advance(vault, None, found.anchored())
+                .map_err(VaultError::Anchor),
+        };
+    };
+    if remembered == found.anchored() {
+        return Ok(());
+    }
+    if generation < remembered.generation {
+        let expected = remembered.generation;
+        return Err(VaultError::RolledBack {
+            found: generation,
+            expected,
+        });
+    }
+    // One ahead: a writer died between its manifest and the anchor. Its commit is finished.
+    let one_ahead = remembered.generation.checked_add(1) == Some(generation)
+        && found.manifest.previous == remembered.root;
+    match (one_ahead, access) {
+        (true, Access::ReadOnly) => Ok(()),
+        (true, Access::ReadWrite) => anchor
+            .advance(vault, Some(remembered), found.anchored())
+            .map_err(VaultError::Anchor),
+        (false, _) => Err(VaultError::Forked { generation }),
+    }
+}
+
+/// Removes what the state before needed and the new one does not.
+pub(crate) fn retire(store: &Store, before: Commit, now: &Commit) {
+    for segment in &before.manifest.segments {
+        // The old index holds old keys: it goes at once. Failing is no harm, `collect` comes again.
+        let _ = store.remove(Place::Index, &file_name(&segment.id));
+    }
+    if let Ok(_alone) = store.lock_out_readers() {
+        let kept: HashSet<Id> = now.index.values().map(|r| r.extent.file_id).collect();
+        for record in before
+            .index
+            .values()
+            .filter(|r| !kept.contains(&r.extent.file_id))
+        {
+            let _ = store.remove(Place::Objects, &file_name(&record.extent.file_id));
+        }
+    }
+}
+
+/// Removes what an interrupted writer left. Only the holder of the writer's lock may call this.
+pub(crate) fn collect(store: &Store, now: &Commit) {
+    let Ok(_alone) = store.lock_out_readers() else {
+        return;
+    };
+    for (place, id) in orphans(store, now).unwrap_or_default() {
+        let _ = store.remove(place, &file_name(&id));
+    }
+}
+
+/// Lists files that belong to no object and to no part of the index.
+pub(crate) fn orphans(store: &Store, now: &Commit) -> io::Result<Vec<(Place, Id)>> {
+    let objects: HashSet<Id> = now.index.values().map(|r| r.extent.file_id).collect();
+    let segments: HashSet<Id> = now.manifest.segments.iter().map(|s| s.id).collect();
+    let mut orphans = Vec::new();
+    for (place, kept) in [(Place::Objects, objects), (Place::Index, segments)] {
+        let ids = store
+            .ids(place)?
+            .into_iter()
+            .filter(|id| !kept.contains(id));
+        orphans.extend(ids.map(|id| (place, id)));
+    }
+    Ok(orphans)
+}
+
+fn write_segment(shared: &Shared, index: &Index, generation: u64) -> Result<Segment, VaultError> {
+    let Shared { store, keys, .. } = shared;
+    let body = index::encode(index).map_err(|_| VaultError::TooLarge)?;
+    let id = random_id()?;
+    let mut file = index::front(&keys.vault_id, &id, generation, body.len());
+    let sealed = sealed::seal(keys.index(), INDEX_LABEL, &file, &body)?;
+    file.extend_from_slice(&sealed);
+    let len = file.len() as u64;
+    if len > index::MAX_LEN {
+        return Err(VaultError::TooLarge);
+    }
+    let name = file_name(&id);
+    let written = store.create_file(Place::Index, &name).and_then(|out| {
+        store.write_at(&out, &file, 0)?;
+        store.sync(&out)?;
+        store.sync_dir(Place::Index)
+    });
+    if let Err(source) = written {
+        let _ = store.remove(Place::Index, &name);
+        return Err(VaultError::Io { doing: IO, source });
+    }
+    Ok(Segment {
+        id,
+        len,
+        digest: sha256(&[&file]),
+    })
+}
+
+/// Reads and verifies the index that this manifest names; `None` if its file is gone.
+fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Option<Index>, VaultError> {
+    let Shared { store, keys, .. } = shared;
+    let tampered = || VaultError::Tampered { what: Part::Index };
+    let [segment] = &manifest.segments[..] else {
+        return Err(tampered());
+    };
+    let file = match store.read(Place::Index, &file_name(&segment.id), index::MAX_LEN) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Err(tampered()),
+        Err(e) => {
+            return Err(VaultError::Io {
+                doing: "read the index",
+                source: e,
+            });
+        }
+    };
+    if file.len() as u64 != segment.len || sha256(&[&file]) != segment.digest {
+        return Err(tampered());
+    }
+    let (front, sealed) = file
+        .split_at_checked(index::FRONT_LEN)
+        .ok_or_else(tampered)?;
+    let body_len = sealed.len().saturating_sub(sealed::OVERHEAD);
+    if front != index::front(&keys.vault_id, &segment.id, manifest.generation, body_len) {
+        return Err(tampered());
+    }
+    let body = sealed::open(keys.index(), INDEX_LABEL, front, sealed).map_err(|_| tampered())?;
+    let index = index::parse(&body).map_err(VaultError::tampered(Part::Index))?;
+    if index.len() as u64 != manifest.objects {
+        return Err(tampered());
+    }
+    Ok(Some(index))
+}
+
+fn seal_manifest(keys: &Keys, manifest: &Manifest) -> Result<Vec<u8>, VaultError> {
+    let mut slot = manifest::front(&keys.vault_id, manifest.generation);
+    let sealed = sealed::seal(keys.manifest(), MANIFEST_LABEL, &slot, &manifest.encode())?;
+    slot.extend_from_slice(&sealed);
+    debug_assert_eq!(slot.len(), manifest::LEN);
+    Ok(slot)
+}
+
+fn write_slot(store: &Store, generation: u64, slot: &[u8]) -> io::Result<()> {
+    let file = store.slot_file(manifest::file(generation))?;
+    store.write_at(&file, slot, 0)?;
+    store.sync(&file)?;
+    // Each of the two files appears once; after that the directory does not change.
+    if generation <= 2 {
+        store.sync_dir(Place::Root)
+    } else {
+        Ok(())
+    }
+}
+
+/// The newest of the two slots that opens.
+///
+/// One slot may be torn or missing, as a writer that died leaves it. Two that open must be
+/// neighbours, and linked.
+fn newest_manifest(shared: &Shared) -> Result<(Manifest, [u8; 32]), VaultError> {
+    let tampered = VaultError::Tampered {
+        what: Part::Manifest,
+    };
+    let mut found = Vec::new();
+    let mut newer = None;
+    for name in manifest::FILES {
+        let file = match shared.store.read(Place::Root, name, manifest::LEN as u64) {
+            Ok(file) => file,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge
+                ) =>
+            {
+                continue;
+            }
+            Err(source) => {
+                return Err(VaultError::Io {
+                    doing: "read the manifest",
+                    source,
+                });
+            }
+        };
+        match open_manifest(&shared.keys, name, &file) {
+            Ok(manifest) => found.push((manifest, sha256(&[&file]))),
+            Err(Malformed::Newer(format)) => newer = Some(format),
+            Err(_) => {}
+        }
+    }
+    found.sort_by_key(|(manifest, _)| manifest.generation);
+    let newest = match (found.pop(), newer) {
+        (Some(newest), _) => newest,
+        (None, Some(format)) => {
+            return Err(VaultError::tampered(Part::Manifest)(Malformed::Newer(
+                format,
+            )));
+        }
+        (None, None) => return Err(tampered),
+    };
+    if let Some((before, root)) = found.pop() {
+        let linked = newest.0.previous == root;
+        if before.generation.checked_add(1) != Some(newest.0.generation) || !linked {
+            return Err(tampered);
+        }
+    }
+    Ok(newest)
+}
+
+fn open_manifest(keys: &Keys, name: &str, file: &[u8]) -> Result<Manifest, Malformed> {
+    let generation = manifest::parse_front(file, &keys.vault_id)?;
+    if generation == 0 || manifest::file(generation) != name {
+        return Err(Malformed::Field);
+    }
+    let (front, sealed) = file
+        .split_at_checked(manifest::FRONT_LEN)
+        .ok_or(Malformed::Field)?;
+    let body = sealed::open(keys.manifest(), MANIFEST_LABEL, front, sealed)
+        .map_err(|_| Malformed::Field)?;
+    Manifest::parse(generation, &body)
+}
+
+const INDEX_LABEL: &str = "casemate-vault v1 index";
+const MANIFEST_LABEL: &str = "casemate-vault v1 manifest";

@@ -1,0 +1,246 @@
+//! The directory of a vault: every read and write of it goes through here.
+//!
+//! All paths are relative to open directories and follow no symbolic link. Nothing is renamed over
+//! a file that matters: new files appear under new random names, and only the manifest slot, which
+//! is written last, makes them count.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+
+use crate::format::Id;
+
+/// A directory of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Root,
+    Objects,
+    Index,
+}
+
+/// Held by the one writer.
+pub(crate) const WRITER_LOCK: &str = "writer.lock";
+/// Shared by readers and leases; while anybody holds it, no object file is removed.
+pub(crate) const READERS_LOCK: &str = "readers.lock";
+
+const OBJECTS: &str = "objects";
+const INDEX: &str = "index";
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// The open directories of a vault.
+pub(crate) struct Store {
+    root: OwnedFd,
+    objects: OwnedFd,
+    index: OwnedFd,
+    #[cfg(test)]
+    pub(crate) faults: faults::Faults,
+}
+
+/// A lock that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(#[allow(dead_code)] File);
+
+impl Store {
+    /// Opens the directories; `NotFound` if this is not a vault's directory.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+        let objects = rustix::fs::openat(&root, OBJECTS, DIRECTORY, Mode::empty())?;
+        let index = rustix::fs::openat(&root, INDEX, DIRECTORY, Mode::empty())?;
+        Ok(Self {
+            root,
+            objects,
+            index,
+            #[cfg(test)]
+            faults: faults::Faults::default(),
+        })
+    }
+
+    /// Makes the directories and lock files of a new vault; `path` must not exist.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let mode = Mode::RWXU;
+        rustix::fs::mkdir(path, mode)?;
+        let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+        rustix::fs::mkdirat(&root, OBJECTS, mode)?;
+        rustix::fs::mkdirat(&root, INDEX, mode)?;
+        let store = Self::open(path)?;
+        store.create_file(Place::Root, WRITER_LOCK)?;
+        store.create_file(Place::Root, READERS_LOCK)?;
+        Ok(store)
+    }
+
+    /// Opens a file for reading.
+    pub(crate) fn open_file(&self, place: Place, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::openat(
+            self.dir(place),
+            name,
+            flags,
+            Mode::empty(),
+        )?);
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(file)
+    }
+
+    /// Reads a whole file of at most `max` bytes; a longer one is `FileTooLarge`.
+    pub(crate) fn read(&self, place: Place, name: &str, max: u64) -> io::Result<Vec<u8>> {
+        let file = self.open_file(place, name)?;
+        let len = file.metadata()?.len();
+        if len > max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Creates a file that must not exist.
+    pub(crate) fn create_file(&self, place: Place, name: &str) -> io::Result<File> {
+        self.gate()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let fd = rustix::fs::openat(self.dir(place), name, flags | OFlags::CLOEXEC, mode)?;
+        Ok(File::from(fd))
+    }
+
+    /// Opens a file of the root for writing in place, or creates it.
+    pub(crate) fn slot_file(&self, name: &str) -> io::Result<File> {
+        self.gate()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(File::from(rustix::fs::openat(
+            &self.root, name, flags, mode,
+        )?))
+    }
+
+    pub(crate) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(test)]
+        if let Err(e) = self.faults.step() {
+            // What a dying machine leaves: half of it.
+            file.write_all_at(&bytes[..bytes.len() / 2], offset).ok();
+            return Err(e);
+        }
+        file.write_all_at(bytes, offset)
+    }
+
+    /// Makes a file's bytes durable.
+    pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
+        self.gate()?;
+        file.sync_data()
+    }
+
+    /// Makes a directory's entries durable.
+    pub(crate) fn sync_dir(&self, place: Place) -> io::Result<()> {
+        self.gate()?;
+        rustix::fs::fsync(self.dir(place))?;
+        Ok(())
+    }
+
+    /// Removes a file; one that is gone already is no error.
+    pub(crate) fn remove(&self, place: Place, name: &str) -> io::Result<()> {
+        self.gate()?;
+        match rustix::fs::unlinkat(self.dir(place), name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Lists the files whose names are ids.
+    pub(crate) fn ids(&self, place: Place) -> io::Result<Vec<Id>> {
+        let mut ids = Vec::new();
+        for entry in rustix::fs::Dir::read_from(self.dir(place))? {
+            ids.extend(entry?.file_name().to_str().ok().and_then(parse_id));
+        }
+        Ok(ids)
+    }
+
+    /// Takes the writer's lock; `WouldBlock` if another writer has it.
+    pub(crate) fn lock_writer(&self) -> io::Result<Lock> {
+        self.lock(WRITER_LOCK, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Takes a share of the readers' lock.
+    pub(crate) fn lock_reader(&self) -> io::Result<Lock> {
+        self.lock(READERS_LOCK, FlockOperation::LockShared)
+    }
+
+    /// Takes the readers' lock alone; `WouldBlock` if there are readers.
+    pub(crate) fn lock_out_readers(&self) -> io::Result<Lock> {
+        self.lock(READERS_LOCK, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(&self, name: &str, operation: FlockOperation) -> io::Result<Lock> {
+        let file = self.open_file(Place::Root, name)?;
+        rustix::fs::flock(&file, operation)?;
+        Ok(Lock(file))
+    }
+
+    fn dir(&self, place: Place) -> &OwnedFd {
+        match place {
+            Place::Root => &self.root,
+            Place::Objects => &self.objects,
+            Place::Index => &self.index,
+        }
+    }
+
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    fn gate(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.faults.step()?;
+        Ok(())
+    }
+}
+
+/// The file name of an id: 32 lowercase hexadecimal digits.
+pub(crate) fn file_name(id: &Id) -> String {
+    use std::fmt::Write;
+    id.iter().fold(String::with_capacity(32), |mut name, byte| {
+        let _ = write!(name, "{byte:02x}");
+        name
+    })
+}
+
+fn parse_id(name: &str) -> Option<Id> {
+    if name.len() != 32 || !name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    u128::from_str_radix(name, 16).ok().map(u128::to_be_bytes)
+}
+
+/// A process that dies before its n-th step, for tests.
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::io;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    pub(crate) struct Faults(AtomicI64);
+
+    impl Default for Faults {
+        fn default() -> Self {
+            Self(AtomicI64::new(i64::MAX))
+        }
+    }
+
+    impl Faults {
+        /// Lets `steps` more steps happen, and none after.
+        pub(crate) fn die_after(&self, steps: i64) {
+            self.0.store(steps, Ordering::SeqCst);
+        }
+
+        pub(super) fn step(&self) -> io::Result<()> {
+            if self.0.fetch_sub(1, Ordering::SeqCst) <= 0 {
+                return Err(io::Error::other("killed by the test"));
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Writing an extent: a stream of plaintext becomes one object file.
+//!
+//! ```text
+//! nonce of chunk i: 0 (4) | (i << 1 | last) u64      AAD: SHA-256(header) 32 | i u64 | last u8
+//! ```
+//!
+//! `K_enc` belongs to one extent of one immutable version, so nonces are counted, never drawn.
+
+use std::io::{self, Read};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
+
+use crate::envelope::Keys;
+use crate::error::VaultError;
+use crate::format::index::Extent;
+use crate::format::object::{self, FRONT_LEN, HEADER_LEN, Layout};
+use crate::format::{ChunkSize, Id, MAX_CHUNKS, Padding};
+use crate::sealed::{TAG_LEN, sha256};
+use crate::secret::SecretKey;
+use crate::store::{Place, Store, file_name};
+use crate::tree;
+
+/// Plaintext is read and sealed in stretches of about this many bytes.
+const BATCH: usize = 512 * 1024;
+
+/// The AEAD context of one extent.
+///
+/// The key schedule lives in ordinary memory and is wiped on drop: make one for an operation, not
+/// for an object's life.
+pub(crate) struct ChunkCipher {
+    aead: LessSafeKey,
+    header: [u8; 32],
+}
+
+impl ChunkCipher {
+    /// `header` is the SHA-256 of the extent's header.
+    pub(crate) fn new(key: &SecretKey, header: [u8; 32]) -> Option<Self> {
+        let aead = UnboundKey::new(&AES_256_GCM, key.expose())
+            .ok()
+            .map(LessSafeKey::new)?;
+        Some(Self { aead, header })
+    }
+
+    /// Seals a chunk in place and returns its tag.
+    fn seal(&self, index: u64, last: bool, chunk: &mut [u8]) -> Option<[u8; TAG_LEN]> {
+        let aad = self.aad(index, last);
+        let tag = self
+            .aead
+            .seal_in_place_separate_tag(nonce(index, last), aad, chunk)
+            .ok()?;
+        tag.as_ref().try_into().ok()
+    }
+
+    /// Opens a chunk into `out`, of the same length; on `false`, `out` is zeros.
+    pub(crate) fn open(
+        &self,
+        index: u64,
+        last: bool,
+        ciphertext: &[u8],
+        tag: &[u8],
+        out: &mut [u8],
+    ) -> bool {
+        let (nonce, aad) = (nonce(index, last), self.aad(index, last));
+        let opened = self
+            .aead
+            .open_separate_gather(nonce, aad, ciphertext, tag, out)
+            .is_ok();
+        if !opened {
+            out.fill(0);
+        }
+        opened
+    }
+
+    fn aad(&self, index: u64, last: bool) -> Aad<[u8; 41]> {
+        let mut aad = [0; 41];
+        aad[..32].copy_from_slice(&self.header);
+        aad[32..40].copy_from_slice(&index.to_le_bytes());
+        aad[40] = u8::from(last);
+        Aad::from(aad)
+    }
+}
+
+/// What an extent shall be.
+pub(crate) struct Plan {
+    pub(crate) chunk: ChunkSize,
+    pub(crate) padding: Padding,
+    pub(crate) file_id: Id,
+    pub(crate) object_id: Id,
+    pub(crate) version: u64,
+}
+
+/// Seals a stream into a new object file and makes it durable; returns the extent and the length of
+/// the plaintext. The file counts only once the index names it.
+pub(crate) fn write(
+    store: &Store,
+    keys: &Keys,
+    dek: &SecretKey,
+    plan: &Plan,
+    source: impl Read,
+) -> Result<(Extent, u64), VaultError> {
+    let io = VaultError::io("write an object");
+    let number = 0;
+    let front = object::front(
+        plan.chunk,
+        number,
+        &plan.file_id,
+        &plan.object_id,
+        plan.version,
+    );
+    let derived = keys
+        .extent(dek.expose(), &front)
+        .ok_or(VaultError::Crypto)?;
+    let mut header = [0; HEADER_LEN];
+    header[..FRONT_LEN].copy_from_slice(&front);
+    header[FRONT_LEN..].copy_from_slice(derived.commitment());
+    let key = derived
+        .into_key(&keys.arena)
+        .map_err(VaultError::io("protect memory for keys"))?;
+    let cipher = ChunkCipher::new(&key, sha256(&[&header])).ok_or(VaultError::Crypto)?;
+
+    let file = store
+        .create_file(Place::Objects, &file_name(&plan.file_id))
+        .map_err(&io)?;
+    store.write_at(&file, &header, 0).map_err(&io)?;
+    let mut source = Padded::new(source, plan.padding);
+    let mut tags = Vec::new();
+    let mut offset = HEADER_LEN as u64;
+    let chunk = plan.chunk.bytes();
+    let mut buffer = Zeroizing::new(vec![0; BATCH.max(chunk * 2)]);
+    let mut filled = 0;
+    loop {
+        filled += source.fill(&mut buffer[filled..])?;
+        let ended = filled < buffer.len();
+        // Whether a full buffer ends the stream is known only after the next read, so its last
+        // chunk waits.
+        let ready = if ended { filled } else { filled - chunk };
+        seal_all(&cipher, &mut buffer[..ready], chunk, ended, &mut tags)?;
+        store
+            .write_at(&file, &buffer[..ready], offset)
+            .map_err(&io)?;
+        offset += ready as u64;
+        if ended {
+            break;
+        }
+        buffer.copy_within(ready..filled, 0);
+        filled -= ready;
+    }
+
+    let layout = Layout {
+        chunk: plan.chunk,
+        stored: offset - HEADER_LEN as u64,
+    };
+    let roots = tree::group_roots(number, &tags);
+    store.write_at(&file, &tags, offset).map_err(&io)?;
+    store
+        .write_at(&file, roots.as_flattened(), layout.roots_at())
+        .map_err(&io)?;
+    store.sync(&file).map_err(&io)?;
+    store.sync_dir(Place::Objects).map_err(&io)?;
+    let root = tree::root(&roots);
+    let extent = Extent {
+        file_id: plan.file_id,
+        number,
+        chunk: plan.chunk,
+        stored: layout.stored,
+        root,
+    };
+    Ok((extent, source.len))
+}
+
+/// Seals the chunks of `bytes` in place; with `ended`, the last one is the extent's last.
+fn seal_all(
+    cipher: &ChunkCipher,
+    bytes: &mut [u8],
+    chunk: usize,
+    ended: bool,
+    tags: &mut Vec<u8>,
+) -> Result<(), VaultError> {
+    let mut seal = |bytes: &mut [u8], last| {
+        let index = (tags.len() / TAG_LEN) as u64;
+        if index >= MAX_CHUNKS {
+            return Err(VaultError::TooLarge);
+        }
+        tags.extend(cipher.seal(index, last, bytes).ok_or(VaultError::Crypto)?);
+        Ok(())
+    };
+    let len = bytes.len();
+    let mut done = 0;
+    for piece in bytes.chunks_mut(chunk) {
+        done += piece.len();
+        seal(piece, ended && done == len)?;
+    }
+    // An empty extent has one empty chunk, so that it has a tag.
+    if len == 0 && ended && tags.is_empty() {
+        tags.extend(cipher.seal(0, true, &mut []).ok_or(VaultError::Crypto)?);
+    }
+    Ok(())
+}
+
+fn nonce(index: u64, last: bool) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&(index << 1 | u64::from(last)).to_le_bytes());
+    Nonce::assume_unique_for_key(nonce)
+}
+
+/// A stream that goes on with zeros up to its padded length.
+struct Padded<R> {
+    source: R,
+    padding: Padding,
+    len: u64,
+    zeros: Option<u64>,
+}
+
+impl<R: Read> Padded<R> {
+    fn new(source: R, padding: Padding) -> Self {
+        Self {
+            source,
+            padding,
+            len: 0,
+            zeros: None,
+        }
+    }
+
+    /// Fills the buffer; less than all of it only at the end.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, VaultError> {
+        let mut filled = 0;
+        while self.zeros.is_none() && filled < buffer.len() {
+            match self.source.read(&mut buffer[filled..]) {
+                Ok(0) => {
+                    let padded = self.padding.padded(self.len).ok_or(VaultError::TooLarge)?;
+                    self.zeros = Some(padded - self.len);
+                }
+                // A reader may claim more than it was given room for: believe no such claim.
+                Ok(read) => {
+                    let read = read.min(buffer.len() - filled);
+                    filled += read;
+                    self.len += read as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(VaultError::Transfer(e)),
+            }
+        }
+        if let Some(zeros) = &mut self.zeros {
+            let room = (buffer.len() - filled) as u64;
+            let now = room.min(*zeros);
+            buffer[filled..filled + now as usize].fill(0);
+            filled += now as usize;
+            *zeros -= now;
+        }
+        Ok(filled)
+    }
+}

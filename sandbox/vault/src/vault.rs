@@ -1,0 +1,659 @@
+//! A vault: created, opened, filled, read, and asked to prove itself.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use zeroize::Zeroizing;
+
+use crate::anchor::FreshnessAnchor;
+use crate::commit::{self, Commit, Shared};
+use crate::envelope::{Keys, random_id};
+use crate::error::{Part, VaultError};
+use crate::format::header::{self, Header};
+use crate::format::index::{Index, Record};
+use crate::format::{ChunkSize, Padding};
+use crate::kek::KekProvider;
+use crate::lease::{Lease, LeaseTerms};
+use crate::name::{self, NameError};
+use crate::object::Object;
+use crate::store::{Lock, Place, Store, file_name};
+use crate::stream;
+use crate::sys::MemoryProtection;
+
+/// Nanoseconds since the Unix epoch, from whatever clock the caller trusts.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What a new vault is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CreateOptions {
+    /// How much is sealed as one.
+    pub chunk: ChunkSize,
+    /// What stored lengths tell.
+    pub padding: Padding,
+}
+
+/// How far an open vault may be changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Not at all; any number of readers share a vault.
+    #[default]
+    ReadOnly,
+    /// By one writer at a time.
+    ReadWrite,
+}
+
+/// How to open a vault.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// For reading, or for writing too.
+    pub access: Access,
+    /// What remembers the latest commit. Without one, a store that was put back as a whole to an
+    /// earlier day cannot be told from a fresh one.
+    pub anchor: Option<Arc<dyn FreshnessAnchor>>,
+    /// Tells the time of changes. Informative: nothing is decided by it.
+    pub clock: Clock,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            anchor: None,
+            clock: Arc::new(system_time),
+        }
+    }
+}
+
+impl std::fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenOptions")
+            .field("access", &self.access)
+            .field("anchored", &self.anchor.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a vault tells about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name, a relative path with `/` between the parts.
+    pub name: String,
+    /// Bytes of content.
+    pub len: u64,
+    /// When it was put, in nanoseconds since the Unix epoch, by the writer's clock.
+    pub modified: u64,
+    /// How often it was put under this name, from 1.
+    pub version: u64,
+}
+
+/// How far [`Vault::verify`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Objects verified.
+    pub objects: u64,
+    /// Objects in all.
+    pub of_objects: u64,
+    /// Bytes of content verified.
+    pub bytes: u64,
+    /// Bytes of content in all.
+    pub of_bytes: u64,
+}
+
+/// What [`Vault::verify`] found to be in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Objects, each read to its last chunk.
+    pub objects: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// Files in the store that belong to no object: left by an interrupted writer, and removed by
+    /// the next one.
+    pub orphans: u64,
+}
+
+/// An open vault.
+///
+/// Holding one proves that a key opened it and that header, manifest and index are whole; what is
+/// in objects is proven as it is read.
+pub struct Vault {
+    shared: Arc<Shared>,
+    commit: Commit,
+    access: Access,
+    clock: Clock,
+    anchor: Option<Arc<dyn FreshnessAnchor>>,
+    poisoned: bool,
+    _lock: Lock,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vault")
+            .field("generation", &self.generation())
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Creates an empty vault at `dir`, which must not exist, and opens it for writing.
+    ///
+    /// It appears whole or not at all: it is made beside `dir` and renamed there.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::Exists`] if something is at `dir` already.
+    pub fn create(
+        dir: &Path,
+        kek: &dyn KekProvider,
+        options: CreateOptions,
+    ) -> Result<Self, VaultError> {
+        Self::create_with(dir, kek, options, writing())
+    }
+
+    /// Creates an empty vault, as [`Vault::create`] does, and opens it for writing as told.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::create`], and [`VaultError::Anchor`] if the first commit was not remembered.
+    /// `open.access` is not looked at.
+    pub fn create_with(
+        dir: &Path,
+        kek: &dyn KekProvider,
+        options: CreateOptions,
+        open: OpenOptions,
+    ) -> Result<Self, VaultError> {
+        let io = VaultError::io("create the vault");
+        if fs::symlink_metadata(dir).is_ok() {
+            return Err(VaultError::Exists);
+        }
+        let name = dir.file_name().ok_or(VaultError::Exists)?;
+        let mut beside = std::ffi::OsString::from(".");
+        beside.push(name);
+        beside.push(format!(".{}", &file_name(&random_id()?)[..16]));
+        let beside = dir.with_file_name(beside);
+        let parent = match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+
+        let made = make(&beside, kek, options, &open).and_then(|()| {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            match renameat_with(CWD, &beside, CWD, dir, RenameFlags::NOREPLACE) {
+                Ok(()) => fs::File::open(parent)
+                    .and_then(|d| d.sync_all())
+                    .map_err(&io),
+                Err(rustix::io::Errno::EXIST) => Err(VaultError::Exists),
+                Err(e) => Err(io(e.into())),
+            }
+        });
+        if let Err(e) = made {
+            // Nothing half made is left; that it cannot be removed changes nothing about the error.
+            let _ = fs::remove_dir_all(&beside);
+            return Err(e);
+        }
+        Self::open_with(
+            dir,
+            kek,
+            OpenOptions {
+                access: Access::ReadWrite,
+                ..open
+            },
+        )
+    }
+
+    /// Opens the vault at `dir`, without an anchor.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::NotAVault`], [`VaultError::NewerFormat`], [`VaultError::NoSlot`],
+    /// [`VaultError::WrongKek`], [`VaultError::Tampered`], or [`VaultError::Locked`] if another
+    /// writer has it.
+    pub fn open(dir: &Path, kek: &dyn KekProvider, access: Access) -> Result<Self, VaultError> {
+        Self::open_with(
+            dir,
+            kek,
+            OpenOptions {
+                access,
+                ..OpenOptions::default()
+            },
+        )
+    }
+
+    /// Opens the vault at `dir`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::open`], and [`VaultError::RolledBack`], [`VaultError::Forked`] or
+    /// [`VaultError::Anchor`] if the anchor disagrees or does not answer.
+    pub fn open_with(
+        dir: &Path,
+        kek: &dyn KekProvider,
+        options: OpenOptions,
+    ) -> Result<Self, VaultError> {
+        let OpenOptions {
+            access,
+            anchor,
+            clock,
+        } = options;
+        let store = Store::open(dir).map_err(not_a_vault)?;
+        let lock = match access {
+            Access::ReadOnly => store.lock_reader(),
+            Access::ReadWrite => store.lock_writer(),
+        };
+        let lock = lock.map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => VaultError::Locked,
+            io::ErrorKind::NotFound => VaultError::NotAVault,
+            _ => VaultError::Io {
+                doing: "lock the vault",
+                source: e,
+            },
+        })?;
+
+        let (header, keys) = unlock(&store, kek)?;
+        let shared = Shared {
+            store,
+            keys,
+            chunk: header.chunk,
+            padding: header.padding,
+        };
+        let commit = commit::newest(&shared, &header)?;
+        if let Some(anchor) = &anchor {
+            commit::check_anchor(&shared, &commit, access, anchor.as_ref())?;
+        }
+        if access == Access::ReadWrite {
+            commit::collect(&shared.store, &commit);
+        }
+        let shared = Arc::new(shared);
+        Ok(Self {
+            shared,
+            commit,
+            access,
+            clock,
+            anchor,
+            poisoned: false,
+            _lock: lock,
+        })
+    }
+
+    /// The vault's id, 16 random bytes; public.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.keys.vault_id
+    }
+
+    /// The SHA-256 of the newest manifest: stands for every byte of every object.
+    pub fn root(&self) -> [u8; 32] {
+        self.commit.root
+    }
+
+    /// How many commits there were, from 1 (the empty vault).
+    pub fn generation(&self) -> u64 {
+        self.commit.manifest.generation
+    }
+
+    /// How well the memory that holds this vault's keys is protected.
+    pub fn protection(&self) -> MemoryProtection {
+        self.shared.keys.protection()
+    }
+
+    /// Lists all objects, by name.
+    pub fn list(&self) -> Vec<ObjectInfo> {
+        self.commit
+            .index
+            .iter()
+            .map(|(name, record)| info(name, record))
+            .collect()
+    }
+
+    /// Tells about one object.
+    pub fn info(&self, name: &str) -> Option<ObjectInfo> {
+        self.commit.index.get(name).map(|record| info(name, record))
+    }
+
+    /// Stores what `reader` yields under this name, in place of what was there.
+    ///
+    /// When this returns, the object is durable; when it fails, nothing has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::Name`] for a name that cannot be one, [`VaultError::Transfer`] if the reader
+    /// failed, [`VaultError::ReadOnly`], or [`VaultError::Poisoned`] after a failed commit.
+    pub fn put(&mut self, name: &str, reader: impl Read) -> Result<ObjectInfo, VaultError> {
+        let mut stored = self.put_all([(name, reader)])?;
+        stored.pop().ok_or(VaultError::NotFound)
+    }
+
+    /// Stores many objects in one commit: all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Vault::put`].
+    pub fn put_all<N: AsRef<str>, R: Read>(
+        &mut self,
+        entries: impl IntoIterator<Item = (N, R)>,
+    ) -> Result<Vec<ObjectInfo>, VaultError> {
+        self.writable()?;
+        let mut next = Index::clone(&self.commit.index);
+        let mut stored = Vec::new();
+        let mut written = Vec::new();
+        let outcome = entries.into_iter().try_for_each(|(name, reader)| {
+            let (name, file) = (name.as_ref(), random_id()?);
+            check_place(&next, name)?;
+            written.push(file);
+            let record = self.write_object(next.get(name), file, reader)?;
+            stored.push(info(name, &record));
+            next.insert(name.to_owned(), record);
+            Ok(())
+        });
+        if let Err(e) = outcome {
+            self.discard(&written);
+            return Err(e);
+        }
+        let committed = self.commit(next);
+        // A poisoned vault may have committed: its files are left to the next writer to judge.
+        if committed.is_err() && !self.poisoned {
+            self.discard(&written);
+        }
+        committed.map(|()| stored)
+    }
+
+    /// Writes the content of an object to `writer`; returns the bytes written.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::NotFound`], [`VaultError::Transfer`] if the writer failed, or
+    /// [`VaultError::Tampered`]: what was written until then is verified, and incomplete.
+    pub fn get(&self, name: &str, mut writer: impl Write) -> Result<u64, VaultError> {
+        let object = self.object(name)?;
+        let mut buffer = Zeroizing::new(vec![0; STRETCH.min(object.len().max(1)) as usize]);
+        let mut offset = 0;
+        while offset < object.len() {
+            let read = object.read_at(&mut buffer, offset)?;
+            writer
+                .write_all(&buffer[..read])
+                .map_err(VaultError::Transfer)?;
+            offset += read as u64;
+        }
+        writer.flush().map_err(VaultError::Transfer)?;
+        Ok(offset)
+    }
+
+    /// Opens an object for reading at any place.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::NotFound`], or [`VaultError::Tampered`] if its file is not what the index names.
+    pub fn object(&self, name: &str) -> Result<Object, VaultError> {
+        let record = self.commit.index.get(name).ok_or(VaultError::NotFound)?;
+        Ok(Object::open(&self.shared.store, &self.shared.keys, record)?)
+    }
+
+    /// Removes an object. Its key is in no index any more, so a copy of its file stays closed.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::NotFound`], [`VaultError::ReadOnly`], or [`VaultError::Poisoned`].
+    pub fn remove(&mut self, name: &str) -> Result<(), VaultError> {
+        self.writable()?;
+        let mut next = Index::clone(&self.commit.index);
+        next.remove(name).ok_or(VaultError::NotFound)?;
+        self.commit(next)
+    }
+
+    /// Reads every chunk of every object, and tells how far it has come.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::Tampered`] with the first part that is not what was written.
+    pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Result<Verified, VaultError> {
+        let index = &self.commit.index;
+        let of_bytes = index
+            .values()
+            .fold(0u64, |sum, r| sum.saturating_add(r.len));
+        let of_objects = index.len() as u64;
+        let mut now = Progress {
+            objects: 0,
+            of_objects,
+            bytes: 0,
+            of_bytes,
+        };
+        progress(now);
+        for record in index.values() {
+            let before = now.bytes;
+            let object = Object::open(&self.shared.store, &self.shared.keys, record)?;
+            object.verify(|bytes| {
+                now.bytes = before.saturating_add(bytes);
+                progress(now);
+            })?;
+            now.objects += 1;
+            progress(now);
+        }
+        let orphans = commit::orphans(&self.shared.store, &self.commit)
+            .map_err(VaultError::io("list the vault's files"))?;
+        Ok(Verified {
+            objects: now.objects,
+            bytes: now.bytes,
+            orphans: orphans.len() as u64,
+        })
+    }
+
+    /// Grants a subject a view of this vault as it is now.
+    ///
+    /// The lease stands on its own: later puts and removes are not seen through it, and files it
+    /// may need stay.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::Io`] if the readers' lock cannot be taken.
+    pub fn lease(&self, terms: LeaseTerms) -> Result<Lease, VaultError> {
+        let lock = self
+            .shared
+            .store
+            .lock_reader()
+            .map_err(VaultError::io("lock the vault"))?;
+        Ok(Lease::new(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.commit.index),
+            lock,
+            terms,
+        ))
+    }
+
+    fn writable(&self) -> Result<(), VaultError> {
+        match (self.access, self.poisoned) {
+            (Access::ReadOnly, _) => Err(VaultError::ReadOnly),
+            (Access::ReadWrite, true) => Err(VaultError::Poisoned),
+            (Access::ReadWrite, false) => Ok(()),
+        }
+    }
+
+    fn write_object(
+        &self,
+        before: Option<&Record>,
+        file_id: [u8; 16],
+        reader: impl Read,
+    ) -> Result<Record, VaultError> {
+        let (object_id, version) = match before {
+            Some(record) => (
+                record.object_id,
+                record.version.checked_add(1).ok_or(VaultError::TooLarge)?,
+            ),
+            None => (random_id()?, 1),
+        };
+        let Shared {
+            store,
+            keys,
+            chunk,
+            padding,
+        } = &*self.shared;
+        let (dek, wrapped_dek) = keys.new_dek(&object_id, version)?;
+        let (chunk, padding) = (*chunk, *padding);
+        let plan = stream::Plan {
+            chunk,
+            padding,
+            file_id,
+            object_id,
+            version,
+        };
+        let (extent, len) = stream::write(store, keys, &dek, &plan, reader)?;
+        let (modified, key_epoch) = ((self.clock)(), keys.epoch());
+        Ok(Record {
+            object_id,
+            version,
+            len,
+            modified,
+            key_epoch,
+            wrapped_dek,
+            extent,
+        })
+    }
+
+    fn commit(&mut self, next: Index) -> Result<(), VaultError> {
+        let anchor = self.anchor.as_deref();
+        match commit::write(&self.shared, &self.commit, next, (self.clock)(), anchor) {
+            Ok(commit) => {
+                let before = std::mem::replace(&mut self.commit, commit);
+                commit::retire(&self.shared.store, before, &self.commit);
+                Ok(())
+            }
+            Err(commit::Failed { error, undecided }) => {
+                self.poisoned = undecided;
+                Err(error)
+            }
+        }
+    }
+
+    fn discard(&self, files: &[[u8; 16]]) {
+        for file in files {
+            // What cannot be removed is an orphan, and collected by the next writer.
+            let _ = self.shared.store.remove(Place::Objects, &file_name(file));
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    #[cfg(test)]
+    pub(crate) fn index(&self) -> &Index {
+        &self.commit.index
+    }
+}
+
+/// Bytes that `get` reads at once; a whole number of chunks of every size.
+const STRETCH: u64 = 1 << 20;
+
+/// Everything that is new at the time of creation, made durable at a place nobody looks at yet.
+fn make(
+    path: &Path,
+    kek: &dyn KekProvider,
+    options: CreateOptions,
+    open: &OpenOptions,
+) -> Result<(), VaultError> {
+    let io = VaultError::io("create the vault");
+    let (keys, slot) = Keys::create(random_id()?, kek)?;
+    let header = Header {
+        vault_id: keys.vault_id,
+        chunk: options.chunk,
+        padding: options.padding,
+        epoch: commit::FIRST_HEADER_EPOCH,
+        slots: vec![slot],
+    };
+    let mut bytes = header.encode();
+    let mac = keys.header_mac(&bytes);
+    bytes.extend_from_slice(&mac);
+
+    let store = Store::create(path).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => VaultError::Exists,
+        _ => io(e),
+    })?;
+    let file = store.create_file(Place::Root, header::FILE).map_err(&io)?;
+    store.write_at(&file, &bytes, 0).map_err(&io)?;
+    store.sync(&file).map_err(&io)?;
+    let shared = Shared {
+        store,
+        keys,
+        chunk: options.chunk,
+        padding: options.padding,
+    };
+    commit::first(&shared, (open.clock)(), open.anchor.as_deref())?;
+    shared.store.sync_dir(Place::Root).map_err(&io)
+}
+
+/// Reads the header and opens a slot; after this the header is believed.
+fn unlock(store: &Store, kek: &dyn KekProvider) -> Result<(Header, Keys), VaultError> {
+    use crate::format::Malformed;
+    let tampered = VaultError::Tampered { what: Part::Header };
+    let file = match store.read(Place::Root, header::FILE, header::MAX_LEN as u64) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Err(tampered),
+        Err(e) => return Err(not_a_vault(e)),
+    };
+    let (header, covered, mac) = Header::parse(&file).map_err(|malformed| match malformed {
+        Malformed::Magic => VaultError::NotAVault,
+        other => VaultError::tampered(Part::Header)(other),
+    })?;
+    let keys = Keys::open(&header, kek)?;
+    keys.check_header(covered, mac)?;
+    Ok((header, keys))
+}
+
+/// A name must be valid, and must not be a directory of another or lie under a file.
+fn check_place(index: &Index, name: &str) -> Result<(), NameError> {
+    name::check(name)?;
+    let under = format!("{name}/");
+    let taken = index
+        .range(under.clone()..)
+        .next()
+        .is_some_and(|(n, _)| n.starts_with(&under));
+    let below_a_file = name
+        .match_indices('/')
+        .any(|(at, _)| index.contains_key(&name[..at]));
+    if taken || below_a_file {
+        Err(NameError::Conflict)
+    } else {
+        Ok(())
+    }
+}
+
+pub(crate) fn info(name: &str, record: &Record) -> ObjectInfo {
+    ObjectInfo {
+        name: name.to_owned(),
+        len: record.len,
+        modified: record.modified,
+        version: record.version,
+    }
+}
+
+fn writing() -> OpenOptions {
+    OpenOptions {
+        access: Access::ReadWrite,
+        ..OpenOptions::default()
+    }
+}
+
+fn not_a_vault(error: io::Error) -> VaultError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => {
+            VaultError::NotAVault
+        }
+        _ => VaultError::Io {
+            doing: "open the vault",
+            source: error,
+        },
+    }
+}
+
+fn system_time() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod tests;

@@ -13,8 +13,8 @@ use attestation::{
     AttestError, Attester, Challenge, Evidence, Nonce, ReleaseKey, Role, SealedSecret, UnixTime,
 };
 use policy::Bundle;
-use vault::kek::BrokerKek;
-use vault::{Access, Kek, Vault};
+use vault::kek::{KekError, Released};
+use vault::{Access, Vault};
 use zeroize::Zeroize;
 
 /// What a relying party's broker does for a session, wherever it runs.
@@ -82,7 +82,7 @@ pub enum ReleaseError {
     },
     /// A key could not be kept in protected memory.
     #[error("no protected memory for a key")]
-    Memory(#[source] std::io::Error),
+    Memory(#[source] KekError),
 }
 
 /// What a session binds into its evidence: everything a relying party needs to know whom it answers.
@@ -134,10 +134,9 @@ pub fn open_vault(
         .open(&sealed, &attestation::release_context(resource, &report_data))
         .map_err(|_| sealed_for_us())?;
     let mut bytes: [u8; 32] = secret.as_slice().try_into().map_err(|_| sealed_for_us())?;
-    let kek = Kek::take(&mut bytes);
+    let kek = Released::take(&mut bytes);
     bytes.zeroize();
-    let provider = BrokerKek::new(kek.map_err(ReleaseError::Memory)?);
-    let vault = Vault::open(path, &provider, Access::ReadOnly)
+    let vault = Vault::open(path, &kek.map_err(ReleaseError::Memory)?, Access::ReadOnly)
         .map_err(|source| ReleaseError::Vault { path: path.into(), source })?;
     Ok(Arc::new(vault))
 }

@@ -7,13 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use vault::fuse::FuseServer;
-use vault::{Lease, Rights, Usage, Vault};
+use zeroize::Zeroizing;
+use vault::{Lease, LeaseTerms, LeaseUse, Rights, Vault};
 
 use crate::enforcement::Item;
 use crate::isolation::Place;
@@ -67,7 +68,14 @@ impl Vaults {
         let Some(shown) = self.open.get_mut(name) else {
             return Err(Failure { step, error: "it is not open".into(), errno: None });
         };
-        let lease = shown.vault.lease("workload", "", Rights::READ, None);
+        let terms = LeaseTerms {
+            subject: "workload".into(),
+            prefix: String::new(),
+            rights: Rights::READ,
+            expires: None,
+        };
+        let lease = shown.vault.lease(terms).map_err(io::Error::other);
+        let lease = Arc::new(lease.map_err(Failure::at(step.clone()))?);
         let (view, item) = match place {
             Place::Fuse(device) => {
                 let server = vault::fuse::serve(device, Arc::clone(&lease), (INSIDE_ID, INSIDE_ID))
@@ -112,7 +120,7 @@ impl Vaults {
     }
 
     /// What the workload read of each vault.
-    pub fn usage(&self) -> BTreeMap<String, Usage> {
+    pub fn usage(&self) -> BTreeMap<String, LeaseUse> {
         self.open
             .iter()
             .filter_map(|(name, shown)| Some((name.clone(), shown.lease.as_ref()?.usage())))
@@ -138,7 +146,7 @@ impl Memory {
             let mode = Mode::from_raw_mode(0o444);
             let mut file = File::from(rustix::fs::openat(&parent, name, flags, mode)?);
             rustix::fs::fchmod(&file, mode)?;
-            lease.get(&object.name, &mut file).map_err(io::Error::other)?;
+            copy(lease, &object.name, &mut file)?;
             files.push(file);
         }
         Ok(Self { files })
@@ -148,6 +156,21 @@ impl Memory {
         // All are tried before an error is reported.
         let results: Vec<_> = self.files.iter().map(|file| file.set_len(0)).collect();
         results.into_iter().collect()
+    }
+}
+
+/// Copies an object, chunk by verified chunk.
+fn copy(lease: &Lease, name: &str, file: &mut File) -> io::Result<()> {
+    let object = lease.open(name).map_err(io::Error::other)?;
+    let mut buffer = Zeroizing::new(vec![0u8; 256 << 10]);
+    let mut offset = 0;
+    loop {
+        let read = lease.read_at(&object, &mut buffer, offset).map_err(io::Error::other)?;
+        if read == 0 {
+            return Ok(());
+        }
+        file.write_all(&buffer[..read])?;
+        offset += read as u64;
     }
 }
 

@@ -273,7 +273,10 @@ fn firmware(list: &mut List, subject: &Subject<'_>) -> TcbStatus {
         "current at least committed and launch, committed at least reported",
         ABI,
     );
-    let provisional = current != committed || claims.current_firmware != claims.committed_firmware;
+    // Microcode is loaded anew at every boot and is seldom committed; firmware stays.
+    let microcode = committed.microcode;
+    let provisional = TcbVersion { microcode, ..current } != committed
+        || claims.current_firmware != claims.committed_firmware;
     list.judged(
         "snp.provisional-firmware",
         !provisional || reference.allow_provisional_firmware,

@@ -1,0 +1,119 @@
+//! What comes of asking for a secret.
+
+use std::fmt;
+
+use attestation::{Appraisal, AppraiseError, SealError, SealedSecret};
+
+/// A secret on its way to the guest that attested, and why it may go there.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Release {
+    /// The secret, sealed to the release key of the evidence in
+    /// [`attestation::release_context`].
+    pub sealed: SealedSecret,
+    /// What the decision rests on.
+    pub appraisal: Appraisal,
+    /// The name of the secret.
+    pub resource: String,
+}
+
+/// What is wrong with an appraisal that was believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unwelcome {
+    /// The host can read the guest's memory.
+    Debug,
+    /// Something is unknown or out of date.
+    Warning,
+    /// Something is as it must not be.
+    Contraindicated,
+    /// The appraisal says nothing.
+    Nothing,
+}
+
+impl fmt::Display for Unwelcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Debug => "the host can read the guest's memory",
+            Self::Warning => "something is unknown or out of date",
+            Self::Contraindicated => "something is as it must not be",
+            Self::Nothing => "nothing was checked",
+        })
+    }
+}
+
+/// Why no secret was released.
+///
+/// For records. What a guest is told is no more than [`ReleaseError::code`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// The nonce was not handed out here, or was spent before.
+    #[error("the nonce was not handed out here or was spent before; ask for a new challenge")]
+    NonceUnknown,
+    /// The nonce expired.
+    #[error("the nonce expired; ask for a new challenge")]
+    NonceExpired,
+    /// The evidence is not that of a guest.
+    #[error("only guests are given secrets")]
+    Role,
+    /// The evidence is not to be believed.
+    #[error("the evidence is not to be believed")]
+    NotBelieved(#[source] AppraiseError),
+    /// The evidence is believed, but not good enough.
+    #[error("the evidence is not good enough: {reason}")]
+    Unwelcome {
+        /// What is wrong.
+        reason: Unwelcome,
+        /// The whole verdict, for the record.
+        appraisal: Box<Appraisal>,
+    },
+    /// There is no secret of this name. Told to attested guests only.
+    #[error("there is no resource of this name")]
+    NoSuchResource {
+        /// The whole verdict, for the record.
+        appraisal: Box<Appraisal>,
+    },
+    /// The secret could not be sealed to the key in the evidence.
+    #[error("the secret could not be sealed")]
+    Seal {
+        /// The whole verdict, for the record.
+        appraisal: Box<Appraisal>,
+        /// Why not.
+        source: SealError,
+    },
+}
+
+impl ReleaseError {
+    /// The stable name of this reason.
+    ///
+    /// For evidence that is not believed: that of [`AppraiseError::code`].
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NonceUnknown => "nonce-unknown",
+            Self::NonceExpired => "nonce-expired",
+            Self::Role => "role",
+            Self::NotBelieved(error) => error.code(),
+            Self::Unwelcome { reason, .. } => match reason {
+                Unwelcome::Debug => "debug",
+                Unwelcome::Warning => "warning",
+                Unwelcome::Contraindicated => "contraindicated",
+                Unwelcome::Nothing => "no-verdict",
+            },
+            Self::NoSuchResource { .. } => "no-such-resource",
+            Self::Seal { .. } => "seal",
+        }
+    }
+
+    /// The verdict on the evidence, if it came to one.
+    #[must_use]
+    pub fn appraisal(&self) -> Option<&Appraisal> {
+        match self {
+            Self::Unwelcome { appraisal, .. }
+            | Self::NoSuchResource { appraisal }
+            | Self::Seal { appraisal, .. } => Some(appraisal),
+            Self::NonceUnknown | Self::NonceExpired | Self::Role | Self::NotBelieved(_) => None,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The verdict, in one schema for every TEE.
+
+use serde::Serialize;
+
+use crate::encoding::Hex;
+use crate::evidence::Tee;
+use crate::tee::snp::{PlatformFlag, Product, TcbVersion};
+use crate::time::UnixTime;
+
+/// How welcome believed evidence is: the tiers of AR4SI (draft-ietf-rats-ar4si).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustTier {
+    /// Nothing is said.
+    None,
+    /// Every check passed.
+    Affirming,
+    /// Something is unknown or out of date.
+    Warning,
+    /// Something is as it must not be.
+    Contraindicated,
+}
+
+impl TrustTier {
+    /// The number that AR4SI gives to the tier.
+    #[must_use]
+    pub fn value(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Affirming => 2,
+            Self::Warning => 32,
+            Self::Contraindicated => 96,
+        }
+    }
+
+    /// The less trusting of two tiers; nothing said is less than affirming.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        let rank = |tier| match tier {
+            Self::Affirming => 0,
+            Self::None => 1,
+            Self::Warning => 2,
+            Self::Contraindicated => 3,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+/// How the platform's firmware compares with what the reference values ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TcbStatus {
+    /// Every component reaches the stated minimum.
+    UpToDate,
+    /// Some component stays below the stated minimum.
+    OutOfDate,
+    /// No minimum is stated for this product.
+    Unknown,
+}
+
+/// How one check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// What was observed meets what is required.
+    Pass,
+    /// It does not.
+    Fail,
+    /// Nothing is required.
+    Skipped,
+    /// It cannot be told. Never counts as passed.
+    Unknown,
+}
+
+/// One check: what was seen, what had to be, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Check {
+    /// Stable name, for example `snp.policy.debug`.
+    pub id: &'static str,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What the evidence says.
+    pub observed: String,
+    /// What was asked for.
+    pub required: String,
+    /// Where the requirement comes from: a specification, or the reference values.
+    pub source: &'static str,
+    /// The best tier that this check leaves possible.
+    pub leaves: TrustTier,
+}
+
+/// Evidence that answered its challenge and chained to a trust anchor.
+///
+/// Only [`crate::Verifier`] makes one. It tells how far the claims can be trusted, not what they are
+/// good for. Two appraisals of the same evidence with the same inputs and time serialize to the same
+/// bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Appraisal {
+    pub(crate) tee: Tee,
+    pub(crate) simulated: bool,
+    pub(crate) tier: TrustTier,
+    pub(crate) tcb_status: TcbStatus,
+    pub(crate) appraised_at: UnixTime,
+    pub(crate) not_after: UnixTime,
+    pub(crate) evidence_digest: Hex<32>,
+    pub(crate) root: Hex<32>,
+    pub(crate) claims: Claims,
+    pub(crate) checks: Vec<Check>,
+}
+
+impl Appraisal {
+    /// What kind of TEE gave the evidence, as its root proves it.
+    #[must_use]
+    pub fn tee(&self) -> Tee {
+        self.tee
+    }
+
+    /// Whether the verdict rests on the simulated root and so proves nothing about hardware.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
+    }
+
+    /// How welcome the evidence is.
+    #[must_use]
+    pub fn tier(&self) -> TrustTier {
+        self.tier
+    }
+
+    /// How the platform's firmware compares with the reference values.
+    #[must_use]
+    pub fn tcb_status(&self) -> TcbStatus {
+        self.tcb_status
+    }
+
+    /// The time that certificates were checked against.
+    #[must_use]
+    pub fn appraised_at(&self) -> UnixTime {
+        self.appraised_at
+    }
+
+    /// The last second at which the same evidence could still be appraised: the earliest end of all
+    /// certificates and revocation lists used.
+    #[must_use]
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+
+    /// SHA-256 of the signed part of the report.
+    ///
+    /// Of the signed part only: an ECDSA signature can be rewritten by anybody into a second valid
+    /// one, which must not make the evidence look new.
+    #[must_use]
+    pub fn evidence_digest(&self) -> &[u8; 32] {
+        &self.evidence_digest.0
+    }
+
+    /// SHA-256 of the public key of the root that the evidence chains to.
+    #[must_use]
+    pub fn root(&self) -> &[u8; 32] {
+        &self.root.0
+    }
+
+    /// What the evidence says, authenticated.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Every check, passed or not, in a fixed order.
+    #[must_use]
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// The check of this name.
+    #[must_use]
+    pub fn check(&self, id: &str) -> Option<&Check> {
+        self.checks.iter().find(|check| check.id == id)
+    }
+
+    /// Whether the host may read and change the guest's memory.
+    #[must_use]
+    pub fn debug(&self) -> bool {
+        match &self.claims {
+            Claims::SevSnp(claims) => claims.debug,
+        }
+    }
+
+    /// The launch measurement; SHA-384 for SEV-SNP.
+    #[must_use]
+    pub fn measurement(&self) -> &[u8] {
+        match &self.claims {
+            Claims::SevSnp(claims) => &claims.measurement.0,
+        }
+    }
+
+    /// The 64 bytes that the evidence is bound to.
+    #[must_use]
+    pub fn report_data(&self) -> &[u8; 64] {
+        match &self.claims {
+            Claims::SevSnp(claims) => &claims.report_data.0,
+        }
+    }
+}
+
+/// What evidence says, by kind of TEE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Claims {
+    /// An SEV-SNP report.
+    SevSnp(Box<SnpClaims>),
+}
+
+/// The fields of an SEV-SNP report and of the certificate of its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct SnpClaims {
+    /// Version of the report.
+    pub report_version: u32,
+    /// Processor generation, as its root proves it.
+    pub product: Product,
+    /// CPUID family, model and stepping; unknown before version 3.
+    pub cpuid: Option<[u8; 3]>,
+    /// Chip that signed; `None` if the key is a provider's (VLEK).
+    pub chip_id: Option<Hex<64>>,
+    /// Cloud service provider whose key signed (VLEK).
+    pub provider: Option<String>,
+    /// Whether the host may read and change the guest's memory.
+    pub debug: bool,
+    /// Whether a migration agent may be associated.
+    pub migration_agent: bool,
+    /// Whether the guest may run with simultaneous multithreading.
+    pub smt_allowed: bool,
+    /// The whole policy.
+    pub policy: u64,
+    /// Security version that the guest states.
+    pub guest_svn: u32,
+    /// Privilege level that asked for the report; 0 is the highest.
+    pub vmpl: u32,
+    /// Launch digest.
+    pub measurement: Hex<48>,
+    /// What the report is bound to.
+    pub report_data: Hex<64>,
+    /// What the host stated at launch.
+    pub host_data: Hex<32>,
+    /// Digest of the key that signed the ID block; zeroes if there is none.
+    pub id_key_digest: Hex<48>,
+    /// Digest of the key that signed the ID key, if there is one.
+    pub author_key_digest: Option<Hex<48>>,
+    /// Family of the guest's image.
+    pub family_id: Hex<16>,
+    /// Identity of the guest's image.
+    pub image_id: Hex<16>,
+    /// Identity of this guest while it runs.
+    pub report_id: Hex<32>,
+    /// TCB that the signing key belongs to.
+    pub reported_tcb: TcbVersion,
+    /// TCB that runs.
+    pub current_tcb: TcbVersion,
+    /// TCB that the platform cannot go back behind.
+    pub committed_tcb: TcbVersion,
+    /// TCB at launch.
+    pub launch_tcb: TcbVersion,
+    /// Running firmware: major, minor, build.
+    pub current_firmware: [u8; 3],
+    /// Committed firmware: major, minor, build.
+    pub committed_firmware: [u8; 3],
+    /// What is on at the platform.
+    pub platform: Vec<PlatformFlag>,
+    /// All bits of PLATFORM_INFO.
+    pub platform_info: u64,
+    /// Mitigations at launch; unknown before version 5.
+    pub launch_mitigations: Option<u64>,
+    /// Mitigations now; unknown before version 5.
+    pub current_mitigations: Option<u64>,
+    /// Offsets of reserved bytes that are not zero, whose meaning is unknown.
+    pub reserved_in_use: Vec<usize>,
+}

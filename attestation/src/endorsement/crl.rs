@@ -1,0 +1,94 @@
+//! One certificate revocation list.
+
+use der::Tag;
+
+use super::certificate::extension;
+use super::read::{CONTEXT_0, Elements};
+use super::{X509Error, is_supported_signature, verifies};
+use crate::time::UnixTime;
+
+/// A parsed X.509 v2 CRL; every slice is part of the received bytes.
+pub(crate) struct Crl<'a> {
+    pub(crate) issuer: &'a [u8],
+    pub(crate) this_update: UnixTime,
+    pub(crate) next_update: Option<UnixTime>,
+    revoked: &'a [u8],
+    tbs: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Crl<'a> {
+    pub(crate) fn parse(der: &'a [u8]) -> Result<Self, X509Error> {
+        let mut outer = Elements::of_whole(der, "CRL")?;
+        let tbs = outer.next(Tag::Sequence)?;
+        let algorithm = outer.next(Tag::Sequence)?;
+        let signature = outer.bits()?;
+        outer.end()?;
+
+        let mut fields = Elements::of(tbs.content, "tbsCertList")?;
+        if fields.next(Tag::Integer)?.content != [1] {
+            return Err(X509Error::Structure("version"));
+        }
+        let inner_algorithm = fields.next(Tag::Sequence)?;
+        if inner_algorithm.raw != algorithm.raw || !is_supported_signature(algorithm.raw) {
+            return Err(X509Error::Algorithm);
+        }
+        let issuer = fields.next(Tag::Sequence)?.raw;
+        let this_update = fields.time()?;
+        // The date and the list are both optional, and told apart by their tags.
+        let next_update = fields.optional_time()?;
+        let revoked = match fields.next_if(Tag::Sequence)? {
+            Some(list) => list.content,
+            None => &[],
+        };
+        if let Some(wrapped) = fields.next_if(CONTEXT_0)? {
+            refuse_critical(Elements::of_whole(wrapped.content, "crlExtensions")?)?;
+        }
+        fields.end()?;
+
+        let crl = Self {
+            issuer,
+            this_update,
+            next_update,
+            revoked,
+            tbs: tbs.raw,
+            signature,
+        };
+        // Every entry is read once here, so that a malformed one cannot hide a later one.
+        crl.lists(&[])?;
+        Ok(crl)
+    }
+
+    /// Whether the signature verifies under an RSA key (PKCS#1 `RSAPublicKey`, DER).
+    pub(crate) fn is_signed_by(&self, rsa_public_key: &[u8]) -> bool {
+        verifies(rsa_public_key, self.tbs, self.signature)
+    }
+
+    /// Whether a serial number (content of its INTEGER) is on the list.
+    pub(crate) fn lists(&self, serial: &[u8]) -> Result<bool, X509Error> {
+        let mut entries = Elements::of(self.revoked, "revokedCertificates")?;
+        let mut found = false;
+        while !entries.is_at_end() {
+            let entry = entries.next(Tag::Sequence)?;
+            let mut fields = Elements::of(entry.content, "revokedCertificate")?;
+            found |= fields.next(Tag::Integer)?.content == serial;
+            fields.time()?;
+            if let Some(extensions) = fields.next_if(Tag::Sequence)? {
+                refuse_critical(Elements::of(extensions.content, "crlEntryExtensions")?)?;
+            }
+            fields.end()?;
+        }
+        Ok(found)
+    }
+}
+
+/// Critical extensions change what a list means: a delta, a partition, another issuer.
+fn refuse_critical(mut list: Elements<'_>) -> Result<(), X509Error> {
+    while !list.is_at_end() {
+        let (_, critical) = extension(list.next(Tag::Sequence)?.content)?;
+        if critical {
+            return Err(X509Error::CriticalExtension);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! X.509 as far as hardware vendors use it: structure, signatures, dates.
+//!
+//! Follows RFC 5280 for certificates and CRLs and RFC 4055 for RSASSA-PSS. Signatures are checked
+//! over the received bytes, never over a re-encoding. Which key is trusted for what is decided by
+//! the verifier of each TEE.
+
+mod certificate;
+mod crl;
+mod read;
+
+pub(crate) use certificate::Certificate;
+pub(crate) use crl::Crl;
+pub(crate) use read::integer;
+
+/// Why DER is not a certificate or CRL of the supported form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum X509Error {
+    /// The bytes are not DER of the expected structure.
+    #[error("not DER of the expected structure at `{0}`")]
+    Structure(&'static str),
+    /// The signature algorithm is not RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48
+    /// bytes, or is named differently inside and outside of the signed part.
+    #[error("signature algorithm is not RSASSA-PSS with SHA-384 and a salt of 48 bytes")]
+    Algorithm,
+    /// An extension occurs twice.
+    #[error("an extension occurs twice")]
+    DuplicateExtension,
+    /// An extension that must be understood is not.
+    #[error("a critical extension is not understood")]
+    CriticalExtension,
+}
+
+/// RSASSA-PSS, SHA-384, MGF1 with SHA-384, salt 48, trailer field written out although it is the
+/// default. AMD writes most of its certificates like this.
+pub(crate) const PSS_SHA384_EXPLICIT: &[u8] = b"\x30\x46\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a\x30\x39\xa0\x0f\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02\x05\x00\xa1\x1c\x30\x1a\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x08\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02\x05\x00\xa2\x03\x02\x01\x30\xa3\x03\x02\x01\x01";
+
+/// The same algorithm with the default trailer field left out, as DER asks for.
+const PSS_SHA384: &[u8] = b"\x30\x41\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a\x30\x34\xa0\x0f\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02\x05\x00\xa1\x1c\x30\x1a\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x08\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x02\x05\x00\xa2\x03\x02\x01\x30";
+
+/// `rsaEncryption` with NULL parameters.
+pub(crate) const RSA_ENCRYPTION: &[u8] =
+    b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+
+/// `id-ecPublicKey` on `secp384r1`.
+pub(crate) const EC_P384: &[u8] =
+    b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
+
+fn is_supported_signature(algorithm: &[u8]) -> bool {
+    algorithm == PSS_SHA384_EXPLICIT || algorithm == PSS_SHA384
+}
+
+/// Whether `signature` over `message` verifies under an RSA key (PKCS#1 `RSAPublicKey`, DER).
+fn verifies(rsa_public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    use ring::signature::{RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
+    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, rsa_public_key)
+        .verify(message, signature)
+        .is_ok()
+}

@@ -1,0 +1,165 @@
+//! Reference values: what the relying party expects of a guest and its platform.
+//!
+//! ```json
+//! {
+//!   "sev-snp": {
+//!     "measurements": ["<96 hexadecimal digits>"],
+//!     "minimum-tcb": { "genoa": { "bootloader": 10, "tee": 0, "snp": 23, "microcode": 84 } },
+//!     "required-platform": ["alias-check-complete"]
+//!   }
+//! }
+//! ```
+//!
+//! Every field is optional. What is left out of `measurements` or `minimum-tcb` is unknown, and an
+//! unknown never affirms. An empty list allows nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::Hex;
+use crate::tee::snp::{PlatformFlag, Product, TcbVersion};
+
+/// The most bytes a reference value file may have.
+pub const MAX_REFERENCE_VALUES: usize = 4 * 1024 * 1024;
+
+/// What is expected, by kind of TEE. The default expects nothing, and so affirms nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct ReferenceValues {
+    /// What is expected of SEV-SNP guests, simulated ones included.
+    #[serde(default)]
+    pub sev_snp: SnpReferenceValues,
+}
+
+/// What is expected of an SEV-SNP guest and its platform.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SnpReferenceValues {
+    /// Launch measurements that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measurements: Option<Vec<Hex<48>>>,
+    /// HOST_DATA values that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_data: Option<Vec<Hex<32>>>,
+    /// Digests of ID keys that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_key_digests: Option<Vec<Hex<48>>>,
+    /// Digests of author keys that are allowed; a guest without an author key has none of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author_key_digests: Option<Vec<Hex<48>>>,
+    /// The lowest security version of the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_guest_svn: Option<u32>,
+    /// Processor generations that are allowed. Naming Milan here also accepts that the root secret
+    /// of its chips can be extracted in software (arXiv 2605.12990).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<Vec<Product>>,
+    /// Chips that are allowed (128 digits; for Turin, 16 digits followed by zeroes): the answer to
+    /// attacks that need the machine in hand. A VLEK proves no chip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chip_ids: Option<Vec<Hex<64>>>,
+    /// The lowest firmware versions, by generation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub minimum_tcb: BTreeMap<Product, TcbVersion>,
+    /// Mitigations (CURRENT_MIT_VECTOR bits) that must be in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required_mitigations: Option<u64>,
+    /// What must be on at the platform.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required_platform: Vec<PlatformFlag>,
+    /// What must be off at the platform, for example `smt`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden_platform: Vec<PlatformFlag>,
+    /// The least privileged VMPL that may ask for evidence; 0 if not given.
+    #[serde(default)]
+    pub max_vmpl: u32,
+    /// Whether evidence needs a current CRL to be affirmed; also so once the verifier has any CRL.
+    #[serde(default)]
+    pub require_revocation_check: bool,
+    /// Whether a guest may be associated with a migration agent.
+    #[serde(default)]
+    pub allow_migration_agent: bool,
+    /// Whether firmware may run that the platform could still be rolled back from.
+    #[serde(default)]
+    pub allow_provisional_firmware: bool,
+    /// Whether the host may read the guest's memory. Costs the evidence its affirming tier even so.
+    #[serde(default)]
+    pub dangerously_allow_debug: bool,
+}
+
+/// Why bytes are not reference values.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReferenceError {
+    /// The file is larger than [`MAX_REFERENCE_VALUES`].
+    #[error("reference values have {0} bytes, at most 4194304 are taken")]
+    TooLarge(usize),
+    /// The file is not JSON of the documented form.
+    #[error("reference values are not the documented JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+impl ReferenceValues {
+    /// Reads the JSON form. Unknown fields and digests of the wrong length are errors.
+    ///
+    /// # Errors
+    ///
+    /// [`ReferenceError::TooLarge`] or [`ReferenceError::Json`].
+    pub fn from_json(json: &[u8]) -> Result<Self, ReferenceError> {
+        if json.len() > MAX_REFERENCE_VALUES {
+            return Err(ReferenceError::TooLarge(json.len()));
+        }
+        serde_json::from_slice(json).map_err(ReferenceError::Json)
+    }
+
+    /// Writes the JSON form.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Maps have string keys and nothing else can fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_requirement_is_an_error_not_ignored() {
+        for json in [
+            r#"{"sev-snp":{"mesurements":[]}}"#,
+            r#"{"snp":{}}"#,
+            r#"{"sev-snp":{"measurements":["00"]}}"#,
+            r#"{"sev-snp":{"allow-debug":true}}"#,
+            r#"{"sev-snp":{"minimum-tcb":{"genoa":{"bootloader":1,"tee":0,"snp":2}}}}"#,
+            r#"{"sev-snp":{"products":["rome"]}}"#,
+            r#"{"sev-snp":{}} x"#,
+            "",
+        ] {
+            assert!(
+                ReferenceValues::from_json(json.as_bytes()).is_err(),
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
+    fn reference_values_survive_json() {
+        let mut values = ReferenceValues::default();
+        values.sev_snp.measurements = Some(vec![Hex([7; 48])]);
+        values.sev_snp.required_platform = vec![PlatformFlag::AliasCheckComplete];
+        let tcb = TcbVersion {
+            fmc: None,
+            bootloader: 1,
+            tee: 2,
+            snp: 3,
+            microcode: 4,
+        };
+        values.sev_snp.minimum_tcb.insert(Product::Genoa, tcb);
+        let json = values.to_json();
+        assert_eq!(ReferenceValues::from_json(json.as_bytes()).unwrap(), values);
+    }
+}

@@ -1,0 +1,539 @@
+//! One check per claim of a report that is already believed.
+//!
+//! A check states what it saw, what had to be, and the best tier it leaves. What concerns the guest
+//! itself contraindicates; what concerns the age or knowledge of its platform warns.
+
+use super::chain::{Chain, VekKind};
+use super::platform::{Product, TcbVersion};
+use super::report::PlatformFlag;
+use crate::appraisal::{Check, Outcome, SnpClaims, TcbStatus, TrustTier};
+use crate::encoding::Hex;
+use crate::reference::SnpReferenceValues;
+
+/// What is checked, and against what.
+pub(super) struct Subject<'a> {
+    pub(super) claims: &'a SnpClaims,
+    pub(super) reference: &'a SnpReferenceValues,
+    pub(super) chain: &'a Chain<'a>,
+    pub(super) revocation_required: bool,
+}
+
+/// All checks and what follows from them.
+pub(super) struct Verdict {
+    pub(super) checks: Vec<Check>,
+    pub(super) tier: TrustTier,
+    pub(super) tcb_status: TcbStatus,
+}
+
+const ABI: &str = "SEV-SNP Firmware ABI Specification";
+const KDS: &str = "VCEK Certificate and KDS Interface Specification";
+const REFERENCE: &str = "reference values";
+
+pub(super) fn verdict(subject: &Subject<'_>) -> Verdict {
+    let mut list = List::default();
+    authenticity(&mut list, subject);
+    format(&mut list, subject);
+    guest_policy(&mut list, subject);
+    guest_identity(&mut list, subject);
+    platform_identity(&mut list, subject);
+    let tcb_status = firmware(&mut list, subject);
+    platform_state(&mut list, subject);
+    Verdict {
+        tier: list.tier(),
+        checks: list.0,
+        tcb_status,
+    }
+}
+
+/// What the verifier has already established; anything else was an error.
+fn authenticity(list: &mut List, subject: &Subject<'_>) {
+    let chain = subject.chain;
+    list.passed(
+        "snp.signature",
+        "ECDSA P-384 with SHA-384, over 672 received bytes",
+        ABI,
+    );
+    let kind = match chain.kind {
+        VekKind::Vcek => "VCEK",
+        VekKind::Vlek => "VLEK",
+    };
+    let path = format!(
+        "{kind}, {}, ARK-{}",
+        chain.intermediate_name, chain.anchor.product
+    );
+    list.passed("snp.chain", path, KDS);
+    list.passed(
+        "snp.validity",
+        format!("through {}", chain.not_after),
+        "RFC 5280, validity",
+    );
+    let root = if chain.anchor.simulated {
+        "simulated root"
+    } else {
+        "AMD root"
+    };
+    list.passed(
+        "snp.root",
+        format!("{root} {}", chain.anchor.spki),
+        "trust anchors",
+    );
+    let chip = subject.claims.chip_id.map_or_else(
+        || {
+            format!(
+                "provider {}",
+                subject.claims.provider.as_deref().unwrap_or_default()
+            )
+        },
+        |chip| chip.to_string(),
+    );
+    list.passed("snp.vek-identity", chip, KDS);
+    list.passed("snp.vek-tcb", subject.claims.reported_tcb.to_string(), KDS);
+    list.passed(
+        "snp.report-data",
+        subject.claims.report_data.to_string(),
+        "challenge",
+    );
+
+    let required = if subject.revocation_required {
+        "a current CRL"
+    } else {
+        ""
+    };
+    if chain.revocation_checked {
+        list.passed(
+            "snp.revocation",
+            "not revoked by a current CRL",
+            "RFC 5280, CRL",
+        );
+    } else if subject.revocation_required {
+        list.unknown("snp.revocation", "no CRL of this root", required, REFERENCE);
+    } else {
+        list.skipped("snp.revocation", "no CRL of this root", REFERENCE);
+    }
+}
+
+fn format(list: &mut List, subject: &Subject<'_>) {
+    let claims = subject.claims;
+    match claims.report_version {
+        version @ 2..=5 => list.passed("snp.report-version", version.to_string(), ABI),
+        version => list.unknown("snp.report-version", version.to_string(), "2 to 5", ABI),
+    }
+    if claims.reserved_in_use.is_empty() {
+        list.passed("snp.reserved", "all zero", ABI);
+    } else {
+        let offsets: Vec<String> = claims
+            .reserved_in_use
+            .iter()
+            .take(8)
+            .map(|at| format!("{at:#05x}"))
+            .collect();
+        list.unknown(
+            "snp.reserved",
+            format!("in use at {}", offsets.join(", ")),
+            "all zero",
+            ABI,
+        );
+    }
+}
+
+fn guest_policy(list: &mut List, subject: &Subject<'_>) {
+    const SOURCE: &str = "SEV-SNP Firmware ABI Specification, guest policy";
+    let (claims, reference) = (subject.claims, subject.reference);
+    // Even where it is allowed, a readable guest is never affirmed.
+    let debug = if reference.dangerously_allow_debug {
+        TrustTier::Warning
+    } else {
+        TrustTier::Contraindicated
+    };
+    list.judged(
+        "snp.policy.debug",
+        !claims.debug,
+        onoff(claims.debug),
+        "off",
+        SOURCE,
+        debug,
+    );
+    list.contraindicated(
+        "snp.policy.migration-agent",
+        !claims.migration_agent || reference.allow_migration_agent,
+        onoff(claims.migration_agent),
+        if reference.allow_migration_agent {
+            "on or off"
+        } else {
+            "off"
+        },
+        SOURCE,
+    );
+    let reserved_one = claims.policy >> 17 & 1 == 1;
+    list.contraindicated(
+        "snp.policy.reserved-one",
+        reserved_one,
+        onoff(reserved_one),
+        "on",
+        SOURCE,
+    );
+    let unknown = claims.policy >> 26;
+    if unknown == 0 {
+        list.passed("snp.policy.reserved", "all zero", SOURCE);
+    } else {
+        let observed = format!("{:#x}", unknown << 26);
+        list.unknown("snp.policy.reserved", observed, "all zero", SOURCE);
+    }
+    list.contraindicated(
+        "snp.vmpl",
+        claims.vmpl <= reference.max_vmpl,
+        claims.vmpl.to_string(),
+        &format!("at most {}", reference.max_vmpl),
+        REFERENCE,
+    );
+}
+
+fn guest_identity(list: &mut List, subject: &Subject<'_>) {
+    let (claims, reference) = (subject.claims, subject.reference);
+    match &reference.measurements {
+        Some(allowed) => list.one_of("snp.measurement", Some(&claims.measurement), allowed),
+        None => list.unknown(
+            "snp.measurement",
+            claims.measurement.to_string(),
+            "a reference value",
+            REFERENCE,
+        ),
+    }
+    list.optional(
+        "snp.host-data",
+        Some(&claims.host_data),
+        reference.host_data.as_deref(),
+    );
+    // Zeroes say that there is no key, so they are equal to no key's digest.
+    let id_key = Some(&claims.id_key_digest).filter(|digest| !digest.is_zero());
+    list.optional("snp.id-key", id_key, reference.id_key_digests.as_deref());
+    let author = claims
+        .author_key_digest
+        .as_ref()
+        .filter(|digest| !digest.is_zero());
+    list.optional(
+        "snp.author-key",
+        author,
+        reference.author_key_digests.as_deref(),
+    );
+    match reference.minimum_guest_svn {
+        Some(minimum) => list.contraindicated(
+            "snp.guest-svn",
+            claims.guest_svn >= minimum,
+            claims.guest_svn.to_string(),
+            &format!("at least {minimum}"),
+            REFERENCE,
+        ),
+        None => list.skipped("snp.guest-svn", claims.guest_svn.to_string(), REFERENCE),
+    }
+}
+
+fn platform_identity(list: &mut List, subject: &Subject<'_>) {
+    let (claims, reference) = (subject.claims, subject.reference);
+    match &reference.products {
+        Some(allowed) => {
+            let names: Vec<&str> = allowed.iter().map(|product| product.key()).collect();
+            list.contraindicated(
+                "snp.product",
+                allowed.contains(&claims.product),
+                claims.product.key().to_owned(),
+                &format!("one of [{}]", names.join(", ")),
+                REFERENCE,
+            );
+        }
+        None => list.judged(
+            "snp.product",
+            claims.product != Product::Milan,
+            claims.product.key().to_owned(),
+            "a generation whose root secret is safe, or `products` naming this one",
+            "arXiv 2605.12990",
+            TrustTier::Warning,
+        ),
+    }
+    list.optional(
+        "snp.chip-id",
+        claims.chip_id.as_ref(),
+        reference.chip_ids.as_deref(),
+    );
+}
+
+fn firmware(list: &mut List, subject: &Subject<'_>) -> TcbStatus {
+    let (claims, reference) = (subject.claims, subject.reference);
+    let (current, committed) = (claims.current_tcb, claims.committed_tcb);
+    let ordered = current.reaches(&committed)
+        && current.reaches(&claims.launch_tcb)
+        && committed.reaches(&claims.reported_tcb);
+    list.contraindicated(
+        "snp.tcb-order",
+        ordered,
+        format!(
+            "current {current}; committed {committed}; launch {}; reported {}",
+            claims.launch_tcb, claims.reported_tcb
+        ),
+        "current at least committed and launch, committed at least reported",
+        ABI,
+    );
+    // Microcode is loaded anew at every boot and is seldom committed; firmware stays.
+    let microcode = committed.microcode;
+    let provisional = TcbVersion { microcode, ..current } != committed
+        || claims.current_firmware != claims.committed_firmware;
+    list.judged(
+        "snp.provisional-firmware",
+        !provisional || reference.allow_provisional_firmware,
+        if provisional {
+            "provisional"
+        } else {
+            "committed"
+        }
+        .to_owned(),
+        if reference.allow_provisional_firmware {
+            "any"
+        } else {
+            "committed"
+        },
+        ABI,
+        TrustTier::Warning,
+    );
+    minimum_tcb(
+        list,
+        &claims.reported_tcb,
+        reference.minimum_tcb.get(&claims.product),
+    )
+}
+
+fn minimum_tcb(list: &mut List, tcb: &TcbVersion, minimum: Option<&TcbVersion>) -> TcbStatus {
+    const ID: &str = "snp.minimum-tcb";
+    let observed = tcb.to_string();
+    let Some(minimum) = minimum else {
+        list.unknown(ID, observed, "a minimum for this product", REFERENCE);
+        return TcbStatus::Unknown;
+    };
+    if minimum.fmc.is_some() != tcb.fmc.is_some() {
+        list.unknown(
+            ID,
+            observed,
+            "a minimum with the components of this product",
+            REFERENCE,
+        );
+        return TcbStatus::Unknown;
+    }
+    let met = tcb.reaches(minimum);
+    let required = format!("at least {minimum}");
+    list.judged(ID, met, observed, &required, REFERENCE, TrustTier::Warning);
+    if met {
+        TcbStatus::UpToDate
+    } else {
+        TcbStatus::OutOfDate
+    }
+}
+
+fn platform_state(list: &mut List, subject: &Subject<'_>) {
+    let (claims, reference) = (subject.claims, subject.reference);
+    for flag in PlatformFlag::ALL {
+        let on = claims.platform_info & flag.mask() != 0;
+        let id = platform_check(flag);
+        let required = reference.required_platform.contains(&flag);
+        let forbidden = reference.forbidden_platform.contains(&flag);
+        match (required, forbidden) {
+            (false, false) => list.skipped(id, onoff(on), REFERENCE),
+            _ => list.judged(
+                id,
+                (on || !required) && (!on || !forbidden),
+                onoff(on),
+                if forbidden { "off" } else { "on" },
+                REFERENCE,
+                TrustTier::Warning,
+            ),
+        }
+    }
+    // Bit 6 has no public meaning but is set on every genuine Turin.
+    let known = PlatformFlag::ALL
+        .iter()
+        .fold(1 << 6, |known, flag| known | flag.mask());
+    let unknown = claims.platform_info & !known;
+    if unknown == 0 {
+        list.passed("snp.platform.reserved", "all zero", ABI);
+    } else {
+        list.unknown(
+            "snp.platform.reserved",
+            format!("{unknown:#x}"),
+            "all zero",
+            ABI,
+        );
+    }
+    let vector = |bits: u64| format!("{bits:#x}");
+    match (reference.required_mitigations, claims.current_mitigations) {
+        (None, seen) => {
+            let observed = seen.map_or_else(|| "not reported".to_owned(), vector);
+            list.skipped("snp.mitigations", observed, REFERENCE);
+        }
+        // A report that cannot tell says nothing, least of all that none is missing.
+        (Some(required), None) => {
+            list.unknown(
+                "snp.mitigations",
+                "not reported",
+                &vector(required),
+                REFERENCE,
+            );
+        }
+        (Some(required), Some(seen)) => list.judged(
+            "snp.mitigations",
+            seen & required == required,
+            vector(seen),
+            &vector(required),
+            REFERENCE,
+            TrustTier::Warning,
+        ),
+    }
+}
+
+fn platform_check(flag: PlatformFlag) -> &'static str {
+    match flag {
+        PlatformFlag::Smt => "snp.platform.smt",
+        PlatformFlag::Tsme => "snp.platform.tsme",
+        PlatformFlag::Ecc => "snp.platform.ecc",
+        PlatformFlag::RaplDisabled => "snp.platform.rapl-disabled",
+        PlatformFlag::CiphertextHiding => "snp.platform.ciphertext-hiding",
+        PlatformFlag::AliasCheckComplete => "snp.platform.alias-check-complete",
+        PlatformFlag::TrustedIo => "snp.platform.trusted-io",
+    }
+}
+
+fn onoff(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
+}
+
+#[derive(Default)]
+struct List(Vec<Check>);
+
+impl List {
+    fn tier(&self) -> TrustTier {
+        self.0.iter().fold(TrustTier::Affirming, |tier, check| {
+            tier.or_worse(check.leaves)
+        })
+    }
+
+    fn add(
+        &mut self,
+        id: &'static str,
+        outcome: Outcome,
+        observed: String,
+        required: &str,
+        source: &'static str,
+        leaves: TrustTier,
+    ) {
+        let required = required.to_owned();
+        self.0.push(Check {
+            id,
+            outcome,
+            observed,
+            required,
+            source,
+            leaves,
+        });
+    }
+
+    fn passed(&mut self, id: &'static str, observed: impl Into<String>, source: &'static str) {
+        let observed = observed.into();
+        self.add(
+            id,
+            Outcome::Pass,
+            observed,
+            "",
+            source,
+            TrustTier::Affirming,
+        );
+    }
+
+    fn skipped(&mut self, id: &'static str, observed: impl Into<String>, source: &'static str) {
+        let observed = observed.into();
+        self.add(
+            id,
+            Outcome::Skipped,
+            observed,
+            "",
+            source,
+            TrustTier::Affirming,
+        );
+    }
+
+    fn unknown(
+        &mut self,
+        id: &'static str,
+        observed: impl Into<String>,
+        required: &str,
+        source: &'static str,
+    ) {
+        let observed = observed.into();
+        self.add(
+            id,
+            Outcome::Unknown,
+            observed,
+            required,
+            source,
+            TrustTier::Warning,
+        );
+    }
+
+    fn judged(
+        &mut self,
+        id: &'static str,
+        met: bool,
+        observed: String,
+        required: &str,
+        source: &'static str,
+        otherwise: TrustTier,
+    ) {
+        let (outcome, leaves) = if met {
+            (Outcome::Pass, TrustTier::Affirming)
+        } else {
+            (Outcome::Fail, otherwise)
+        };
+        self.add(id, outcome, observed, required, source, leaves);
+    }
+
+    fn contraindicated(
+        &mut self,
+        id: &'static str,
+        met: bool,
+        observed: String,
+        required: &str,
+        source: &'static str,
+    ) {
+        self.judged(
+            id,
+            met,
+            observed,
+            required,
+            source,
+            TrustTier::Contraindicated,
+        );
+    }
+
+    fn one_of<const N: usize>(
+        &mut self,
+        id: &'static str,
+        seen: Option<&Hex<N>>,
+        allowed: &[Hex<N>],
+    ) {
+        let observed = seen.map_or_else(|| "none".to_owned(), Hex::to_string);
+        let met = seen.is_some_and(|seen| allowed.contains(seen));
+        let required = format!("one of {} reference values", allowed.len());
+        self.contraindicated(id, met, observed, &required, REFERENCE);
+    }
+
+    fn optional<const N: usize>(
+        &mut self,
+        id: &'static str,
+        seen: Option<&Hex<N>>,
+        allowed: Option<&[Hex<N>]>,
+    ) {
+        match allowed {
+            Some(allowed) => self.one_of(id, seen, allowed),
+            None => {
+                let observed = seen.map_or_else(|| "none".to_owned(), Hex::to_string);
+                self.skipped(id, observed, REFERENCE);
+            }
+        }
+    }
+}

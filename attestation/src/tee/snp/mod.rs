@@ -1,0 +1,28 @@
+//! AMD SEV-SNP.
+//!
+//! ```text
+//! report.rs     the 1184 bytes, as fields
+//! platform.rs   processor generations and their TCB versions
+//! chain.rs      VEK ◀ ASK | ASVK ◀ ARK, dates, revocation
+//! verifier.rs   authenticity first, then one check per claim
+//! table.rs      the certificate table that comes with a report
+//! attester.rs   evidence from the kernel
+//! ```
+
+mod attester;
+mod chain;
+mod checks;
+mod platform;
+pub(crate) mod report;
+mod table;
+mod vek;
+mod verifier;
+
+pub use attester::SnpAttester;
+pub use chain::{CertificateKind, ChainError};
+pub use platform::{Product, TcbVersion};
+pub use report::{PlatformFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
+pub use table::{CertificateTable, certificate_table};
+
+pub(crate) use chain::{Anchor, amd_anchors, is_certificate};
+pub(crate) use verifier::{Inputs, appraise};

@@ -1,0 +1,291 @@
+//! Evidence in, appraisal out: a pure function of what it is given.
+
+use crate::appraisal::Appraisal;
+use crate::challenge::Challenge;
+use crate::endorsement::{Crl, X509Error};
+use crate::evidence::{Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
+use crate::reference::ReferenceValues;
+use crate::tee::simulated;
+use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError};
+use crate::time::UnixTime;
+
+/// Appraises evidence against trust anchors, collateral and reference values.
+///
+/// Has no clock, no network and no state: the same evidence, challenge and time give the same
+/// appraisal, byte for byte.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    reference: ReferenceValues,
+    anchors: Vec<Anchor>,
+    endorsements: Vec<Vec<u8>>,
+    crls: Vec<Vec<u8>>,
+}
+
+/// Collects what a [`Verifier`] appraises with.
+#[derive(Clone, Debug, Default)]
+pub struct VerifierBuilder {
+    reference: ReferenceValues,
+    endorsements: Vec<Vec<u8>>,
+    crls: Vec<Vec<u8>>,
+    accepts_simulated: bool,
+}
+
+/// Reaches what weakens a verifier; each use is one to be reviewed.
+#[derive(Debug)]
+pub struct DangerousVerifierBuilder(VerifierBuilder);
+
+/// Why a verifier could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// An endorsement is not a certificate of the supported form.
+    #[error("endorsement {index} cannot be used")]
+    Endorsement {
+        /// Its position among those added, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: X509Error,
+    },
+    /// A CRL cannot be read.
+    #[error("certificate revocation list {index} cannot be used")]
+    Crl {
+        /// Its position among those added, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: X509Error,
+    },
+}
+
+/// Why evidence could not be appraised: nothing in it may be relied on.
+///
+/// Genuine but unwelcome evidence (a debug guest, an old TCB, an unknown measurement) is no error.
+/// It is an [`Appraisal`] with a lower [`crate::TrustTier`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppraiseError {
+    /// The evidence is not a report.
+    #[error("the evidence is not an attestation report")]
+    Report(#[from] ReportError),
+    /// The certificates do not lead to a trusted root.
+    #[error("the evidence is not endorsed")]
+    Chain(#[from] ChainError),
+    /// The report is signed with an algorithm that no released firmware uses.
+    #[error("signature algorithm {0} is not supported")]
+    SignatureAlgorithm(u32),
+    /// The platform withholds its signature.
+    #[error("the report is not signed; the platform masks its chip key")]
+    Unsigned,
+    /// The report names a key that the specification reserves.
+    #[error("signing key {0} is not supported")]
+    SigningKey(u8),
+    /// Unused bytes of the signature are in use.
+    #[error("the signature has non-zero padding")]
+    SignatureEncoding,
+    /// A number of the signature is zero or not below the order of the curve.
+    #[error("the signature is out of range")]
+    SignatureRange,
+    /// The signature does not verify.
+    #[error("the signature does not verify")]
+    Signature,
+    /// The report names another kind of key than its certificate.
+    #[error("the report names another kind of signing key than the certificate")]
+    SignerMismatch,
+    /// The report names another processor generation than its root.
+    #[error("the report comes from CPUID {cpuid:02x?}, its key from {issuer}")]
+    Product {
+        /// Family, model, stepping of the report.
+        cpuid: [u8; 3],
+        /// The generation that the root belongs to.
+        issuer: Product,
+    },
+    /// An extension of the key's certificate is missing, malformed or out of place.
+    #[error("extension `{extension}` of the signing key's certificate is not as it must be")]
+    VekExtension {
+        /// Its name in the specification.
+        extension: &'static str,
+    },
+    /// The key belongs to another chip.
+    #[error("the signing key belongs to another chip")]
+    ChipId,
+    /// The key belongs to another TCB.
+    #[error("the signing key belongs to another TCB: `{component}` differs")]
+    VekTcb {
+        /// The first component that differs.
+        component: &'static str,
+    },
+    /// The host asked for the report, so what it is bound to is the host's choice.
+    #[error("the report was requested by the host, not by the guest")]
+    HostRequested,
+    /// The evidence answers a different challenge.
+    #[error("the evidence is bound to a different challenge")]
+    Binding,
+}
+
+impl AppraiseError {
+    /// The stable name of this reason, for records, metrics and tests.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Report(ReportError::Length(_)) => "report-length",
+            Self::Report(ReportError::Version(_)) => "report-version",
+            Self::Chain(chain) => chain.code(),
+            Self::SignatureAlgorithm(_) => "signature-algorithm",
+            Self::Unsigned => "unsigned",
+            Self::SigningKey(_) => "signing-key",
+            Self::SignatureEncoding => "signature-encoding",
+            Self::SignatureRange => "signature-range",
+            Self::Signature => "signature",
+            Self::SignerMismatch => "signer-mismatch",
+            Self::Product { .. } => "product-mismatch",
+            Self::VekExtension { .. } => "vek-extension",
+            Self::ChipId => "chip-id-mismatch",
+            Self::VekTcb { .. } => "vek-tcb-mismatch",
+            Self::HostRequested => "host-requested",
+            Self::Binding => "binding",
+        }
+    }
+}
+
+impl Verifier {
+    /// Starts a verifier that trusts AMD's roots and expects nothing yet.
+    #[must_use]
+    pub fn builder() -> VerifierBuilder {
+        VerifierBuilder::default()
+    }
+
+    /// Whether evidence under the simulated root is believed.
+    #[must_use]
+    pub fn accepts_simulated(&self) -> bool {
+        self.anchors.iter().any(|anchor| anchor.simulated)
+    }
+
+    /// Appraises evidence against the challenge that asked for it.
+    ///
+    /// Signature and binding come before reference values, so no answer ever rests on a field that
+    /// was not yet authenticated.
+    ///
+    /// # Errors
+    ///
+    /// [`AppraiseError::Binding`] if the evidence answers another challenge; the others if it is
+    /// not authentic evidence at all.
+    pub fn appraise(
+        &self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        now: UnixTime,
+    ) -> Result<Appraisal, AppraiseError> {
+        self.appraise_bound_to(evidence, &challenge.report_data(), now)
+    }
+
+    /// Appraises evidence that another protocol asked for, which says what its 64 bytes of report
+    /// data must be.
+    ///
+    /// The caller answers for their freshness and for what they bind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::appraise`].
+    pub fn appraise_bound_to(
+        &self,
+        evidence: &Evidence,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<Appraisal, AppraiseError> {
+        match evidence.tee() {
+            Tee::SevSnp | Tee::Simulated => snp::appraise(&snp::Inputs {
+                evidence,
+                report_data,
+                anchors: &self.anchors,
+                store: &self.endorsements,
+                crls: &self.crls,
+                reference: &self.reference.sev_snp,
+                now,
+            }),
+        }
+    }
+}
+
+impl VerifierBuilder {
+    /// Sets what guests and platforms are expected to be.
+    #[must_use]
+    pub fn reference_values(mut self, reference: ReferenceValues) -> Self {
+        self.reference = reference;
+        self
+    }
+
+    /// Adds an intermediate or root certificate (DER) for evidence that comes without it.
+    ///
+    /// This adds no trust: chains must still end in a pinned root.
+    #[must_use]
+    pub fn endorsement(mut self, der: Vec<u8>) -> Self {
+        self.endorsements.push(der);
+        self
+    }
+
+    /// Adds a certificate revocation list (DER).
+    ///
+    /// From then on evidence is affirmed only if a current list of its own root was there.
+    #[must_use]
+    pub fn crl(mut self, der: Vec<u8>) -> Self {
+        self.crls.push(der);
+        self
+    }
+
+    /// Reaches what weakens the verifier.
+    #[must_use]
+    pub fn dangerous(self) -> DangerousVerifierBuilder {
+        DangerousVerifierBuilder(self)
+    }
+
+    /// Builds the verifier.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if a certificate or revocation list cannot be read.
+    pub fn build(self) -> Result<Verifier, BuildError> {
+        const TOO_LARGE: X509Error = X509Error::Structure("length");
+        for (index, der) in self.endorsements.iter().enumerate() {
+            let bounded = if der.len() > MAX_CERTIFICATE {
+                Err(TOO_LARGE)
+            } else {
+                Ok(())
+            };
+            bounded
+                .and_then(|()| snp::is_certificate(der))
+                .map_err(|source| BuildError::Endorsement { index, source })?;
+        }
+        for (index, der) in self.crls.iter().enumerate() {
+            let bounded = if der.len() > MAX_CRL {
+                Err(TOO_LARGE)
+            } else {
+                Ok(())
+            };
+            bounded
+                .and_then(|()| Crl::parse(der).map(drop))
+                .map_err(|source| BuildError::Crl { index, source })?;
+        }
+        let mut anchors = snp::amd_anchors();
+        if self.accepts_simulated {
+            anchors.push(simulated::anchor());
+        }
+        Ok(Verifier {
+            reference: self.reference,
+            anchors,
+            endorsements: self.endorsements,
+            crls: self.crls,
+        })
+    }
+}
+
+impl DangerousVerifierBuilder {
+    /// Believes evidence of [`crate::SimulatedTee`], whose keys are public.
+    ///
+    /// Appraisals that rest on it say so; see [`Appraisal::is_simulated`].
+    #[must_use]
+    pub fn accept_simulated(self) -> VerifierBuilder {
+        VerifierBuilder {
+            accepts_simulated: true,
+            ..self.0
+        }
+    }
+}

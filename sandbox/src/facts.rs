@@ -41,7 +41,6 @@ fn tcb(status: TcbStatus) -> Tcb {
     match status {
         TcbStatus::UpToDate => Tcb::UpToDate,
         TcbStatus::OutOfDate => Tcb::OutOfDate,
-        TcbStatus::Revoked => Tcb::Revoked,
         _ => Tcb::Unknown,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy::{Decision, Facts};
+use policy::{Decision, Facts, Reason, ReasonKind};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -156,7 +156,7 @@ impl Record {
         let whole = serde_json::to_vec(decision).unwrap_or_default();
         let denied = decision.denied.iter().take(MAX_DENIED).map(|denial| Denied {
             grant: denial.grant.to_string(),
-            because: denial.because.iter().take(3).map(ToString::to_string).collect(),
+            because: denial.because.iter().take(3).map(rule).collect(),
         });
         Self::Decided {
             facts,
@@ -185,6 +185,15 @@ impl Record {
             Self::Ended { .. } => "ended",
             Self::Closed { .. } => "closed",
         }
+    }
+}
+
+/// A rule as people look it up: its line in the policy file, and what stands there.
+pub fn rule(reason: &Reason) -> String {
+    match reason.kind {
+        ReasonKind::NotPermitted => "no rule permits it".to_owned(),
+        ReasonKind::Errored => format!("line {}: its evaluation failed: {}", reason.line, reason.text),
+        _ => format!("line {}: {}", reason.line, reason.text),
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use attestation::{Appraisal, Attester, UnixTime, Verifier};
 use policy::{Bundle, Decision, Facts, Risk};
+use sha2::{Digest, Sha256};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
@@ -31,9 +32,9 @@ use crate::isolation::child::Ending;
 use crate::isolation::{Backend, Instance, Launch};
 use crate::lever::{self, data::Vaults};
 use crate::plan::{self, Plan, Run};
-use crate::record::{Record, hex};
+use crate::record::{Record, hex, rule};
 use crate::release::{self, Identity, KeyBroker};
-use crate::sensor::{self, Kind, Look, Sensor, Signal};
+use crate::sensor::{Kind, Look, Sensor, Signal};
 
 pub use builder::{Handle, SessionBuilder};
 
@@ -195,7 +196,7 @@ impl Session {
             Ok((evidence, appraisal)) => {
                 self.record(Record::Attested {
                     tee: appraisal.tee().to_string(),
-                    evidence: hex(&evidence.digest()),
+                    evidence: hex(&Sha256::digest(evidence.to_cbor())),
                     appraisal: serde_json::to_value(&appraisal)?,
                 })?;
                 self.appraisal = Some(appraisal);
@@ -482,7 +483,7 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
 }
 
 fn reasons(decision: &Decision, grant: &policy::Grant) -> Vec<String> {
-    decision.because(grant).iter().map(ToString::to_string).collect()
+    decision.because(grant).iter().map(rule).collect()
 }
 
 impl std::fmt::Display for Why {

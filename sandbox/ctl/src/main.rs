@@ -1,2 +1,68 @@
-//! Under construction.
-fn main() {}
+//! `sandboxctl`: the command line of Casemate. One file per subcommand.
+
+#![forbid(unsafe_code)]
+
+mod audit;
+mod broker;
+mod doctor;
+mod failure;
+mod policy;
+mod run;
+mod vault;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Run code over data that nobody else may see.
+///
+/// One policy file, four layers (attestation, isolation, system calls, vaults with audit), decided
+/// again at every change.
+#[derive(Parser)]
+#[command(name = "sandboxctl", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes of `run`: that of the workload; 128+N when signal N ended it; 122 when the policy stopped it;
+124 when its time limit did; 125 when sandboxctl failed (nothing runs then); 126 and 127 when the
+program could not be executed or found. Other commands: 0, or 1 when they failed, 2 for wrong usage.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the workload of a policy under all four layers.
+    Run(run::Run),
+    /// Make and use vaults.
+    #[command(subcommand)]
+    Vault(vault::Vault),
+    /// Read and verify audit logs.
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Check policies and explain what they decide.
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Tell what this host can enforce, and how to get the rest.
+    Doctor(doctor::Doctor),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(command) => command.run(),
+        Command::Vault(command) => command.run(),
+        Command::Audit(command) => command.run(),
+        Command::Policy(command) => command.run(),
+        Command::Doctor(command) => command.run(),
+    };
+    result.unwrap_or_else(|failure| failure.report())
+}
+
+impl From<Failure> for ExitCode {
+    fn from(failure: Failure) -> Self {
+        failure.report()
+    }
+}

@@ -1,0 +1,60 @@
+//! What a user is told when a command fails: what happened, why, and what to do.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// A command that failed.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// A failure with a message of its own.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: 1 }
+    }
+
+    /// A failure with the error behind it and that error's causes.
+    pub fn caused(message: impl AsRef<str>, error: &dyn Error) -> Self {
+        Self::new(format!("{}: {}", message.as_ref(), describe(error)))
+    }
+
+    /// Adds what to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Sets another exit code than 1.
+    pub fn code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Prints it and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("sandboxctl: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("  help: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl<E: Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(describe(&error))
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn describe(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}

@@ -39,6 +39,9 @@ mod tree;
 #[allow(unsafe_code)]
 mod sys;
 
+#[cfg(feature = "fuse")]
+pub mod fuse;
+
 pub use crate::envelope::{SlotInfo, SlotKind};
 pub use crate::error::{Part, ReadError, VaultError};
 pub use crate::format::{ChunkSize, Padding};
@@ -50,3 +53,6 @@ pub use crate::sys::MemoryProtection;
 pub use crate::vault::{
     Access, Clock, CreateOptions, ObjectInfo, OpenOptions, Progress, Vault, Verified,
 };
+
+#[cfg(test)]
+mod tests;

@@ -653,7 +653,3 @@ fn system_time() -> u64 {
         .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
-
-#[cfg(test)]
-#[path = "tests/mod.rs"]
-mod tests;

@@ -1,0 +1,499 @@
+//! A lease as a read-only file system.
+//!
+//! ```text
+//! sandbox init: open /dev/fuse ▸ mount(2) with fd=N ▸ pass the descriptor on ▸ close its own copy
+//! supervisor:   serve(descriptor, lease, owner) ▸ workers answer ▸ lease.revoke() ▸ nothing is left
+//! ```
+//!
+//! The descriptor is mounted already, by the process that owns the mount namespace; here it is only
+//! served. The protocol loop is ours because this side must be able to stop: closing the last
+//! descriptor ends the connection, and every later access fails with `ENOTCONN`, mounted or not.
+//!
+//! **What the kernel may cache.** Pages: yes, or mmap(2) would not work (a file opened with
+//! FOPEN_DIRECT_IO cannot be mapped shared), and small reads would all come here. So reading a page
+//! twice does not ask twice. Therefore the end of a lease invalidates every node that the kernel was
+//! ever told of: it drops the pages, unmaps them from every process, and the next access asks again
+//! and gets `EACCES` (`SIGBUS` through a mapping). FOPEN_KEEP_CACHE is not used: each open starts
+//! empty. Names and attributes are cached for a second at most, and are invalidated too.
+
+mod tree;
+mod wire;
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+
+use self::tree::{Kind, ROOT, Tree};
+use self::wire::{Operation, Out, Request};
+use crate::lease::{Lease, LeaseError, LeasedObject};
+
+/// How long the kernel may rely on a name or an attribute.
+const VALID: Duration = Duration::from_secs(1);
+
+/// How long the kernel's first request may take: it waits in the descriptor since the mount.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Threads that answer. Decryption is parallel, the descriptor is shared: FUSE_DEV_IOC_CLONE works
+/// only within the user namespace that mounted.
+const WORKERS: usize = 2;
+
+/// Why a descriptor cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// It is not a mounted /dev/fuse.
+    #[error("the descriptor is no mounted /dev/fuse; mount it first, with its number as `fd=`")]
+    NotMounted(#[source] io::Error),
+    /// The kernel speaks an older protocol.
+    #[error("the kernel's FUSE protocol {major}.{minor} is too old; 7.28 (Linux 4.20) is needed")]
+    Protocol {
+        /// Its major version.
+        major: u32,
+        /// Its minor version.
+        minor: u32,
+    },
+    /// The lease does not let names be listed, or has ended.
+    #[error("the lease cannot be served")]
+    Lease(#[from] LeaseError),
+    /// No descriptor or thread was to be had.
+    #[error("could not start serving")]
+    Io(#[source] io::Error),
+}
+
+/// Serves a lease over a mounted /dev/fuse descriptor, which is best the last one of its kind: while
+/// a copy is open elsewhere, [`FuseServer::shutdown`] leaves callers waiting instead of failing.
+///
+/// All files belong to `owner` (user id, group id), as seen from the mount's user namespace.
+///
+/// # Errors
+///
+/// [`ServeError::NotMounted`] if the kernel does not begin to talk within five seconds.
+pub fn serve(
+    device: OwnedFd,
+    lease: Arc<Lease>,
+    owner: (u32, u32),
+) -> Result<FuseServer, ServeError> {
+    let tree = Tree::new(lease.list()?);
+    fcntl_setfd(&device, FdFlags::CLOEXEC).map_err(|e| ServeError::Io(e.into()))?;
+    let flags = fcntl_getfl(&device).map_err(|e| ServeError::Io(e.into()))?;
+    fcntl_setfl(&device, flags | OFlags::NONBLOCK).map_err(|e| ServeError::Io(e.into()))?;
+    handshake(&device)?;
+
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let wake = wake.map_err(|e| ServeError::Io(e.into()))?;
+    let device = Arc::new(device);
+    let inner = Arc::new(Inner {
+        device: Mutex::new(Some(Arc::clone(&device))),
+        wake,
+        stopping: AtomicBool::new(false),
+        lease,
+        tree,
+        owner,
+        files: Mutex::default(),
+        next_handle: AtomicU64::new(1),
+    });
+    let mut server = FuseServer {
+        inner: Arc::clone(&inner),
+        threads: Vec::new(),
+    };
+    for number in 0..WORKERS {
+        let (inner, device) = (Arc::clone(&inner), Arc::clone(&device));
+        server.spawn(format!("vault-fuse-{number}"), move || inner.work(&device))?;
+    }
+    if inner.lease.terms().expires.is_some() {
+        let inner = Arc::clone(&inner);
+        server.spawn("vault-fuse-clock".to_owned(), move || inner.watch())?;
+    }
+    let told = Arc::downgrade(&inner);
+    inner.lease.at_end(move || {
+        if let Some(inner) = told.upgrade() {
+            inner.invalidate();
+        }
+    });
+    Ok(server)
+}
+
+/// A lease being served. Dropping it stops the service, as [`FuseServer::shutdown`] does.
+pub struct FuseServer {
+    inner: Arc<Inner>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl FuseServer {
+    /// Has the kernel drop all it has cached: pages, mapped ones too, attributes, names.
+    ///
+    /// The end of the lease does this by itself, before [`Lease::revoke`] returns. If the kernel
+    /// refuses, the service is stopped instead: nothing stays readable.
+    pub fn invalidate(&self) {
+        self.inner.invalidate();
+    }
+
+    /// Whether requests are still answered: not after a shutdown, and not once it is unmounted.
+    pub fn is_serving(&self) -> bool {
+        !self.inner.stopping.load(Ordering::Acquire)
+    }
+
+    /// Drops what the kernel cached, stops answering, and closes the descriptor. Whatever is still
+    /// mounted or open fails with `ENOTCONN` from now on.
+    pub fn shutdown(self) {}
+
+    fn spawn(
+        &mut self,
+        name: String,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let thread = std::thread::Builder::new().name(name).spawn(run);
+        self.threads.push(thread.map_err(ServeError::Io)?);
+        Ok(())
+    }
+}
+
+impl Drop for FuseServer {
+    fn drop(&mut self) {
+        if self.is_serving() {
+            self.inner.invalidate();
+        }
+        self.inner.stop();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has stopped too.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for FuseServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let serving = self.is_serving();
+        f.debug_struct("FuseServer")
+            .field("serving", &serving)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    /// Taken when the service stops; the last worker that still uses it closes it.
+    device: Mutex<Option<Arc<OwnedFd>>>,
+    wake: OwnedFd,
+    stopping: AtomicBool,
+    lease: Arc<Lease>,
+    tree: Tree,
+    owner: (u32, u32),
+    files: Mutex<HashMap<u64, Arc<LeasedObject>>>,
+    next_handle: AtomicU64,
+}
+
+/// What a worker does after a request.
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Stop,
+}
+
+impl Inner {
+    /// Answers requests until the service stops or the file system is unmounted.
+    fn work(&self, device: &OwnedFd) {
+        let mut request = vec![0; wire::REQUEST_LEN];
+        let mut data = vec![0; wire::MAX_READ];
+        while !self.stopping.load(Ordering::Acquire) {
+            match rustix::io::read(device, &mut request[..]) {
+                Ok(len) => {
+                    let Some(request) = wire::parse(&request[..len]) else {
+                        break;
+                    };
+                    if self.answer(device, request, &mut data) == Next::Stop {
+                        break;
+                    }
+                }
+                Err(Errno::AGAIN) => self.wait(device),
+                // The request was interrupted before we had it.
+                Err(Errno::INTR | Errno::NOENT) => {}
+                // ENODEV: unmounted. Anything else: the connection cannot be relied on.
+                Err(_) => break,
+            }
+        }
+        self.stop();
+    }
+
+    fn wait(&self, device: &OwnedFd) {
+        let mut fds = [
+            PollFd::new(device, PollFlags::IN),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        // Why it woke up shows when it reads.
+        let _ = poll(&mut fds, None);
+    }
+
+    /// Ends the lease when its time has come, also while nobody asks for anything.
+    fn watch(&self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            if self.lease.has_ended() {
+                self.lease.revoke();
+                return;
+            }
+            let left = self
+                .lease
+                .terms()
+                .expires
+                .as_ref()
+                .map_or(VALID, |expiry| expiry.left());
+            // Not longer than a second: the clock is the caller's and may jump.
+            let left = left.min(VALID).max(Duration::from_millis(1));
+            let left = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&left));
+        }
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        // The counter is never read, so everybody who waits wakes up, now and later.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    /// Must not be called by a worker: the kernel may wait for an answer before it returns.
+    fn invalidate(&self) {
+        let device = self
+            .device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(device) = device else { return };
+        for (number, node) in self.tree.known() {
+            if number != ROOT {
+                let (code, name) = wire::forget_entry(node.parent, node.name.as_bytes());
+                // A name that stays is harmless: its node is invalidated next.
+                let _ = send(&device, 0, code, name.as_slice());
+            }
+            let (code, forget) = wire::forget_node(number);
+            match send(&device, 0, code, forget.as_slice()) {
+                // NOENT: the kernel has forgotten it already. NODEV: unmounted.
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(_) => return self.stop(),
+            }
+        }
+    }
+
+    fn answer(&self, device: &OwnedFd, request: Request<'_>, data: &mut [u8]) -> Next {
+        let unique = request.unique;
+        let sent = match request.operation {
+            Operation::Silent => return Next::GoOn,
+            Operation::Destroy => {
+                let _ = send(device, unique, 0, &[]);
+                return Next::Stop;
+            }
+            Operation::Read {
+                handle,
+                offset,
+                size,
+            } => self.read(device, unique, handle, offset, size, data),
+            _ => match self.reply(&request) {
+                Ok(out) => send(device, unique, 0, out.as_slice()),
+                Err(errno) => send(device, unique, -errno.raw_os_error(), &[]),
+            },
+        };
+        match sent {
+            // NOENT: whoever asked was interrupted and does not wait any more.
+            Ok(()) | Err(Errno::NOENT) => Next::GoOn,
+            Err(_) => Next::Stop,
+        }
+    }
+
+    /// Answers everything that carries no content.
+    fn reply(&self, request: &Request<'_>) -> Result<Out, Errno> {
+        let node = request.node;
+        match request.operation {
+            Operation::Lookup { name } => {
+                self.alive()?;
+                let child = self.tree.child(node, name).ok_or(Errno::NOENT)?;
+                let attr = self.tree.attr(child, self.owner).ok_or(Errno::NOENT)?;
+                Ok(wire::entry(&attr, self.valid()))
+            }
+            Operation::GetAttr => {
+                // The root stays visible: without it nobody could even leave it.
+                if node != ROOT {
+                    self.alive()?;
+                }
+                let attr = self.tree.attr(node, self.owner).ok_or(Errno::NOENT)?;
+                Ok(wire::attributes(&attr, self.valid()))
+            }
+            Operation::Open { write: true } | Operation::Change => Err(Errno::ROFS),
+            Operation::Open { write: false } => self.open(node),
+            Operation::OpenDir => self.alive().map(|()| wire::opened(0)),
+            Operation::ReadDir { offset, size } => self.read_dir(node, offset, size),
+            Operation::StatFs => Ok(wire::statistics(self.tree.bytes(), self.tree.len())),
+            Operation::Release { handle } => {
+                self.files
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&handle);
+                Ok(Out::default())
+            }
+            Operation::ReleaseDir => Ok(Out::default()),
+            // A second INIT is no part of the protocol.
+            Operation::Init { .. } => Err(Errno::IO),
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    fn open(&self, node: u64) -> Result<Out, Errno> {
+        let node = self.tree.get(node).ok_or(Errno::NOENT)?;
+        let Kind::File { object, .. } = &node.kind else {
+            return Err(Errno::ISDIR);
+        };
+        let object = self.lease.open(object).map_err(|e| errno(&e))?;
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(handle, Arc::new(object));
+        Ok(wire::opened(handle))
+    }
+
+    /// Reads and answers in one, so that no data is on its way once the lease has ended.
+    fn read(
+        &self,
+        device: &OwnedFd,
+        unique: u64,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        data: &mut [u8],
+    ) -> Result<(), Errno> {
+        let file = self
+            .files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .cloned();
+        let Some(file) = file else {
+            return send(device, unique, -Errno::BADF.raw_os_error(), &[]);
+        };
+        let size = (size as usize).min(data.len());
+        let data = &mut data[..size];
+        let read = self
+            .lease
+            .read_and(&file, data, offset, |data| send(device, unique, 0, data));
+        data.fill(0);
+        match read {
+            Ok(sent) => sent,
+            Err(e) => send(device, unique, -errno(&e).raw_os_error(), &[]),
+        }
+    }
+
+    fn read_dir(&self, number: u64, offset: u64, size: u32) -> Result<Out, Errno> {
+        self.alive()?;
+        let node = self.tree.get(number).ok_or(Errno::NOENT)?;
+        let Kind::Directory { children } = &node.kind else {
+            return Err(Errno::NOTDIR);
+        };
+        let room = (size as usize).min(wire::MAX_READ);
+        let dots = [(".", number), ("..", node.parent)];
+        let entries = dots
+            .into_iter()
+            .chain(children.iter().map(|(n, c)| (n.as_str(), *c)));
+        let mut out = Out::default();
+        for ((name, child), at) in entries.zip(1u64..).skip(offset as usize) {
+            let directory = self
+                .tree
+                .get(child)
+                .is_some_and(|child| matches!(child.kind, Kind::Directory { .. }));
+            if !wire::add_entry(&mut out, room, child, at, directory, name.as_bytes()) {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn alive(&self) -> Result<(), Errno> {
+        if self.lease.has_ended() {
+            Err(Errno::ACCESS)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How long an answer given now holds: never beyond the lease.
+    fn valid(&self) -> Duration {
+        if self.lease.has_ended() {
+            return Duration::ZERO;
+        }
+        self.lease
+            .terms()
+            .expires
+            .as_ref()
+            .map_or(VALID, |expiry| expiry.left().min(VALID))
+    }
+}
+
+/// Waits for the kernel's INIT and answers it.
+fn handshake(device: &OwnedFd) -> Result<(), ServeError> {
+    let mut buffer = vec![0; wire::REQUEST_LEN];
+    let not_mounted = |e: Errno| ServeError::NotMounted(e.into());
+    loop {
+        let len = match rustix::io::read(device, &mut buffer[..]) {
+            Ok(len) => len,
+            Err(Errno::AGAIN) => {
+                let timeout = Timespec {
+                    tv_sec: HANDSHAKE.as_secs() as i64,
+                    tv_nsec: 0,
+                };
+                match poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&timeout)) {
+                    Ok(0) => return Err(not_mounted(Errno::TIMEDOUT)),
+                    Ok(_) | Err(Errno::INTR) => continue,
+                    Err(e) => return Err(not_mounted(e)),
+                }
+            }
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(not_mounted(e)),
+        };
+        let Some(request) = wire::parse(&buffer[..len]) else {
+            return Err(not_mounted(Errno::PROTO));
+        };
+        let Operation::Init {
+            major,
+            minor,
+            readahead,
+            flags,
+        } = request.operation
+        else {
+            return Err(not_mounted(Errno::PROTO));
+        };
+        let Some(out) = wire::init(major, minor, readahead, flags) else {
+            let _ = send(device, request.unique, -Errno::PROTO.raw_os_error(), &[]);
+            return Err(ServeError::Protocol { major, minor });
+        };
+        send(device, request.unique, 0, out.as_slice()).map_err(not_mounted)?;
+        if major == wire::MAJOR {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends an answer or a notification, whole: the kernel takes it in one call.
+fn send(device: &OwnedFd, unique: u64, error: i32, body: &[u8]) -> Result<(), Errno> {
+    let header = wire::header(unique, error, body.len());
+    rustix::io::writev(device, &[IoSlice::new(&header), IoSlice::new(body)]).map(|_| ())
+}
+
+fn errno(error: &LeaseError) -> Errno {
+    match error {
+        LeaseError::NotFound => Errno::NOENT,
+        LeaseError::Read(_) => Errno::IO,
+        _ => Errno::ACCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{FuseServer, ServeError, serve};
+use crate::tests::{Bench, content, terms};
+use crate::{Expiry, Lease, LeaseTerms};
+
+/// A lease mounted in a temporary directory; unmounted when dropped.
+struct Mounted {
+    _bench: Bench,
+    at: PathBuf,
+    lease: Arc<Lease>,
+    server: Option<FuseServer>,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Mounts /dev/fuse, as a sandbox's init does; `None`, with a message, where that is not allowed.
+fn mount(at: &Path) -> Option<OwnedFd> {
+    let device = match fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+    {
+        Ok(device) => device,
+        Err(e) => {
+            eprintln!("skipped: /dev/fuse cannot be opened: {e}");
+            return None;
+        }
+    };
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0",
+        device.as_raw_fd()
+    );
+    let data = CString::new(data).unwrap();
+    let flags = rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID;
+    match rustix::mount::mount("vault", at, "fuse.vault", flags, data.as_c_str()) {
+        Ok(()) => Some(device.into()),
+        Err(e) => {
+            eprintln!("skipped: this process may not mount: {e}");
+            None
+        }
+    }
+}
+
+fn mounted(expires: Option<Expiry>) -> Option<Mounted> {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &content(1, 300_000)[..]).unwrap();
+    vault.put("dir/b", &content(2, 10)[..]).unwrap();
+    vault.put("dir/empty", &b""[..]).unwrap();
+    let at = bench.dir.path().join("mnt");
+    fs::create_dir(&at).unwrap();
+    let device = mount(&at)?;
+    let lease = Arc::new(vault.lease(LeaseTerms { expires, ..terms() }).unwrap());
+    let server = serve(device, Arc::clone(&lease), (1000, 1001)).unwrap();
+    Some(Mounted {
+        _bench: bench,
+        at,
+        lease,
+        server: Some(server),
+    })
+}
+
+#[test]
+fn a_served_lease_reads_as_files() {
+    let Some(mounted) = mounted(None) else { return };
+    assert_eq!(fs::read(mounted.at.join("a")).unwrap(), content(1, 300_000));
+    assert_eq!(fs::read(mounted.at.join("dir/b")).unwrap(), content(2, 10));
+    assert_eq!(fs::read(mounted.at.join("dir/empty")).unwrap(), []);
+    let mut names: Vec<_> = fs::read_dir(mounted.at.join("dir"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["b", "empty"]);
+    let meta = fs::metadata(mounted.at.join("a")).unwrap();
+    assert_eq!(
+        (meta.len(), meta.uid(), meta.gid(), meta.mode() & 0o777),
+        (300_000, 1000, 1001, 0o444)
+    );
+    let file = File::open(mounted.at.join("a")).unwrap();
+    let mut buf = [0; 1000];
+    file.read_exact_at(&mut buf, 123_456).unwrap();
+    assert_eq!(buf, content(1, 300_000)[123_456..124_456]);
+    assert_eq!(
+        fs::metadata(mounted.at.join("none")).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert!(mounted.lease.usage().bytes >= 300_010);
+}
+
+#[test]
+fn nothing_can_be_written() {
+    let Some(mounted) = mounted(None) else { return };
+    let read_only = |e: std::io::Error| assert_eq!(e.kind(), ErrorKind::ReadOnlyFilesystem);
+    read_only(fs::write(mounted.at.join("new"), b"x").unwrap_err());
+    read_only(
+        fs::OpenOptions::new()
+            .append(true)
+            .open(mounted.at.join("a"))
+            .unwrap_err(),
+    );
+    read_only(fs::remove_file(mounted.at.join("a")).unwrap_err());
+    read_only(fs::create_dir(mounted.at.join("d")).unwrap_err());
+}
+
+#[test]
+fn after_revocation_open_descriptors_and_cached_pages_yield_nothing() {
+    let Some(mounted) = mounted(None) else { return };
+    let mut file = File::open(mounted.at.join("a")).unwrap();
+    let mut all = Vec::new();
+    file.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), 300_000);
+    mounted.lease.revoke();
+    let mut byte = [0];
+    for offset in [0, 100_000, 299_999] {
+        let refused = file.read_at(&mut byte, offset).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "at {offset}");
+    }
+    assert!(File::open(mounted.at.join("a")).is_err());
+    assert!(fs::metadata(mounted.at.join("dir/b")).is_err());
+    assert!(fs::read_dir(&mounted.at).is_err());
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn after_revocation_mapped_pages_are_gone() {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    let Some(mounted) = mounted(None) else { return };
+    let file = File::open(mounted.at.join("a")).unwrap();
+    for flags in [MapFlags::SHARED, MapFlags::PRIVATE] {
+        // SAFETY: a new mapping, of a file that is longer; it is looked at through /proc only.
+        let map =
+            unsafe { mmap(std::ptr::null_mut(), 8192, ProtFlags::READ, flags, &file, 0) }.unwrap();
+        let memory = File::open("/proc/self/mem").unwrap();
+        let mut bytes = [0; 4096];
+        // Reading through /proc faults the page in, and fails with EIO where a load gets SIGBUS.
+        memory.read_exact_at(&mut bytes, map as u64).unwrap();
+        assert_eq!(bytes, content(1, 300_000)[..4096]);
+        if flags == MapFlags::PRIVATE {
+            mounted.lease.revoke();
+            assert!(memory.read_exact_at(&mut bytes, map as u64).is_err());
+        }
+        // SAFETY: the mapping made above, which nothing refers to.
+        unsafe { munmap(map, 8192) }.unwrap();
+    }
+}
+
+#[test]
+fn an_expired_lease_is_taken_back_without_anybody_asking() {
+    let started = Instant::now();
+    let clock = Arc::new(move || started.elapsed());
+    let expires = Expiry {
+        at: Duration::from_millis(400),
+        clock,
+    };
+    let Some(mounted) = mounted(Some(expires)) else {
+        return;
+    };
+    let file = File::open(mounted.at.join("dir/b")).unwrap();
+    let mut byte = [0];
+    assert_eq!(file.read_at(&mut byte, 0).unwrap(), 1);
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(
+        file.read_at(&mut byte, 0).unwrap_err().kind(),
+        ErrorKind::PermissionDenied
+    );
+}
+
+#[test]
+fn after_shutdown_everything_fails_although_it_is_mounted() {
+    let Some(mut mounted) = mounted(None) else {
+        return;
+    };
+    let file = File::open(mounted.at.join("a")).unwrap();
+    let mut byte = [0];
+    assert_eq!(file.read_at(&mut byte, 0).unwrap(), 1);
+    mounted.server.take().unwrap().shutdown();
+    assert!(file.read_at(&mut byte, 0).is_err());
+    assert!(fs::read_dir(&mounted.at).is_err());
+}
+
+#[test]
+fn unmounting_ends_the_service() {
+    let Some(mounted) = mounted(None) else { return };
+    let server = mounted.server.as_ref().unwrap();
+    assert!(server.is_serving());
+    rustix::mount::unmount(&mounted.at, rustix::mount::UnmountFlags::empty()).unwrap();
+    let until = Instant::now() + Duration::from_secs(5);
+    while server.is_serving() {
+        assert!(Instant::now() < until, "still serving");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_not_mounted_is_refused() {
+    let bench = Bench::new();
+    let vault = bench.create();
+    let lease = Arc::new(vault.lease(terms()).unwrap());
+    let null = File::open("/dev/null").unwrap();
+    let refused = serve(null.into(), lease, (0, 0));
+    assert!(matches!(refused, Err(ServeError::NotMounted(_))));
+}

@@ -1,0 +1,173 @@
+//! The directories and files that a lease's names make.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::wire::Attr;
+use crate::vault::ObjectInfo;
+
+/// The root's number in the protocol.
+pub(super) const ROOT: u64 = 1;
+
+/// All nodes, numbered from 1 in the order of the names: a number means the same node for as long as
+/// the lease lasts.
+pub(super) struct Tree {
+    nodes: Vec<Node>,
+    bytes: u64,
+}
+
+pub(super) struct Node {
+    pub(super) parent: u64,
+    pub(super) name: String,
+    modified: u64,
+    pub(super) kind: Kind,
+    /// Whether the kernel was ever told of it, and so may have cached it.
+    known: AtomicBool,
+}
+
+pub(super) enum Kind {
+    Directory { children: BTreeMap<String, u64> },
+    File { object: String, len: u64 },
+}
+
+impl Tree {
+    pub(super) fn new(objects: Vec<ObjectInfo>) -> Self {
+        let mut tree = Self {
+            nodes: Vec::with_capacity(objects.len() + 1),
+            bytes: 0,
+        };
+        tree.add(
+            ROOT,
+            "",
+            0,
+            Kind::Directory {
+                children: BTreeMap::new(),
+            },
+        );
+        for object in objects {
+            tree.bytes = tree.bytes.saturating_add(object.len);
+            let (path, name) = object.name.rsplit_once('/').unwrap_or(("", &object.name));
+            let mut parent = ROOT;
+            for part in path.split('/').filter(|part| !part.is_empty()) {
+                let known = tree.child(parent, part.as_bytes());
+                let made = || Kind::Directory {
+                    children: BTreeMap::new(),
+                };
+                parent = known.unwrap_or_else(|| tree.add(parent, part, 0, made()));
+            }
+            let file = Kind::File {
+                object: object.name.clone(),
+                len: object.len,
+            };
+            tree.add(parent, name, object.modified, file);
+            tree.touch(parent, object.modified);
+        }
+        tree
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<&Node> {
+        self.nodes
+            .get(usize::try_from(number.checked_sub(1)?).ok()?)
+    }
+
+    /// The number of a directory's child.
+    pub(super) fn child(&self, directory: u64, name: &[u8]) -> Option<u64> {
+        let Kind::Directory { children } = &self.get(directory)?.kind else {
+            return None;
+        };
+        children.get(std::str::from_utf8(name).ok()?).copied()
+    }
+
+    pub(super) fn attr(&self, number: u64, owner: (u32, u32)) -> Option<Attr> {
+        let node = self.get(number)?;
+        node.known.store(true, Ordering::Relaxed);
+        let (size, directory) = match &node.kind {
+            Kind::Directory { .. } => (0, true),
+            Kind::File { len, .. } => (*len, false),
+        };
+        Some(Attr {
+            node: number,
+            size,
+            modified: node.modified,
+            directory,
+            owner,
+        })
+    }
+
+    /// The nodes that the kernel may have cached, with their numbers.
+    pub(super) fn known(&self) -> impl Iterator<Item = (u64, &Node)> {
+        (ROOT..)
+            .zip(&self.nodes)
+            .filter(|(_, node)| node.known.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.nodes.len() as u64
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn add(&mut self, parent: u64, name: &str, modified: u64, kind: Kind) -> u64 {
+        let (name, known) = (name.to_owned(), AtomicBool::new(false));
+        let number = self.len() + 1;
+        if let Some(Kind::Directory { children }) = self.kind_mut(parent) {
+            children.insert(name.clone(), number);
+        }
+        self.nodes.push(Node {
+            parent,
+            name,
+            modified,
+            kind,
+            known,
+        });
+        number
+    }
+
+    /// A directory is as young as the youngest file below it.
+    fn touch(&mut self, mut directory: u64, modified: u64) {
+        loop {
+            let Some(node) = self.nodes.get_mut(directory as usize - 1) else {
+                return;
+            };
+            node.modified = node.modified.max(modified);
+            if directory == ROOT {
+                return;
+            }
+            directory = node.parent;
+        }
+    }
+
+    fn kind_mut(&mut self, number: u64) -> Option<&mut Kind> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.nodes.get_mut(index).map(|node| &mut node.kind)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_directories_and_files() {
+        let info = |name: &str, modified| ObjectInfo {
+            name: name.to_owned(),
+            len: 3,
+            modified,
+            version: 1,
+        };
+        let tree = Tree::new(vec![info("a/b/c", 7), info("a/b/d", 9), info("e", 1)]);
+        let a = tree.child(ROOT, b"a").unwrap();
+        let b = tree.child(a, b"b").unwrap();
+        let c = tree.child(b, b"c").unwrap();
+        assert!(
+            matches!(&tree.get(c).unwrap().kind, Kind::File { object, .. } if object == "a/b/c")
+        );
+        assert_eq!(tree.child(ROOT, b"b"), None);
+        assert_eq!(tree.attr(a, (0, 0)).unwrap().modified, 9);
+        assert_eq!((tree.len(), tree.bytes()), (6, 9));
+        assert_eq!(tree.get(0).map(|n| &n.name), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! A writer that dies at any step leaves the old state or the new one.
+
+use super::{Bench, content, read};
+use crate::{Vault, VaultError};
+
+/// Lets the writer do `steps` steps of `act` and then die; `true` if it got through.
+fn die_after(
+    vault: &mut Vault,
+    steps: i64,
+    act: impl FnOnce(&mut Vault) -> Result<(), VaultError>,
+) -> bool {
+    vault.shared().store.faults.die_after(steps);
+    act(vault).is_ok()
+}
+
+/// Kills a writer at every step of an action, and looks at what each death leaves.
+fn at_every_step(
+    act: impl Fn(&mut Vault) -> Result<(), VaultError>,
+    is_old: impl Fn(&Vault) -> bool,
+    is_new: impl Fn(&Vault) -> bool,
+) {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("kept", &content(1, 5000)[..]).unwrap();
+    vault.put("a", &content(2, 9000)[..]).unwrap();
+    drop(vault);
+    let before = bench.files();
+    let (mut olds, mut news) = (0, 0);
+    for steps in 0.. {
+        bench.restore(&before);
+        let mut vault = bench.write().unwrap();
+        let through = die_after(&mut vault, steps, &act);
+        drop(vault);
+
+        let found = bench.open().unwrap();
+        assert_eq!(
+            read(&found, "kept").unwrap(),
+            content(1, 5000),
+            "step {steps}"
+        );
+        let (old, new) = (is_old(&found), is_new(&found));
+        assert!(
+            old != new,
+            "step {steps} left neither the old state nor the new one"
+        );
+        assert!(new || !through, "step {steps} was acknowledged and is lost");
+        (olds, news) = (olds + usize::from(old), news + usize::from(new));
+        drop(found);
+
+        // The next writer cleans up and goes on.
+        let mut vault = bench.write().unwrap();
+        assert_eq!(vault.verify(|_| ()).unwrap().orphans, 0, "step {steps}");
+        vault.put("later", &b"x"[..]).unwrap();
+        drop(vault);
+        assert_eq!(read(&bench.open().unwrap(), "later").unwrap(), b"x");
+        // Through, and nothing was left to die at.
+        if through && steps > 40 {
+            break;
+        }
+    }
+    assert!(
+        olds >= 8 && news >= 3,
+        "{olds} deaths before and {news} after the commit"
+    );
+}
+
+#[test]
+fn a_put_happens_whole_or_not_at_all() {
+    at_every_step(
+        |vault| vault.put("b", &content(3, 700_000)[..]).map(drop),
+        |vault| vault.info("b").is_none() && vault.list().len() == 2,
+        |vault| read(vault, "b").is_ok_and(|found| found == content(3, 700_000)),
+    );
+}
+
+#[test]
+fn a_replacement_happens_whole_or_not_at_all() {
+    at_every_step(
+        |vault| vault.put("a", &content(4, 100)[..]).map(drop),
+        |vault| read(vault, "a").is_ok_and(|found| found == content(2, 9000)),
+        |vault| read(vault, "a").is_ok_and(|found| found == content(4, 100)),
+    );
+}
+
+#[test]
+fn a_removal_happens_whole_or_not_at_all() {
+    at_every_step(
+        |vault| vault.remove("a"),
+        |vault| read(vault, "a").is_ok_and(|found| found == content(2, 9000)),
+        |vault| vault.info("a").is_none() && vault.list().len() == 1,
+    );
+}
+
+#[test]
+fn a_failed_commit_poisons_the_handle_but_not_the_vault() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &b"old"[..]).unwrap();
+    // Count the steps of a put, then fail the sync of the manifest: the last but one.
+    vault.shared().store.faults.die_after(1000);
+    vault.put("a", &b"new"[..]).unwrap();
+    for steps in 0..30 {
+        vault.shared().store.faults.die_after(steps);
+        let failed = vault.put("a", &b"newer"[..]);
+        vault.shared().store.faults.die_after(i64::MAX);
+        match (failed, vault.put("b", &b""[..])) {
+            (Err(_), Err(VaultError::Poisoned)) => {
+                drop(vault);
+                assert!(bench.open().is_ok());
+                return;
+            }
+            (Err(_), after) => assert!(after.is_ok(), "step {steps}: {after:?}"),
+            (Ok(_), _) => break,
+        }
+    }
+    panic!("no failure poisoned the handle");
+}

@@ -26,6 +26,8 @@ pub(crate) struct Contents {
     pub(crate) name: String,
     pub(crate) tables: Tables,
     pub(crate) rules: Placed<String>,
+    /// What is allowed and probably not meant.
+    pub(crate) warnings: Vec<Diagnostic>,
 }
 
 /// Reads the whole file. On any error the answer is the list of all of them.
@@ -38,6 +40,7 @@ pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
     let mut reader = Reader {
         source,
         problems: Vec::new(),
+        warnings: Vec::new(),
         mounts: BTreeMap::new(),
     };
     let contents = reader.document(document.get_ref());
@@ -75,6 +78,7 @@ impl<'t, 's> Section<'t, 's> {
 struct Reader<'s> {
     source: &'s str,
     problems: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     /// Mount points so far, and what stands there.
     mounts: BTreeMap<PathBuf, &'static str>,
 }
@@ -151,6 +155,7 @@ impl<'s> Reader<'s> {
                 risk: risk.unwrap_or_default(),
             },
             rules: rules?,
+            warnings: std::mem::take(&mut self.warnings),
         })
     }
 
@@ -161,7 +166,13 @@ impl<'s> Reader<'s> {
         for (span, text) in self.strings(section, "accept").unwrap_or_default() {
             match TeeName::ALL.into_iter().find(|tee| tee.as_str() == text) {
                 Some(tee) if accept.contains(&tee) => self.twice(span, text),
-                Some(tee) => accept.push(tee),
+                Some(tee) => {
+                    if tee == TeeName::Simulated {
+                        self.warn(span, "`simulated` evidence proves nothing, and is accepted")
+                            .help("leave it out where data is real");
+                    }
+                    accept.push(tee);
+                }
                 None => self.unknown(span, "kind of evidence", text, &names),
             }
         }
@@ -195,7 +206,11 @@ impl<'s> Reader<'s> {
         };
         let rootfs = match self.string(section, "rootfs") {
             None | Some((_, "host")) => Rootfs::Host,
-            Some((span, text)) => Rootfs::Path(self.host_path(span, text).unwrap_or_default()),
+            Some((span, text)) => {
+                let path = self.host_path(span.clone(), text).unwrap_or_default();
+                self.warn_of_path(span, &path, false);
+                Rootfs::Path(path)
+            }
         };
         let cwd = match self.string(section, "cwd") {
             None => Some(PathBuf::from("/")),
@@ -360,7 +375,8 @@ impl<'s> Reader<'s> {
                 }
             };
             if let Some(grant) = grant {
-                self.mount(span, &grant.at, "[files]");
+                self.mount(span.clone(), &grant.at, "[files]");
+                self.warn_of_path(span, &grant.from, key == "write");
                 grants.push(grant);
             }
         }
@@ -373,7 +389,10 @@ impl<'s> Reader<'s> {
         for (span, text) in self.strings(section, "connect").unwrap_or_default() {
             match endpoint(text) {
                 Ok(endpoint) if connect.contains(&endpoint) => self.twice(span, text),
-                Ok(endpoint) => connect.push(endpoint),
+                Ok(endpoint) => {
+                    self.warn_of_host(span, &endpoint.host);
+                    connect.push(endpoint);
+                }
                 Err(why) => {
                     self.error(
                         span,
@@ -775,6 +794,54 @@ impl<'s> Reader<'s> {
         self.error(span, format!("`{text}` occurs twice"));
     }
 
+    /// Warns of host paths that give away more than a workload can be meant to have.
+    fn warn_of_path(&mut self, span: Range<usize>, from: &Path, write: bool) {
+        let parts: Vec<&str> = from.iter().filter_map(|part| part.to_str()).collect();
+        let why = match parts.as_slice() {
+            ["/"] => "the whole host",
+            ["/", "proc" | "sys", ..] => "the host's kernel interfaces",
+            ["/", "dev"] => "every device of the host",
+            ["/", "root"] | ["/", "home"] | ["/", "home", _] => {
+                "a whole home directory, with its keys"
+            }
+            ["~", ..] => {
+                self.warn(span, "`~` is not expanded: this is a folder called `~`");
+                return;
+            }
+            [.., last] if last.ends_with(".sock") && ENGINES.contains(last) => {
+                "a container engine's socket, which is root on the host"
+            }
+            ["/", "run" | "var"] | ["/", "var", "run"] => "the sockets of the host's services",
+            ["/", "etc" | "usr" | "boot" | "lib" | "bin" | "sbin", ..] if write => {
+                "the host's own system files, for writing"
+            }
+            _ => return,
+        };
+        self.warn(span, format!("this gives the workload {why}"))
+            .help("name the files it needs");
+    }
+
+    fn warn_of_host(&mut self, span: Range<usize>, host: &str) {
+        let why = match host {
+            "0.0.0.0" | "::" => "this is every address of the sandbox itself, not of the network",
+            "169.254.169.254" | "fd00:ec2::254" | "metadata.google.internal" => {
+                "this is the cloud's metadata service, which hands out credentials of the host"
+            }
+            _ => return,
+        };
+        self.warn(span, why);
+    }
+
+    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) -> Helpful<'_> {
+        self.warnings.push(Diagnostic::new(
+            Severity::Warning,
+            self.source,
+            span,
+            message,
+        ));
+        Helpful(self.warnings.last_mut())
+    }
+
     fn error(&mut self, span: Range<usize>, message: impl Into<String>) -> Helpful<'_> {
         self.problems
             .push(Diagnostic::new(Severity::Error, self.source, span, message));
@@ -792,6 +859,9 @@ impl Helpful<'_> {
         }
     }
 }
+
+/// Sockets through which whoever can write to them commands the host.
+const ENGINES: [&str; 4] = ["docker.sock", "containerd.sock", "podman.sock", "crio.sock"];
 
 fn list(words: &[&str]) -> String {
     words

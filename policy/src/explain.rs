@@ -59,8 +59,8 @@ pub(crate) fn explain(bundle: &Bundle, facts: &Facts) -> Vec<Explanation> {
         .axes()
         .iter()
         .map(|axis| {
-            axis.iter()
-                .map(|value| (value, bundle.decide(&value.replaced_in(facts))))
+            let near = near(axis, facts);
+            near.map(|value| (value, bundle.decide(&value.replaced_in(facts))))
                 .collect()
         })
         .collect();
@@ -84,6 +84,19 @@ pub(crate) fn explain(bundle: &Bundle, facts: &Facts) -> Vec<Explanation> {
             }
         })
         .collect()
+}
+
+/// The values of an axis to try: all, or of very many the best and those nearest to what is.
+fn near<'a>(axis: &'a [Value], facts: &Facts) -> impl Iterator<Item = &'a Value> {
+    const MOST: usize = 128;
+    let now = axis.partition_point(|value| match value {
+        Value::Age(Some(age)) => facts.evidence_age.is_none_or(|now| *age < now),
+        _ => false,
+    });
+    let from = now.saturating_sub(MOST);
+    let best = axis.first().filter(|_| from > 0);
+    best.into_iter()
+        .chain(axis.iter().skip(from).take(2 * MOST))
 }
 
 /// The nearest change along one fact that grants, in words.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Diagnostic, Severity, nearest};
+use crate::diagnostic::{Diagnostic, Severity, is_invisible, nearest};
 use crate::tables::{
     Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
     Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
@@ -32,6 +32,23 @@ pub(crate) struct Contents {
 
 /// Reads the whole file. On any error the answer is the list of all of them.
 pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
+    let hidden: Vec<Diagnostic> = source
+        .char_indices()
+        .filter(|(_, c)| is_invisible(*c))
+        .map(|(at, c)| {
+            let message = format!(
+                "the invisible character U+{:04X} is not allowed",
+                u32::from(c)
+            );
+            let span = at..at + c.len_utf8();
+            Diagnostic::new(Severity::Error, source, span, message)
+                .with_help("what people read and what is decided must be the same")
+        })
+        .take(MOST_HIDDEN)
+        .collect();
+    if !hidden.is_empty() {
+        return Err(hidden);
+    }
     let (document, errors) = DeTable::parse_recoverable(source);
     if !errors.is_empty() {
         // What was recovered from broken syntax would only give misleading messages.
@@ -49,6 +66,9 @@ pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
         _ => Err(reader.problems),
     }
 }
+
+/// The most invisible characters that are pointed at.
+const MOST_HIDDEN: usize = 10;
 
 fn syntax(source: &str, error: &toml::de::Error) -> Diagnostic {
     let span = error.span().unwrap_or(0..0);

@@ -9,7 +9,7 @@ use cedar_policy::{
 };
 use miette::Diagnostic as _;
 
-use crate::diagnostic::{Diagnostic, Severity, nearest, position};
+use crate::diagnostic::{Diagnostic, Severity, is_invisible, nearest, position};
 use crate::facts::{Tcb, Tier};
 use crate::grant::Grant;
 use crate::lexer::{Kind, Token, tokens};
@@ -203,6 +203,19 @@ impl Reader<'_> {
         };
         self.refuse_arithmetic(piece);
         self.check_words(piece);
+        if let Some(id) = policy.annotation("id") {
+            let long = id.chars().count() > 64;
+            if id.trim().is_empty() || long || id.chars().any(|c| c.is_control() || is_invisible(c))
+            {
+                self.error(
+                    span.clone(),
+                    format!("`{}` is not a name for a rule", id.escape_debug()),
+                )
+                .help = Some(
+                    "up to 64 visible characters in one line: `@id(\"quiet-network\")`".to_owned(),
+                );
+            }
+        }
         if self.problems.len() > before {
             return None;
         }

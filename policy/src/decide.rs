@@ -8,16 +8,16 @@
 //! A grant holds if some `permit` about it is satisfied, no `forbid` is, and no `forbid` failed to
 //! evaluate. This is Cedar's own rule but for the last part: Cedar skips what fails.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{
     ActionConstraint, AuthorizationError, Authorizer, Context, Decision as CedarDecision, Entities,
-    Entity, EntityUid, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
+    EntityUid, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
 };
 
 use crate::decision::{Decision, Denial, Permission, Reason, ReasonKind};
 use crate::facts::Facts;
-use crate::grant::{Action, Grant, Resource, ResourceType};
+use crate::grant::{Action, Grant, ResourceType};
 use crate::rules::Rule;
 use crate::schema;
 
@@ -96,7 +96,7 @@ impl Engine {
         line: usize,
     ) -> Result<Self, String> {
         let principal = schema::workload(name)?;
-        let entities = entities(&schema, &principal, name, grants)?;
+        let entities = schema::entities(&schema, &principal, name, grants)?;
         let mut heads: BTreeMap<(Action, ResourceType), usize> = BTreeMap::new();
         for grant in grants {
             let next = heads.len();
@@ -426,38 +426,6 @@ fn matches(constraint: &ActionConstraint, action: &EntityUid) -> bool {
         ActionConstraint::Eq(uid) => uid == action,
         ActionConstraint::In(uids) => uids.contains(action),
     }
-}
-
-/// The entities of a bundle: its workload and what its grants lead to.
-fn entities(
-    schema: &Schema,
-    principal: &EntityUid,
-    name: &str,
-    grants: &[Grant],
-) -> Result<Entities, String> {
-    let word = |word: &str| RestrictedExpression::new_string(word.to_owned());
-    let entity = |uid: EntityUid, attributes: Vec<(&str, RestrictedExpression)>| {
-        let attributes = attributes
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        Entity::new(uid, attributes, HashSet::new()).map_err(|error| error.to_string())
-    };
-    let mut all = vec![entity(principal.clone(), vec![("name", word(name))])?];
-    let resources: BTreeSet<&Resource> = grants.iter().map(|grant| &grant.resource).collect();
-    for resource in resources {
-        let attributes = match resource {
-            Resource::Path(_) => vec![("path", word(&resource.id()))],
-            Resource::Endpoint(endpoint) => vec![
-                ("host", word(&endpoint.host)),
-                ("port", RestrictedExpression::new_long(endpoint.port.into())),
-            ],
-            Resource::Vault(_) | Resource::FullTier => vec![("name", word(&resource.id()))],
-            Resource::Session => Vec::new(),
-        };
-        all.push(entity(schema::resource(resource)?, attributes)?);
-    }
-    Entities::from_entities(all, Some(schema)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

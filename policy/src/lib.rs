@@ -56,6 +56,6 @@ pub use grant::{Action, Grant, Resource};
 pub use risk::{Risk, RiskModel};
 pub use schema::SCHEMA;
 pub use tables::{
-    Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
-    Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
+    Access, Attestation, BackendName, Data, Endpoint, EndpointError, FileGrant, Files, Isolation,
+    Network, Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
 };

@@ -1,8 +1,12 @@
 //! The schema that rules are validated against, and the names in it.
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema};
+use std::collections::{BTreeSet, HashSet};
 
-use crate::grant::{Action, Resource};
+use cedar_policy::{
+    Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression, Schema,
+};
+
+use crate::grant::{Action, Grant, Resource};
 
 /// The schema in Cedar's own syntax, for editors and for people.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -38,6 +42,38 @@ pub(crate) fn action(action: Action) -> Result<EntityUid, String> {
 /// The entity of a resource.
 pub(crate) fn resource(resource: &Resource) -> Result<EntityUid, String> {
     uid(resource.kind().as_str(), &resource.id())
+}
+
+/// The entities of a bundle: its workload and what its grants lead to.
+pub(crate) fn entities(
+    schema: &Schema,
+    principal: &EntityUid,
+    name: &str,
+    grants: &[Grant],
+) -> Result<Entities, String> {
+    let word = |word: &str| RestrictedExpression::new_string(word.to_owned());
+    let entity = |uid: EntityUid, attributes: Vec<(&str, RestrictedExpression)>| {
+        let attributes = attributes
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        Entity::new(uid, attributes, HashSet::new()).map_err(|error| error.to_string())
+    };
+    let mut all = vec![entity(principal.clone(), vec![("name", word(name))])?];
+    let resources: BTreeSet<&Resource> = grants.iter().map(|grant| &grant.resource).collect();
+    for resource in resources {
+        let attributes = match resource {
+            Resource::Path(_) => vec![("path", word(&resource.id()))],
+            Resource::Endpoint(endpoint) => vec![
+                ("host", word(&endpoint.host)),
+                ("port", RestrictedExpression::new_long(endpoint.port.into())),
+            ],
+            Resource::Vault(_) | Resource::FullTier => vec![("name", word(&resource.id()))],
+            Resource::Session => Vec::new(),
+        };
+        all.push(entity(self::resource(resource)?, attributes)?);
+    }
+    Entities::from_entities(all, Some(schema)).map_err(|error| error.to_string())
 }
 
 fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {

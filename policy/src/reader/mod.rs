@@ -1,13 +1,17 @@
 //! From TOML to tables, collecting every problem on the way.
 
+mod overbroad;
+mod problem;
+mod value;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Diagnostic, Severity, is_invisible, nearest};
+use self::value::Section;
+use crate::diagnostic::{Diagnostic, Severity, is_invisible};
 use crate::tables::{
     Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
     Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
@@ -78,21 +82,6 @@ fn syntax(source: &str, error: &toml::de::Error) -> Diagnostic {
         span,
         error.message().trim().replace('\n', ", "),
     )
-}
-
-/// A table with its name in messages and its place.
-struct Section<'t, 's> {
-    place: String,
-    span: Range<usize>,
-    table: &'t DeTable<'s>,
-}
-
-impl<'t, 's> Section<'t, 's> {
-    fn get(&self, key: &str) -> Option<(Range<usize>, &'t DeValue<'s>)> {
-        self.table
-            .get(key)
-            .map(|value| (value.span(), value.get_ref()))
-    }
 }
 
 struct Reader<'s> {
@@ -407,7 +396,7 @@ impl<'s> Reader<'s> {
         self.known(section, &["connect"]);
         let mut connect: Vec<Endpoint> = Vec::new();
         for (span, text) in self.strings(section, "connect").unwrap_or_default() {
-            match endpoint(text) {
+            match text.parse::<Endpoint>() {
                 Ok(endpoint) if connect.contains(&endpoint) => self.twice(span, text),
                 Ok(endpoint) => {
                     self.warn_of_host(span, &endpoint.host);
@@ -563,332 +552,6 @@ impl<'s> Reader<'s> {
             span,
         })
     }
-
-    // ---- values -------------------------------------------------------------------------------
-
-    fn section<'t>(&mut self, parent: &Section<'t, 's>, key: &str) -> Option<Section<'t, 's>> {
-        let (span, value) = parent.get(key)?;
-        self.subsection(parent, key, span, value)
-    }
-
-    fn subsection<'t>(
-        &mut self,
-        parent: &Section<'_, 's>,
-        key: &str,
-        span: Range<usize>,
-        value: &'t DeValue<'s>,
-    ) -> Option<Section<'t, 's>> {
-        match value {
-            DeValue::Table(table) => {
-                let place = match parent.place.as_str() {
-                    "" => key.to_owned(),
-                    place => format!("{place}.{key}"),
-                };
-                Some(Section { place, span, table })
-            }
-            other => {
-                self.wrong(span, key, "a table", other);
-                None
-            }
-        }
-    }
-
-    fn string<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<(Range<usize>, &'t str)> {
-        let (span, value) = section.get(key)?;
-        if let DeValue::String(text) = value {
-            return Some((span, text));
-        }
-        self.wrong(span, key, "a string", value);
-        None
-    }
-
-    fn needed<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-        help: &str,
-    ) -> Option<(Range<usize>, &'t str)> {
-        if section.get(key).is_none() {
-            self.missing(section, key, help);
-        }
-        self.string(section, key)
-    }
-
-    fn array<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<Vec<(Range<usize>, &'t DeValue<'s>)>> {
-        let (span, value) = section.get(key)?;
-        if let DeValue::Array(entries) = value {
-            return Some(
-                entries
-                    .iter()
-                    .map(|entry| (entry.span(), entry.get_ref()))
-                    .collect(),
-            );
-        }
-        self.wrong(span, key, "an array", value);
-        None
-    }
-
-    fn strings<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<Vec<(Range<usize>, &'t str)>> {
-        let mut texts = Vec::new();
-        for (span, entry) in self.array(section, key)? {
-            match entry {
-                DeValue::String(text) => texts.push((span, text.as_ref())),
-                other => self.wrong(span, key, "strings", other),
-            }
-        }
-        Some(texts)
-    }
-
-    fn integer(
-        &mut self,
-        section: &Section<'_, 's>,
-        key: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
-        let (span, value) = section.get(key)?;
-        let DeValue::Integer(integer) = value else {
-            self.wrong(span, key, "an integer", value);
-            return None;
-        };
-        match u64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) if range.contains(&number) => Some(number),
-            _ => {
-                let (least, most) = range.into_inner();
-                self.error(span, format!("`{key}` is not between {least} and {most}"));
-                None
-            }
-        }
-    }
-
-    fn duration(&mut self, section: &Section<'_, 's>, key: &str) -> Option<Duration> {
-        let (span, text) = self.string(section, key)?;
-        let duration = units::duration(text).filter(|duration| !duration.is_zero());
-        if duration.is_none() {
-            self.error(span, format!("`{}` is not a duration", text.escape_debug()))
-                .help(units::DURATION_HELP);
-        }
-        duration
-    }
-
-    fn name(&mut self, span: Range<usize>, text: &str) -> Option<String> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.bytes().all(plain) {
-            self.error(span, format!("`{}` is not a name", text.escape_debug()))
-                .help("up to 64 of letters, digits, `-`, `_` and `.`, not beginning with `.`");
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
-    fn no_nul(&mut self, span: Range<usize>, text: &str) -> Option<String> {
-        if text.contains('\0') {
-            self.error(span, "a NUL character cannot be passed to a program");
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
-    fn host_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
-        let path = Path::new(text);
-        let why = if text.is_empty() {
-            "it is empty"
-        } else if text.contains('\0') {
-            "it contains a NUL character"
-        } else if path.components().any(|part| part == Component::ParentDir) {
-            "it contains `..`"
-        } else {
-            return Some(path.to_owned());
-        };
-        self.error(
-            span,
-            format!("`{}` is not a path: {why}", text.escape_debug()),
-        )
-        .help("write an absolute path, or one below the folder of this file");
-        None
-    }
-
-    fn sandbox_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
-        let mut parts = text.split('/');
-        let absolute = parts.next() == Some("") && text.starts_with('/');
-        let why = if !absolute {
-            "it is not absolute"
-        } else if text.contains('\0') {
-            "it contains a NUL character"
-        } else if parts.clone().any(|part| part == "..") {
-            "it contains `..`"
-        } else if text != "/" && parts.any(|part| part.is_empty() || part == ".") {
-            "it is not in its shortest form"
-        } else {
-            return Some(PathBuf::from(text));
-        };
-        self.error(
-            span,
-            format!(
-                "`{}` is not a path in the sandbox: {why}",
-                text.escape_debug()
-            ),
-        )
-        .help("write an absolute path without `.`, `..`, `//` or a slash at the end: `/app`");
-        None
-    }
-
-    /// Notes a mount point and refuses the second one at the same place.
-    fn mount(&mut self, span: Range<usize>, at: &Path, by: &'static str) {
-        if let Some(other) = self.mounts.insert(at.to_owned(), by) {
-            let message = format!("`{}` is already given by `{other}`", at.display());
-            self.error(span, message)
-                .help("each path in the sandbox has one entry; `write` includes reading");
-        }
-    }
-
-    // ---- problems -----------------------------------------------------------------------------
-
-    fn known(&mut self, section: &Section<'_, 's>, keys: &[&str]) {
-        for key in section
-            .table
-            .keys()
-            .filter(|key| !keys.contains(&key.get_ref().as_ref()))
-        {
-            let place = match section.place.as_str() {
-                "" => String::new(),
-                place => format!(" in `[{place}]`"),
-            };
-            let name = key.get_ref();
-            let help = match nearest(name, keys.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known are {}", list(keys)),
-            };
-            self.error(
-                key.span(),
-                format!("unknown key `{}`{place}", name.escape_debug()),
-            )
-            .help(&help);
-        }
-    }
-
-    fn missing(&mut self, section: &Section<'_, 's>, key: &str, help: &str) {
-        let place = match section.place.as_str() {
-            "" => String::new(),
-            place => format!(" in `[{place}]`"),
-        };
-        let key = key.trim_matches('`');
-        self.error(section.span.clone(), format!("missing `{key}`{place}"))
-            .help(&format!("add {help}"));
-    }
-
-    fn wrong(&mut self, span: Range<usize>, key: &str, wanted: &str, found: &DeValue<'_>) {
-        let found = found.type_str();
-        let article = if found.starts_with(['a', 'i']) {
-            "an"
-        } else {
-            "a"
-        };
-        self.error(
-            span,
-            format!("`{key}` takes {wanted}, not {article} {found}"),
-        );
-    }
-
-    fn unknown(&mut self, span: Range<usize>, what: &str, word: &str, known: &[&str]) {
-        let help = match nearest(word, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", list(known)),
-        };
-        self.error(span, format!("unknown {what} `{}`", word.escape_debug()))
-            .help(&help);
-    }
-
-    fn twice(&mut self, span: Range<usize>, text: &str) {
-        self.error(span, format!("`{text}` occurs twice"));
-    }
-
-    /// Warns of host paths that give away more than a workload can be meant to have.
-    fn warn_of_path(&mut self, span: Range<usize>, from: &Path, write: bool) {
-        let parts: Vec<&str> = from.iter().filter_map(|part| part.to_str()).collect();
-        let why = match parts.as_slice() {
-            ["/"] => "the whole host",
-            ["/", "proc" | "sys", ..] => "the host's kernel interfaces",
-            ["/", "dev"] => "every device of the host",
-            ["/", "root"] | ["/", "home"] | ["/", "home", _] => {
-                "a whole home directory, with its keys"
-            }
-            ["~", ..] => {
-                self.warn(span, "`~` is not expanded: this is a folder called `~`");
-                return;
-            }
-            [.., last] if last.ends_with(".sock") && ENGINES.contains(last) => {
-                "a container engine's socket, which is root on the host"
-            }
-            ["/", "run" | "var"] | ["/", "var", "run"] => "the sockets of the host's services",
-            ["/", "etc" | "usr" | "boot" | "lib" | "bin" | "sbin", ..] if write => {
-                "the host's own system files, for writing"
-            }
-            _ => return,
-        };
-        self.warn(span, format!("this gives the workload {why}"))
-            .help("name the files it needs");
-    }
-
-    fn warn_of_host(&mut self, span: Range<usize>, host: &str) {
-        let why = match host {
-            "0.0.0.0" | "::" => "this is every address of the sandbox itself, not of the network",
-            "169.254.169.254" | "fd00:ec2::254" | "metadata.google.internal" => {
-                "this is the cloud's metadata service, which hands out credentials of the host"
-            }
-            _ => return,
-        };
-        self.warn(span, why);
-    }
-
-    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) -> Helpful<'_> {
-        self.warnings.push(Diagnostic::new(
-            Severity::Warning,
-            self.source,
-            span,
-            message,
-        ));
-        Helpful(self.warnings.last_mut())
-    }
-
-    fn error(&mut self, span: Range<usize>, message: impl Into<String>) -> Helpful<'_> {
-        self.problems
-            .push(Diagnostic::new(Severity::Error, self.source, span, message));
-        Helpful(self.problems.last_mut())
-    }
-}
-
-/// The diagnostic just made, to which help can be added.
-struct Helpful<'a>(Option<&'a mut Diagnostic>);
-
-impl Helpful<'_> {
-    fn help(self, text: &str) {
-        if let Some(diagnostic) = self.0 {
-            diagnostic.help = Some(text.to_owned());
-        }
-    }
-}
-
-/// Sockets through which whoever can write to them commands the host.
-const ENGINES: [&str; 4] = ["docker.sock", "containerd.sock", "podman.sock", "crio.sock"];
-
-fn list(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("`{word}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 fn default_isolation() -> Isolation {
@@ -908,60 +571,4 @@ fn default_syscalls() -> Syscalls {
         allow: Vec::new(),
         deny: Vec::new(),
     }
-}
-
-fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
-    let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
-    let digits =
-        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
-    let port = port
-        .parse()
-        .ok()
-        .filter(|_| digits)
-        .ok_or("its port is not between 1 and 65535")?;
-    if let Some(inner) = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        let address: std::net::Ipv6Addr = inner
-            .parse()
-            .map_err(|_| "its address is not an IPv6 address")?;
-        return Ok(Endpoint {
-            host: address.to_string(),
-            port,
-        });
-    }
-    if host.contains('/') {
-        return Err("address ranges cannot be granted, only single addresses");
-    }
-    if host.contains('*') {
-        return Err("wildcards cannot be granted, only single hosts");
-    }
-    // Whatever ends in a number is meant as an address, and has to be a well-formed one: `010.0.0.1`
-    // or `1.2` is read differently by different resolvers.
-    let last = host.rsplit('.').next().unwrap_or_default();
-    if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) {
-        let address: std::net::Ipv4Addr = host
-            .parse()
-            .map_err(|_| "its address is not an IPv4 address")?;
-        return Ok(Endpoint {
-            host: address.to_string(),
-            port,
-        });
-    }
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    };
-    if host.len() > 253 || !host.split('.').all(label) {
-        return Err("its host is not a domain name in lower case");
-    }
-    Ok(Endpoint {
-        host: host.to_owned(),
-        port,
-    })
 }

@@ -1,6 +1,8 @@
 //! A policy bundle: one file, read strictly.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -8,11 +10,12 @@ use sha2::{Digest, Sha256};
 use crate::decide::Engine;
 use crate::decision::Decision;
 use crate::diagnostic::{Diagnostic, Severity, position};
+use crate::explain::Explanation;
 use crate::facts::Facts;
 use crate::grant::Grant;
 use crate::rules::Rule;
 use crate::tables::Tables;
-use crate::{lint, reader, rules, schema};
+use crate::{explain, lint, reader, rules, schema};
 
 /// A policy that was read without an error: its tables are sane, its rules fit the schema.
 ///
@@ -29,6 +32,7 @@ struct Inner {
     grants: Vec<Grant>,
     rules: Vec<Rule>,
     engine: Engine,
+    rules_span: Range<usize>,
     warnings: Vec<Diagnostic>,
 }
 
@@ -68,11 +72,12 @@ impl Bundle {
             Ok(schema) => schema,
             Err(why) => return refuse(broken(why)),
         };
-        let read = match rules::read(source, &contents.rules, &schema) {
+        let grants = Grant::all(&contents.tables);
+        let entities = entities(&contents.name, &grants);
+        let read = match rules::read(source, &contents.rules, &schema, &entities) {
             Ok(read) => read,
             Err(problems) => return refuse(problems),
         };
-        let grants = Grant::all(&contents.tables);
         let (line, _) = position(source, contents.rules.span.start);
         let engine = match Engine::new(schema, &contents.name, &grants, &read.rules, line) {
             Ok(engine) => engine,
@@ -87,7 +92,8 @@ impl Bundle {
             grants,
             rules: read.rules,
             engine,
-            warnings: read.warnings,
+            rules_span: contents.rules.span,
+            warnings: contents.warnings.into_iter().chain(read.warnings).collect(),
         })))
     }
 
@@ -128,6 +134,11 @@ impl Bundle {
         self.0.engine.decide(facts)
     }
 
+    /// Tells for each grant which rules decided and, if it was denied, what would have to change.
+    pub fn explain(&self, facts: &Facts) -> Vec<Explanation> {
+        explain::explain(self, facts)
+    }
+
     /// Finds what is allowed in a bundle and probably not meant.
     pub fn lint(&self) -> Vec<Diagnostic> {
         lint::lint(self)
@@ -137,9 +148,24 @@ impl Bundle {
         &self.0.rules
     }
 
-    pub(crate) fn validator_warnings(&self) -> &[Diagnostic] {
+    /// Where the rules stand in the file.
+    pub(crate) fn rules_span(&self) -> Range<usize> {
+        self.0.rules_span.clone()
+    }
+
+    /// What was noticed while reading.
+    pub(crate) fn warnings(&self) -> &[Diagnostic] {
         &self.0.warnings
     }
+}
+
+/// The entities rules may name, by type and identifier.
+pub(crate) fn entities(name: &str, grants: &[Grant]) -> BTreeSet<(String, String)> {
+    let resources = grants.iter().map(|grant| &grant.resource);
+    resources
+        .map(|resource| (resource.kind().as_str().to_owned(), resource.id()))
+        .chain([("Workload".to_owned(), name.to_owned())])
+        .collect()
 }
 
 impl fmt::Debug for Bundle {

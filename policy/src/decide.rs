@@ -8,16 +8,16 @@
 //! A grant holds if some `permit` about it is satisfied, no `forbid` is, and no `forbid` failed to
 //! evaluate. This is Cedar's own rule but for the last part: Cedar skips what fails.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{
     ActionConstraint, AuthorizationError, Authorizer, Context, Decision as CedarDecision, Entities,
-    Entity, EntityUid, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
+    EntityUid, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
 };
 
 use crate::decision::{Decision, Denial, Permission, Reason, ReasonKind};
 use crate::facts::Facts;
-use crate::grant::{Action, Grant, Resource, ResourceType};
+use crate::grant::{Action, Grant, ResourceType};
 use crate::rules::Rule;
 use crate::schema;
 
@@ -96,7 +96,7 @@ impl Engine {
         line: usize,
     ) -> Result<Self, String> {
         let principal = schema::workload(name)?;
-        let entities = entities(&schema, &principal, name, grants)?;
+        let entities = schema::entities(&schema, &principal, name, grants)?;
         let mut heads: BTreeMap<(Action, ResourceType), usize> = BTreeMap::new();
         for grant in grants {
             let next = heads.len();
@@ -428,34 +428,193 @@ fn matches(constraint: &ActionConstraint, action: &EntityUid) -> bool {
     }
 }
 
-/// The entities of a bundle: its workload and what its grants lead to.
-fn entities(
-    schema: &Schema,
-    principal: &EntityUid,
-    name: &str,
-    grants: &[Grant],
-) -> Result<Entities, String> {
-    let word = |word: &str| RestrictedExpression::new_string(word.to_owned());
-    let entity = |uid: EntityUid, attributes: Vec<(&str, RestrictedExpression)>| {
-        let attributes = attributes
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        Entity::new(uid, attributes, HashSet::new()).map_err(|error| error.to_string())
-    };
-    let mut all = vec![entity(principal.clone(), vec![("name", word(name))])?];
-    let resources: BTreeSet<&Resource> = grants.iter().map(|grant| &grant.resource).collect();
-    for resource in resources {
-        let attributes = match resource {
-            Resource::Path(_) => vec![("path", word(&resource.id()))],
-            Resource::Endpoint(endpoint) => vec![
-                ("host", word(&endpoint.host)),
-                ("port", RestrictedExpression::new_long(endpoint.port.into())),
-            ],
-            Resource::Vault(_) | Resource::FullTier => vec![("name", word(&resource.id()))],
-            Resource::Session => Vec::new(),
-        };
-        all.push(entity(schema::resource(resource)?, attributes)?);
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use cedar_policy::{Policy, PolicyId};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::facts::{Tcb, Tier};
+    use crate::{Bundle, reader, rules};
+
+    const TABLES: &str = r#"
+version = 1
+name = "sliced"
+[workload]
+command = ["/bin/true"]
+[files]
+read = ["/app"]
+write = ["/out"]
+[network]
+connect = ["a.example:1", "b.example:2"]
+[data]
+one = { vault = "one.vault", at = "/one" }
+two = { vault = "two.vault", at = "/two", access = "read-write" }
+"#;
+
+    const OVERFLOW: &str = "context.risk * 9223372036854775807 > 80";
+
+    /// Builds an engine; conditions that are refused at load are put in afterwards.
+    fn engine(written: &[String]) -> (Engine, PolicySet) {
+        let harmless = written.join("\n").replace(OVERFLOW, "context.risk == 0");
+        let source = format!("{TABLES}[rules]\ncedar = \"\"\"\n{harmless}\n\"\"\"\n");
+        Bundle::parse(&source, "sliced.toml").unwrap_or_else(|error| panic!("{error}"));
+        let contents = reader::read(&source).unwrap();
+        let schema = schema::parse().unwrap();
+        let grants = Grant::all(&contents.tables);
+        let entities = crate::bundle::entities("sliced", &grants);
+        let mut rules = rules::read(&source, &contents.rules, &schema, &entities)
+            .unwrap()
+            .rules;
+        for (index, (rule, text)) in rules.iter_mut().zip(written).enumerate() {
+            rule.policy = Policy::parse(Some(PolicyId::new(index.to_string())), text).unwrap();
+        }
+        let all = PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone())).unwrap();
+        (
+            Engine::new(schema, "sliced", &grants, &rules, 1).unwrap(),
+            all,
+        )
     }
-    Entities::from_entities(all, Some(schema)).map_err(|error| error.to_string())
+
+    /// Decides with all rules for every grant, as Cedar would, but closed against errors.
+    fn unsliced(engine: &Engine, all: &PolicySet, facts: &Facts) -> BTreeSet<Grant> {
+        let context = engine.context(facts).unwrap();
+        let holds = |target: &&Target| {
+            let request = engine.request(target, &context, true).unwrap();
+            let response = Authorizer::new().is_authorized(&request, all, &engine.entities);
+            let forbid_failed = response.diagnostics().errors().any(|error| {
+                let AuthorizationError::PolicyEvaluationError(error) = error;
+                all.policy(error.policy_id()).unwrap().effect() == cedar_policy::Effect::Forbid
+            });
+            response.decision() == CedarDecision::Allow && !forbid_failed
+        };
+        engine
+            .targets
+            .iter()
+            .filter(holds)
+            .map(|target| target.grant.clone())
+            .collect()
+    }
+
+    fn facts(risk: u8, tcb: Tcb) -> Facts {
+        Facts {
+            risk,
+            tcb,
+            tier: Tier::Affirming,
+            ..Facts::unknown()
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_forbid_denies_and_one_in_a_permit_does_not_grant() {
+        let permit = "permit (principal, action, resource);".to_owned();
+        let forbid = format!("forbid (principal, action, resource) when {{ {OVERFLOW} }};");
+        let (engine, all) = engine(&[permit, forbid]);
+
+        // Cedar alone says yes.
+        let context = engine.context(&facts(50, Tcb::UpToDate)).unwrap();
+        let request = engine.request(&engine.targets[0], &context, true).unwrap();
+        let plain = Authorizer::new().is_authorized(&request, &all, &engine.entities);
+        assert_eq!(plain.decision(), CedarDecision::Allow);
+
+        let decision = engine.decide(&facts(50, Tcb::UpToDate));
+        assert!(decision.granted.is_empty());
+        assert!(
+            decision
+                .denied
+                .iter()
+                .all(|denial| denial.because[0].kind == ReasonKind::Errored)
+        );
+        assert_eq!(engine.decide(&facts(0, Tcb::UpToDate)).denied.len(), 0);
+
+        let broken = format!("permit (principal, action, resource) when {{ {OVERFLOW} }};");
+        let (engine, _) = self::engine(&[broken]);
+        let decision = engine.decide(&facts(50, Tcb::UpToDate));
+        assert!(decision.granted.is_empty());
+        assert_eq!(decision.denied[0].because.len(), 1);
+        assert_eq!(decision.denied[0].because[0].kind, ReasonKind::Errored);
+    }
+
+    #[test]
+    fn rules_about_everything_are_evaluated_once_for_all_grants() {
+        let rules: Vec<String> = [
+            "permit (principal, action, resource);",
+            "forbid (principal, action == Action::\"connect\", resource) when { context.risk > 1 };",
+            "forbid (principal, action, resource == Vault::\"one\") when { context.risk > 2 };",
+            "forbid (principal, action, resource is Endpoint) when { resource.port == 2 };",
+        ]
+        .map(str::to_owned)
+        .into();
+        let (engine, _) = engine(&rules);
+        assert_eq!(engine.global.permits, [0]);
+        assert_eq!(engine.global.set.num_of_policies(), 1);
+        let count = |part: fn(&Head) -> &Part| -> usize {
+            engine
+                .heads
+                .iter()
+                .map(|head| part(head).set.num_of_policies())
+                .sum()
+        };
+        assert_eq!(count(|head| &head.blind), 1);
+        assert_eq!(count(|head| &head.sighted), 1);
+        let literal: usize = engine
+            .targets
+            .iter()
+            .map(|target| target.literal.set.num_of_policies())
+            .sum();
+        assert_eq!(literal, 1);
+    }
+
+    fn rule() -> impl Strategy<Value = String> {
+        let effect = prop_oneof![Just("permit"), Just("forbid")];
+        let action = prop_oneof![
+            Just("action"),
+            Just("action == Action::\"read\""),
+            Just("action == Action::\"connect\""),
+            Just("action in [Action::\"read\", Action::\"write\", Action::\"live\"]"),
+            Just("action in Action::\"proceed\""),
+        ];
+        let resource = prop_oneof![
+            Just("resource"),
+            Just("resource is Vault"),
+            Just("resource is Path"),
+            Just("resource == Vault::\"two\""),
+            Just("resource in Path::\"/out\""),
+            Just("resource is Endpoint in Endpoint::\"a.example:1\""),
+        ];
+        let condition = prop_oneof![
+            Just(""),
+            Just("when { context.risk >= 20 }"),
+            Just("unless { context.tcb == \"up-to-date\" }"),
+            Just("when { resource == Endpoint::\"b.example:2\" || resource == Vault::\"one\" }"),
+            Just("when { action == Action::\"write\" } unless { context.risk < 40 }"),
+            Just("when { resource has port && context.risk > 60 }"),
+            Just("when { principal has name && principal.name == \"sliced\" }"),
+            Just("when { context.risk * 9223372036854775807 > 80 }"),
+        ];
+        (effect, action, resource, condition).prop_map(|(effect, action, resource, condition)| {
+            format!("{effect} (principal, {action}, {resource}) {condition};")
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+        #[test]
+        fn slices_decide_as_all_rules_together_do(rules in proptest::collection::vec(rule(), 1..8)) {
+            let (engine, all) = engine(&rules);
+            for risk in [0, 1, 20, 41, 61, 100] {
+                for tcb in [Tcb::UpToDate, Tcb::Unknown] {
+                    let facts = facts(risk, tcb);
+                    let decision = engine.decide(&facts);
+                    prop_assert_eq!(&decision.granted, &unsliced(&engine, &all, &facts));
+                    prop_assert_eq!(
+                        decision.granted.len() + decision.denied.len(), engine.targets.len()
+                    );
+                    prop_assert!(decision.denied.iter().all(|denial| !denial.because.is_empty()));
+                }
+            }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What was decided, and because of which rules.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -65,6 +66,17 @@ pub enum ReasonKind {
     NotPermitted,
     /// A rule that could not be evaluated.
     Errored,
+}
+
+impl fmt::Display for ReasonKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReasonKind::Permitted => "permitted",
+            ReasonKind::Forbidden => "forbidden",
+            ReasonKind::NotPermitted => "not permitted",
+            ReasonKind::Errored => "not evaluated",
+        })
+    }
 }
 
 impl Decision {

@@ -48,9 +48,11 @@ impl Diagnostic {
         let start = floor_char_boundary(source, span.start);
         let end = floor_char_boundary(source, span.end).max(start);
         let (line, column) = position(source, start);
+        // Messages quote the file, and are printed on terminals.
+        let message = printable(&message.into());
         Diagnostic {
             severity,
-            message: message.into(),
+            message,
             line,
             column,
             span: start..end,
@@ -98,7 +100,7 @@ impl fmt::Display for Rendered<'_> {
         let begun = before.rsplit('\n').next().unwrap_or_default();
         let ended = rest.split(['\n', '\r']).next().unwrap_or_default();
         writeln!(f, "{margin} |")?;
-        writeln!(f, "{number} | {begun}{ended}")?;
+        writeln!(f, "{number} | {}", printable(&format!("{begun}{ended}")))?;
         // A tab before the caret stays a tab, so that the caret stands below its character.
         let indent: String = begun
             .chars()
@@ -120,6 +122,23 @@ impl fmt::Display for Rendered<'_> {
         }
         Ok(())
     }
+}
+
+/// The text without characters that would command a terminal; tabs stay.
+fn printable(text: &str) -> String {
+    let plain = |c: char| {
+        if c.is_control() && c != '\t' || is_invisible(c) {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().map(plain).collect()
+}
+
+/// Whether a character hides text from its reader or shows it in another order than a parser sees.
+pub(crate) fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The line and column, both from 1 and the column in characters, of a byte offset.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 ///
 /// Serialised for the log with the names that rules use. Reading them back gives the same
 /// decision; a duplicate or unknown key is refused, a missing one is worst.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Facts {
     /// How risky the workload has become, 0..=100; more counts as 100.

@@ -52,7 +52,8 @@ impl Action {
         }
     }
 
-    pub(crate) const ALL: [Action; 7] = [
+    /// Every action.
+    pub const ALL: [Action; 7] = [
         Action::Read,
         Action::Write,
         Action::Exec,
@@ -61,19 +62,6 @@ impl Action {
         Action::Proceed,
         Action::Live,
     ];
-
-    /// Whether the schema lets this action meet resources of this type.
-    pub(crate) fn applies_to(self, kind: ResourceType) -> bool {
-        match self {
-            Action::Read | Action::Write => {
-                matches!(kind, ResourceType::Path | ResourceType::Vault)
-            }
-            Action::Exec => kind == ResourceType::Path,
-            Action::Connect => kind == ResourceType::Endpoint,
-            Action::Use => kind == ResourceType::Tier,
-            Action::Proceed | Action::Live => kind == ResourceType::Session,
-        }
-    }
 }
 
 /// What it is done to.
@@ -134,14 +122,6 @@ impl ResourceType {
             ResourceType::Session => "Session",
         }
     }
-
-    pub(crate) const ALL: [ResourceType; 5] = [
-        ResourceType::Path,
-        ResourceType::Endpoint,
-        ResourceType::Vault,
-        ResourceType::Tier,
-        ResourceType::Session,
-    ];
 }
 
 impl Grant {

@@ -34,6 +34,8 @@ mod bundle;
 mod decide;
 mod decision;
 mod diagnostic;
+mod domain;
+mod explain;
 mod facts;
 mod grant;
 mod lexer;
@@ -48,11 +50,12 @@ mod units;
 pub use bundle::{Bundle, BundleError};
 pub use decision::{Decision, Denial, Permission, Reason, ReasonKind};
 pub use diagnostic::{Diagnostic, Severity};
+pub use explain::Explanation;
 pub use facts::{Facts, Tcb, Tier};
 pub use grant::{Action, Grant, Resource};
 pub use risk::{Risk, RiskModel};
 pub use schema::SCHEMA;
 pub use tables::{
-    Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
-    Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
+    Access, Attestation, BackendName, Data, Endpoint, EndpointError, FileGrant, Files, Isolation,
+    Network, Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
 };

@@ -1,12 +1,256 @@
 //! What is allowed in a bundle and probably not meant.
 
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
 use crate::bundle::Bundle;
-use crate::diagnostic::Diagnostic;
+use crate::decision::Decision;
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::domain::{Domain, Value};
+use crate::facts::{Facts, Tcb, Tier};
+use crate::grant::Grant;
+use crate::rules::Rule;
 
 /// Finds what is probably not meant, in the order of the file.
 pub(crate) fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
-    let mut findings = bundle.validator_warnings().to_vec();
-    let _ = bundle.rules();
-    findings.sort_by_key(|finding| finding.span.start);
+    let mut linter = Linter {
+        bundle,
+        findings: Vec::new(),
+    };
+    linter.noticed_while_reading();
+    linter.rules_without_grants();
+    linter.unreachable_thresholds();
+    linter.nothing_stops();
+    linter.search();
+    let mut findings = linter.findings;
+    findings.sort_by(|a, b| (a.span.start, &a.message).cmp(&(b.span.start, &b.message)));
     findings
+}
+
+struct Linter<'a> {
+    bundle: &'a Bundle,
+    findings: Vec<Diagnostic>,
+}
+
+/// The most rules that are evaluated in search of surprises.
+const BUDGET: usize = 50_000;
+/// The most facts that are decided about in search of surprises.
+const MOST_POINTS: usize = 4096;
+
+impl Linter<'_> {
+    fn noticed_while_reading(&mut self) {
+        for warning in self.bundle.warnings() {
+            let mut warning = warning.clone();
+            if warning.message.contains("impossible") {
+                warning.message = "this rule can never hold".to_owned();
+                warning.help = Some("its head and its conditions exclude each other".to_owned());
+            }
+            self.findings.push(warning);
+        }
+    }
+
+    fn rules_without_grants(&mut self) {
+        for rule in self.bundle.rules() {
+            let already = self
+                .findings
+                .iter()
+                .any(|finding| finding.span == rule.span);
+            if !already
+                && !self
+                    .bundle
+                    .grants()
+                    .iter()
+                    .any(|grant| rule.is_about(grant))
+            {
+                self.warn(
+                    rule.span.clone(),
+                    "this rule is about nothing that a table lists",
+                )
+                .help = Some("add an entry to the table, or leave the rule out".to_owned());
+            }
+        }
+    }
+
+    fn unreachable_thresholds(&mut self) {
+        let risk = &self.bundle.tables().risk;
+        // With a half-life signals add up; without one a sensor is on or off.
+        let most = risk.values().map(|entry| match entry.half_life {
+            Some(_) if entry.adds > 0 => u32::from(entry.cap),
+            _ => u32::from(entry.adds.min(entry.cap)),
+        });
+        let most = most.sum::<u32>().min(100);
+        let mut seen = BTreeSet::new();
+        for rule in self.bundle.rules() {
+            for (threshold, span) in &rule.thresholds {
+                if *threshold > i64::from(most) && seen.insert(span.start) {
+                    self.warn(span.clone(), format!("risk never reaches {threshold}"))
+                        .help = Some(format!("the sensors in `[risk]` add at most {most}"));
+                }
+            }
+        }
+    }
+
+    fn nothing_stops(&mut self) {
+        let worst = self.bundle.decide(&Facts::unknown());
+        if worst.proceed() && worst.live() {
+            self.warn(self.bundle.rules_span(), "nothing ever freezes or stops this workload").help = Some(
+                "forbid (principal, action == Action::\"live\", resource) when { context.risk >= 80 };"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// Looks at all facts that rules can tell apart, or at some if they are too many.
+    fn search(&mut self) {
+        let domain = Domain::of(self.bundle);
+        let affordable = (BUDGET / self.bundle.rules().len().max(1)).min(MOST_POINTS);
+        let complete = domain.size() <= affordable;
+        let points: Vec<Facts> = match complete {
+            true => domain.combinations().collect(),
+            false => domain.edges().take(affordable).collect(),
+        };
+        let decisions: Vec<Decision> = points
+            .iter()
+            .map(|facts| self.bundle.decide(facts))
+            .collect();
+        if complete {
+            self.never_granted(&decisions);
+        }
+        self.worse_grants_more(&domain, &points, &decisions, affordable);
+    }
+
+    fn never_granted(&mut self, decisions: &[Decision]) {
+        for grant in self.bundle.grants() {
+            if decisions.iter().any(|decision| decision.grants(grant)) {
+                continue;
+            }
+            let span = self.entry_of(grant);
+            self.warn(
+                span,
+                format!("`{grant}` is never granted, whatever the facts"),
+            )
+            .help = Some("add a `permit` about it, or leave the entry out".to_owned());
+        }
+    }
+
+    /// Finds grants that are denied under some facts and hold when one fact gets worse.
+    fn worse_grants_more(
+        &mut self,
+        domain: &Domain,
+        points: &[Facts],
+        decisions: &[Decision],
+        affordable: usize,
+    ) {
+        let known: HashMap<&Facts, usize> = points
+            .iter()
+            .enumerate()
+            .map(|(at, facts)| (facts, at))
+            .collect();
+        let mut blamed: BTreeSet<(&'static str, usize)> = BTreeSet::new();
+        let mut steps = 0;
+        for (better, decision) in points.iter().zip(decisions) {
+            for axis in domain.axes() {
+                for (name, worse) in worse_than(better, axis) {
+                    steps += 1;
+                    if steps > affordable {
+                        return;
+                    }
+                    let facts = worse.replaced_in(better);
+                    let fresh;
+                    let after = match known.get(&facts) {
+                        Some(at) => &decisions[*at],
+                        None => {
+                            fresh = self.bundle.decide(&facts);
+                            &fresh
+                        }
+                    };
+                    for grant in after.granted.difference(&decision.granted) {
+                        let rule = decision.because(grant).first().and_then(|reason| {
+                            self.bundle
+                                .rules()
+                                .iter()
+                                .find(|rule| rule.name == reason.rule)
+                        });
+                        let span =
+                            rule.map_or(self.bundle.rules_span(), |rule: &Rule| rule.span.clone());
+                        if blamed.insert((name, span.start)) {
+                            let message = format!("a worse `{name}` grants more: `{grant}`");
+                            let help = format!(
+                                "denied with {}, granted with {}",
+                                told(name, better),
+                                told(name, &facts)
+                            );
+                            self.warn(span, message).help = Some(help);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the file has the entry behind a grant, as near as text can tell.
+    fn entry_of(&self, grant: &Grant) -> Range<usize> {
+        let id = grant.resource.id();
+        let before_rules = &self.bundle.source()[..self.bundle.rules_span().start];
+        let quoted = before_rules
+            .find(&format!("\"{id}\""))
+            .map(|at| at..at + id.len() + 2);
+        let keyed = || {
+            before_rules
+                .find(&format!("\n{id} ="))
+                .map(|at| at + 1..at + 1 + id.len())
+        };
+        quoted.or_else(keyed).unwrap_or(self.bundle.rules_span())
+    }
+
+    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) -> &mut Diagnostic {
+        let at = self.findings.len();
+        let source = self.bundle.source();
+        self.findings
+            .push(Diagnostic::new(Severity::Warning, source, span, message));
+        &mut self.findings[at]
+    }
+}
+
+/// The values on an axis that are worse than what the facts have, with the name of the fact.
+///
+/// Tiers and TCB states are no line from good to bad, but knowing nothing is worse than any.
+fn worse_than<'a>(
+    facts: &'a Facts,
+    axis: &'a [Value],
+) -> impl Iterator<Item = (&'static str, &'a Value)> {
+    axis.iter().filter_map(|value| {
+        let (name, worse) = match value {
+            Value::Risk(risk) => ("risk", *risk > facts.risk),
+            Value::Age(age) => (
+                "evidence_age",
+                match (age, facts.evidence_age) {
+                    (Some(age), Some(now)) => *age > now,
+                    (None, now) => now.is_some(),
+                    (Some(_), None) => false,
+                },
+            ),
+            Value::Tier(tier) => ("tier", *tier == Tier::None && facts.tier != *tier),
+            Value::Tcb(tcb) => ("tcb", *tcb == Tcb::Unknown && facts.tcb != *tcb),
+            Value::Simulated(value) => ("simulated", *value && facts.simulated == Some(false)),
+            Value::Debug(value) => ("debug", *value && facts.debug == Some(false)),
+            Value::Gaps(gaps) => ("gaps", gaps.is_superset(&facts.gaps) && *gaps != facts.gaps),
+        };
+        worse.then_some((name, value))
+    })
+}
+
+fn told(name: &str, facts: &Facts) -> String {
+    match name {
+        "risk" => format!("risk {}", facts.risk),
+        "evidence_age" => match facts.evidence_age {
+            Some(age) => format!("evidence_age {}", age.as_secs()),
+            None => "no evidence".to_owned(),
+        },
+        "tier" => format!("tier \"{}\"", facts.tier),
+        "tcb" => format!("tcb \"{}\"", facts.tcb),
+        "simulated" => format!("simulated {:?}", facts.simulated.unwrap_or(true)),
+        "debug" => format!("debug {:?}", facts.debug.unwrap_or(true)),
+        _ => format!("{} gaps", facts.gaps.len()),
+    }
 }

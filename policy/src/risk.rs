@@ -171,8 +171,9 @@ fn rounded(points: u64) -> u8 {
 
 /// What is left of a level's points at a time.
 fn faded(level: &Level, entry: &RiskEntry, now: Duration) -> u64 {
+    // Without a half-life there is nothing but what is held.
     let Some(half_life) = entry.half_life else {
-        return level.points;
+        return 0;
     };
     let elapsed = now.saturating_sub(level.since).as_nanos();
     let half_life = half_life.as_nanos().max(1);
@@ -182,10 +183,10 @@ fn faded(level: &Level, entry: &RiskEntry, now: Duration) -> u64 {
     }
     // The rest of a half-life as a binary fraction of 24 bits; below 2⁶⁴ s both factors fit.
     let fraction = elapsed % half_life * (1 << FRACTION_BITS) / half_life;
-    let mut points = level.points >> halvings;
+    let mut points = level.points.min(fixed(entry.cap)) >> halvings;
     for (bit, factor) in (0..FRACTION_BITS).rev().zip(HALVES) {
         if fraction >> bit & 1 == 1 {
-            points = (u128::from(points) * u128::from(factor) >> 64) as u64;
+            points = ((u128::from(points) * u128::from(factor)) >> 64) as u64;
         }
     }
     points
@@ -226,3 +227,194 @@ const HALVES: [u64; FRACTION_BITS as usize] = [
     0xffff_fe9d_1bd1_065a,
     0xffff_ff4e_8de8_45ad,
 ];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const START: Duration = Duration::from_secs(1_800_000_000);
+
+    fn entry(adds: u8, half_life: Option<Duration>, cap: u8) -> RiskEntry {
+        RiskEntry {
+            adds,
+            half_life,
+            cap,
+        }
+    }
+
+    fn risk() -> Risk {
+        let sensors = BTreeMap::from([
+            ("denied-path".to_owned(), entry(10, Some(MINUTE), 100)),
+            ("denied-syscall".to_owned(), entry(20, Some(MINUTE), 30)),
+            ("stale-evidence".to_owned(), entry(40, None, 100)),
+        ]);
+        Risk::new(RiskModel { sensors })
+    }
+
+    #[test]
+    fn a_signal_adds_and_fades_by_half() {
+        let mut risk = risk();
+        risk.signal("denied-path", START);
+        assert_eq!(risk.score(START), 10);
+        risk.signal("denied-path", START + Duration::from_millis(1));
+        assert_eq!(risk.score(START + Duration::from_millis(1)), 20);
+        assert_eq!(risk.score(START + MINUTE), 10);
+        assert_eq!(risk.score(START + 2 * MINUTE), 5);
+        assert_eq!(risk.score(START + 100 * MINUTE), 0);
+    }
+
+    #[test]
+    fn decay_is_that_of_two_to_the_minus_x() {
+        let entry = entry(100, Some(MINUTE), 100);
+        let level = Level {
+            points: fixed(100),
+            since: START,
+            held: false,
+        };
+        for seconds in 0..600 {
+            let exact = 100.0 * (-(seconds as f64) / 60.0).exp2();
+            let ours =
+                faded(&level, &entry, START + Duration::from_secs(seconds)) as f64 / 2_f64.powi(32);
+            assert!((exact - ours).abs() < 1e-4, "{seconds}: {exact} {ours}");
+        }
+    }
+
+    #[test]
+    fn a_held_cause_does_not_fade_until_it_is_released() {
+        let mut risk = risk();
+        risk.hold("stale-evidence", START);
+        risk.hold("stale-evidence", START + MINUTE);
+        assert_eq!(risk.score(START + 1000 * MINUTE), 40);
+        risk.release("stale-evidence", START + 1000 * MINUTE);
+        assert_eq!(risk.score(START + 1000 * MINUTE), 0);
+
+        risk.hold("denied-path", START + 1000 * MINUTE);
+        assert_eq!(risk.score(START + 2000 * MINUTE), 10);
+        risk.release("denied-path", START + 2000 * MINUTE);
+        assert_eq!(risk.score(START + 2001 * MINUTE), 5);
+    }
+
+    #[test]
+    fn a_signal_of_a_sensor_without_half_life_holds() {
+        let mut risk = risk();
+        risk.signal("stale-evidence", START);
+        assert_eq!(risk.score(START + 1000 * MINUTE), 40);
+    }
+
+    #[test]
+    fn a_storm_is_bounded_in_points_and_in_memory() {
+        let mut risk = risk();
+        for n in 0..100_000_u64 {
+            risk.signal("denied-syscall", START + Duration::from_nanos(n));
+            risk.signal("denied-path", START);
+            risk.signal(&format!("invented-{n}"), START);
+        }
+        assert_eq!(risk.levels.len(), 2);
+        let soon = START + Duration::from_millis(1);
+        let expected = [
+            ("denied-path".to_owned(), 100),
+            ("denied-syscall".to_owned(), 30),
+        ];
+        assert_eq!(risk.contributions(soon), expected);
+        assert_eq!(risk.score(soon), 100);
+    }
+
+    #[test]
+    fn a_sensor_that_the_policy_does_not_weigh_adds_nothing() {
+        let mut risk = risk();
+        risk.signal("operator", START);
+        risk.hold("operator", START);
+        assert_eq!(risk.score(START), 0);
+        assert!(risk.contributions(START).is_empty());
+    }
+
+    #[test]
+    fn time_that_runs_backwards_neither_fades_nor_panics() {
+        let mut risk = risk();
+        risk.signal("denied-path", START);
+        assert_eq!(risk.score(Duration::ZERO), 10);
+        risk.signal("denied-path", Duration::ZERO);
+        assert_eq!(risk.score(START), 20);
+        assert_eq!(risk.score(Duration::MAX), 0);
+        assert_eq!(risk.next_change(Duration::MAX), None);
+    }
+
+    #[test]
+    fn the_next_change_is_the_first_lower_score() {
+        let mut risk = risk();
+        assert_eq!(risk.next_change(START), None);
+        risk.hold("stale-evidence", START);
+        assert_eq!(risk.next_change(START), None);
+        risk.signal("denied-path", START);
+        let mut now = START;
+        let mut scores = vec![risk.score(now)];
+        while let Some(next) = risk.next_change(now) {
+            assert!(next > now);
+            assert_eq!(risk.score(next - Duration::from_nanos(1)), risk.score(now));
+            now = next;
+            scores.push(risk.score(now));
+        }
+        assert_eq!(scores, [50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40]);
+    }
+
+    #[test]
+    fn the_next_change_of_a_saturated_score_is_below_a_hundred() {
+        let mut risk = risk();
+        for _ in 0..20 {
+            risk.signal("denied-path", START);
+        }
+        risk.signal("denied-syscall", START);
+        risk.hold("stale-evidence", START);
+        let next = risk.next_change(START).unwrap();
+        assert_eq!(risk.score(START), 100);
+        assert_eq!(risk.score(next), 99);
+        assert!(next > START + MINUTE);
+    }
+
+    #[test]
+    fn another_model_keeps_what_it_also_weighs() {
+        let mut risk = risk();
+        risk.signal("denied-path", START);
+        risk.hold("stale-evidence", START);
+        let sensors = BTreeMap::from([("denied-path".to_owned(), entry(50, Some(MINUTE), 5))]);
+        risk.adopt(RiskModel { sensors });
+        assert_eq!(risk.score(START), 5);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn the_same_signals_give_the_same_score_which_only_falls(
+            steps in proptest::collection::vec((0..3_usize, 0..3_u8, 0..200_000_u64), 0..40)
+        ) {
+            let names = ["denied-path", "denied-syscall", "stale-evidence"];
+            let (mut one, mut two) = (risk(), risk());
+            let mut now = START;
+            for (sensor, what, millis) in steps {
+                now += Duration::from_millis(millis);
+                for risk in [&mut one, &mut two] {
+                    match what {
+                        0 => risk.signal(names[sensor], now),
+                        1 => risk.hold(names[sensor], now),
+                        _ => risk.release(names[sensor], now),
+                    }
+                }
+                // Looking changes nothing.
+                let score = one.score(now);
+                prop_assert!(score <= 100);
+                prop_assert!(one.score(now + MINUTE / 7) <= score);
+                prop_assert_eq!(
+                    u32::from(score),
+                    one.contributions(now).iter().map(|(_, points)| u32::from(*points)).sum::<u32>().min(100)
+                );
+            }
+            prop_assert_eq!(
+                serde_json::to_string(&one).unwrap(), serde_json::to_string(&two).unwrap()
+            );
+        }
+    }
+}

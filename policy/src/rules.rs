@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    ActionConstraint, Effect, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
+    ResourceConstraint, Schema, ValidationMode, Validator,
+};
 use miette::Diagnostic as _;
 
-use crate::diagnostic::{Diagnostic, Severity, nearest, position};
+use crate::diagnostic::{Diagnostic, Severity, is_invisible, nearest, position};
 use crate::facts::{Tcb, Tier};
+use crate::grant::Grant;
 use crate::lexer::{Kind, Token, tokens};
 use crate::reader::Placed;
 use crate::schema;
@@ -30,8 +34,10 @@ pub(crate) struct Rule {
     pub(crate) blind: bool,
     /// Attributes of the context it mentions.
     pub(crate) mentions: BTreeSet<&'static str>,
-    /// Integers it mentions.
+    /// Integers its conditions mention.
     pub(crate) numbers: BTreeSet<i64>,
+    /// Integers it compares `context.risk` with, and where they stand.
+    pub(crate) thresholds: Vec<(i64, Range<usize>)>,
     /// Strings its conditions mention.
     pub(crate) words: BTreeSet<String>,
 }
@@ -49,11 +55,12 @@ const MOST_TOKENS: usize = 2048;
 /// The deepest nesting of brackets, negations and conditionals in a rule.
 const DEEPEST: usize = 32;
 
-/// Parses and validates the rules.
+/// Parses and validates the rules, which may name these entities (type and identifier).
 pub(crate) fn read(
     source: &str,
     cedar: &Placed<String>,
     schema: &Schema,
+    entities: &BTreeSet<(String, String)>,
 ) -> Result<Rules, Vec<Diagnostic>> {
     let mut reader = Reader {
         place: Place::new(source, cedar),
@@ -64,6 +71,9 @@ pub(crate) fn read(
         return Err(reader.problems);
     }
     let warnings = reader.validate(&rules, schema);
+    for rule in &rules {
+        reader.refuse_strangers(rule, entities);
+    }
     match reader.problems.is_empty() {
         true => Ok(Rules { rules, warnings }),
         false => Err(reader.problems),
@@ -77,6 +87,30 @@ struct Place<'a> {
     string: Range<usize>,
     /// The byte of the file at which the text begins, if it stands there literally.
     start: Option<usize>,
+}
+
+impl Rule {
+    /// Whether the head can match a grant.
+    pub(crate) fn is_about(&self, grant: &Grant) -> bool {
+        let action = |uid: &EntityUid| uid.id().unescaped() == grant.action.as_str();
+        let is_kind = |kind: &EntityTypeName| kind.to_string() == grant.resource.kind().as_str();
+        let resource = |uid: &EntityUid| {
+            is_kind(uid.type_name()) && uid.id().unescaped() == grant.resource.id()
+        };
+        let of_action = match self.policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(uid) => action(&uid),
+            ActionConstraint::In(uids) => uids.iter().any(action),
+        };
+        // No entity of the schema has parents, so `in` is the same as `==`.
+        of_action
+            && match self.policy.resource_constraint() {
+                ResourceConstraint::Any => true,
+                ResourceConstraint::Is(kind) => is_kind(&kind),
+                ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => resource(&uid),
+                ResourceConstraint::IsIn(kind, uid) => is_kind(&kind) && resource(&uid),
+            }
+    }
 }
 
 impl<'a> Place<'a> {
@@ -169,13 +203,26 @@ impl Reader<'_> {
         };
         self.refuse_arithmetic(piece);
         self.check_words(piece);
+        if let Some(id) = policy.annotation("id") {
+            let long = id.chars().count() > 64;
+            if id.trim().is_empty() || long || id.chars().any(|c| c.is_control() || is_invisible(c))
+            {
+                self.error(
+                    span.clone(),
+                    format!("`{}` is not a name for a rule", id.escape_debug()),
+                )
+                .help = Some(
+                    "up to 64 visible characters in one line: `@id(\"quiet-network\")`".to_owned(),
+                );
+            }
+        }
         if self.problems.len() > before {
             return None;
         }
         let effects = ["permit", "forbid"];
-        let at = piece
-            .iter()
-            .position(|t| t.kind == Kind::Word && effects.contains(&t.of(text)))?;
+        let annotates = |at: usize| at > 0 && piece[at - 1].of(text) == "@";
+        let at = (0..piece.len())
+            .find(|at| effects.contains(&piece[*at].of(text)) && !annotates(*at))?;
         let (rule, head) = (&piece[at..], &piece[at]);
         let body = conditions(text, rule);
         let words = |kind| {
@@ -204,8 +251,32 @@ impl Reader<'_> {
             words: words(Kind::Text)
                 .map(|word| word.trim_matches('"').to_owned())
                 .collect(),
+            thresholds: self.thresholds(body),
             policy,
         })
+    }
+
+    /// The numbers that stand next to a comparison with `context.risk`.
+    fn thresholds(&self, body: &[Token]) -> Vec<(i64, Range<usize>)> {
+        let text = self.place.text;
+        let is = |at: usize, word: &str| body.get(at).is_some_and(|token| token.of(text) == word);
+        let compares = |at: usize| ["==", "<", "<=", ">", ">="].iter().any(|mark| is(at, mark));
+        let mut found = Vec::new();
+        for at in 0..body.len() {
+            if !(is(at, "context") && is(at + 2, "risk")) {
+                continue;
+            }
+            let after = compares(at + 3).then(|| body.get(at + 4)).flatten();
+            let before = (at >= 2 && compares(at - 1))
+                .then(|| body.get(at - 2))
+                .flatten();
+            for token in after.into_iter().chain(before) {
+                if let Ok(number) = token.of(text).parse() {
+                    found.push((number, self.place.in_file(&token.span)));
+                }
+            }
+        }
+        found
     }
 
     /// Refuses `+`, `-` and `*`: their overflow is an error at evaluation that no schema can
@@ -322,6 +393,37 @@ impl Reader<'_> {
         warnings
     }
 
+    /// Refuses entities that the tables do not have: a `forbid` about one would silently never
+    /// hold.
+    fn refuse_strangers(&mut self, rule: &Rule, entities: &BTreeSet<(String, String)>) {
+        for literal in rule.policy.entity_literals() {
+            let kind = literal.type_name().to_string();
+            let id = literal.id().unescaped().to_owned();
+            let entity = (kind, id);
+            if entity.0 == "Action" || entities.contains(&entity) {
+                continue;
+            }
+            let (kind, id) = entity;
+            let written = self.place.source.get(rule.span.clone()).unwrap_or_default();
+            let span = match written.find(&format!("{kind}::\"{id}\"")) {
+                Some(at) => moved(at..at + kind.len() + id.len() + 4, rule.span.start),
+                None => rule.span.clone(),
+            };
+            let known = entities
+                .iter()
+                .filter(|(other, _)| *other == kind)
+                .map(|(_, id)| id.as_str());
+            let help = match nearest(&id, known) {
+                Some(near) => format!("did you mean `{kind}::\"{near}\"`?"),
+                None => "a rule can name what a table lists, and nothing else".to_owned(),
+            };
+            let message = format!("no table has `{kind}::\"{}\"`", id.escape_debug());
+            self.problems.push(
+                Diagnostic::new(Severity::Error, self.place.source, span, message).with_help(help),
+            );
+        }
+    }
+
     fn finding(
         &self,
         rules: &[Rule],
@@ -329,11 +431,7 @@ impl Reader<'_> {
         id: &PolicyId,
         finding: &dyn miette::Diagnostic,
     ) -> Option<Diagnostic> {
-        let rule = id.to_string().parse::<usize>().ok().and_then(|index| {
-            rules
-                .iter()
-                .find(|rule| rule.policy.id().to_string() == index.to_string())
-        })?;
+        let rule = rules.iter().find(|rule| rule.policy.id() == id)?;
         let span = match (label(finding), self.place.start) {
             (Some(at), Some(_)) => moved(at, rule.span.start),
             _ => rule.span.clone(),

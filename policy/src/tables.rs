@@ -196,6 +196,76 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+impl std::str::FromStr for Endpoint {
+    type Err = EndpointError;
+
+    /// Reads `host:port`, `10.0.0.5:5432` or `[::1]:443`.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        parse_endpoint(text).map_err(EndpointError)
+    }
+}
+
+/// Why a text names no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EndpointError(&'static str);
+
+fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
+    let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
+    let digits =
+        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+    let port = port
+        .parse()
+        .ok()
+        .filter(|_| digits)
+        .ok_or("its port is not between 1 and 65535")?;
+    if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        let address: std::net::Ipv6Addr = inner
+            .parse()
+            .map_err(|_| "its address is not an IPv6 address")?;
+        return Ok(Endpoint {
+            host: address.to_string(),
+            port,
+        });
+    }
+    if host.contains('/') {
+        return Err("address ranges cannot be granted, only single addresses");
+    }
+    if host.contains('*') {
+        return Err("wildcards cannot be granted, only single hosts");
+    }
+    // Whatever ends in a number is meant as an address, and has to be a well-formed one: `010.0.0.1`
+    // or `1.2` is read differently by different resolvers.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) {
+        let address: std::net::Ipv4Addr = host
+            .parse()
+            .map_err(|_| "its address is not an IPv4 address")?;
+        return Ok(Endpoint {
+            host: address.to_string(),
+            port,
+        });
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    if host.len() > 253 || !host.split('.').all(label) {
+        return Err("its host is not a domain name in lower case");
+    }
+    Ok(Endpoint {
+        host: host.to_owned(),
+        port,
+    })
+}
+
 /// `[syscalls]`. The names are checked by whoever knows the kernel's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

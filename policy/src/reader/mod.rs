@@ -1,13 +1,17 @@
 //! From TOML to tables, collecting every problem on the way.
 
+mod overbroad;
+mod problem;
+mod value;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Diagnostic, Severity, nearest};
+use self::value::Section;
+use crate::diagnostic::{Diagnostic, Severity, is_invisible};
 use crate::tables::{
     Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
     Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
@@ -26,10 +30,29 @@ pub(crate) struct Contents {
     pub(crate) name: String,
     pub(crate) tables: Tables,
     pub(crate) rules: Placed<String>,
+    /// What is allowed and probably not meant.
+    pub(crate) warnings: Vec<Diagnostic>,
 }
 
 /// Reads the whole file. On any error the answer is the list of all of them.
 pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
+    let hidden: Vec<Diagnostic> = source
+        .char_indices()
+        .filter(|(_, c)| is_invisible(*c))
+        .map(|(at, c)| {
+            let message = format!(
+                "the invisible character U+{:04X} is not allowed",
+                u32::from(c)
+            );
+            let span = at..at + c.len_utf8();
+            Diagnostic::new(Severity::Error, source, span, message)
+                .with_help("what people read and what is decided must be the same")
+        })
+        .take(MOST_HIDDEN)
+        .collect();
+    if !hidden.is_empty() {
+        return Err(hidden);
+    }
     let (document, errors) = DeTable::parse_recoverable(source);
     if !errors.is_empty() {
         // What was recovered from broken syntax would only give misleading messages.
@@ -38,6 +61,7 @@ pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
     let mut reader = Reader {
         source,
         problems: Vec::new(),
+        warnings: Vec::new(),
         mounts: BTreeMap::new(),
     };
     let contents = reader.document(document.get_ref());
@@ -46,6 +70,9 @@ pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
         _ => Err(reader.problems),
     }
 }
+
+/// The most invisible characters that are pointed at.
+const MOST_HIDDEN: usize = 10;
 
 fn syntax(source: &str, error: &toml::de::Error) -> Diagnostic {
     let span = error.span().unwrap_or(0..0);
@@ -57,24 +84,10 @@ fn syntax(source: &str, error: &toml::de::Error) -> Diagnostic {
     )
 }
 
-/// A table with its name in messages and its place.
-struct Section<'t, 's> {
-    place: String,
-    span: Range<usize>,
-    table: &'t DeTable<'s>,
-}
-
-impl<'t, 's> Section<'t, 's> {
-    fn get(&self, key: &str) -> Option<(Range<usize>, &'t DeValue<'s>)> {
-        self.table
-            .get(key)
-            .map(|value| (value.span(), value.get_ref()))
-    }
-}
-
 struct Reader<'s> {
     source: &'s str,
     problems: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
     /// Mount points so far, and what stands there.
     mounts: BTreeMap<PathBuf, &'static str>,
 }
@@ -151,6 +164,7 @@ impl<'s> Reader<'s> {
                 risk: risk.unwrap_or_default(),
             },
             rules: rules?,
+            warnings: std::mem::take(&mut self.warnings),
         })
     }
 
@@ -161,7 +175,13 @@ impl<'s> Reader<'s> {
         for (span, text) in self.strings(section, "accept").unwrap_or_default() {
             match TeeName::ALL.into_iter().find(|tee| tee.as_str() == text) {
                 Some(tee) if accept.contains(&tee) => self.twice(span, text),
-                Some(tee) => accept.push(tee),
+                Some(tee) => {
+                    if tee == TeeName::Simulated {
+                        self.warn(span, "`simulated` evidence proves nothing, and is accepted")
+                            .help("leave it out where data is real");
+                    }
+                    accept.push(tee);
+                }
                 None => self.unknown(span, "kind of evidence", text, &names),
             }
         }
@@ -195,7 +215,11 @@ impl<'s> Reader<'s> {
         };
         let rootfs = match self.string(section, "rootfs") {
             None | Some((_, "host")) => Rootfs::Host,
-            Some((span, text)) => Rootfs::Path(self.host_path(span, text).unwrap_or_default()),
+            Some((span, text)) => {
+                let path = self.host_path(span.clone(), text).unwrap_or_default();
+                self.warn_of_path(span, &path, false);
+                Rootfs::Path(path)
+            }
         };
         let cwd = match self.string(section, "cwd") {
             None => Some(PathBuf::from("/")),
@@ -360,7 +384,8 @@ impl<'s> Reader<'s> {
                 }
             };
             if let Some(grant) = grant {
-                self.mount(span, &grant.at, "[files]");
+                self.mount(span.clone(), &grant.at, "[files]");
+                self.warn_of_path(span, &grant.from, key == "write");
                 grants.push(grant);
             }
         }
@@ -371,9 +396,12 @@ impl<'s> Reader<'s> {
         self.known(section, &["connect"]);
         let mut connect: Vec<Endpoint> = Vec::new();
         for (span, text) in self.strings(section, "connect").unwrap_or_default() {
-            match endpoint(text) {
+            match text.parse::<Endpoint>() {
                 Ok(endpoint) if connect.contains(&endpoint) => self.twice(span, text),
-                Ok(endpoint) => connect.push(endpoint),
+                Ok(endpoint) => {
+                    self.warn_of_host(span, &endpoint.host);
+                    connect.push(endpoint);
+                }
                 Err(why) => {
                     self.error(
                         span,
@@ -524,281 +552,6 @@ impl<'s> Reader<'s> {
             span,
         })
     }
-
-    // ---- values -------------------------------------------------------------------------------
-
-    fn section<'t>(&mut self, parent: &Section<'t, 's>, key: &str) -> Option<Section<'t, 's>> {
-        let (span, value) = parent.get(key)?;
-        self.subsection(parent, key, span, value)
-    }
-
-    fn subsection<'t>(
-        &mut self,
-        parent: &Section<'_, 's>,
-        key: &str,
-        span: Range<usize>,
-        value: &'t DeValue<'s>,
-    ) -> Option<Section<'t, 's>> {
-        match value {
-            DeValue::Table(table) => {
-                let place = match parent.place.as_str() {
-                    "" => key.to_owned(),
-                    place => format!("{place}.{key}"),
-                };
-                Some(Section { place, span, table })
-            }
-            other => {
-                self.wrong(span, key, "a table", other);
-                None
-            }
-        }
-    }
-
-    fn string<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<(Range<usize>, &'t str)> {
-        let (span, value) = section.get(key)?;
-        if let DeValue::String(text) = value {
-            return Some((span, text));
-        }
-        self.wrong(span, key, "a string", value);
-        None
-    }
-
-    fn needed<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-        help: &str,
-    ) -> Option<(Range<usize>, &'t str)> {
-        if section.get(key).is_none() {
-            self.missing(section, key, help);
-        }
-        self.string(section, key)
-    }
-
-    fn array<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<Vec<(Range<usize>, &'t DeValue<'s>)>> {
-        let (span, value) = section.get(key)?;
-        if let DeValue::Array(entries) = value {
-            return Some(
-                entries
-                    .iter()
-                    .map(|entry| (entry.span(), entry.get_ref()))
-                    .collect(),
-            );
-        }
-        self.wrong(span, key, "an array", value);
-        None
-    }
-
-    fn strings<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<Vec<(Range<usize>, &'t str)>> {
-        let mut texts = Vec::new();
-        for (span, entry) in self.array(section, key)? {
-            match entry {
-                DeValue::String(text) => texts.push((span, text.as_ref())),
-                other => self.wrong(span, key, "strings", other),
-            }
-        }
-        Some(texts)
-    }
-
-    fn integer(
-        &mut self,
-        section: &Section<'_, 's>,
-        key: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
-        let (span, value) = section.get(key)?;
-        let DeValue::Integer(integer) = value else {
-            self.wrong(span, key, "an integer", value);
-            return None;
-        };
-        match u64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) if range.contains(&number) => Some(number),
-            _ => {
-                let (least, most) = range.into_inner();
-                self.error(span, format!("`{key}` is not between {least} and {most}"));
-                None
-            }
-        }
-    }
-
-    fn duration(&mut self, section: &Section<'_, 's>, key: &str) -> Option<Duration> {
-        let (span, text) = self.string(section, key)?;
-        let duration = units::duration(text).filter(|duration| !duration.is_zero());
-        if duration.is_none() {
-            self.error(span, format!("`{}` is not a duration", text.escape_debug()))
-                .help(units::DURATION_HELP);
-        }
-        duration
-    }
-
-    fn name(&mut self, span: Range<usize>, text: &str) -> Option<String> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.bytes().all(plain) {
-            self.error(span, format!("`{}` is not a name", text.escape_debug()))
-                .help("up to 64 of letters, digits, `-`, `_` and `.`, not beginning with `.`");
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
-    fn no_nul(&mut self, span: Range<usize>, text: &str) -> Option<String> {
-        if text.contains('\0') {
-            self.error(span, "a NUL character cannot be passed to a program");
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
-    fn host_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
-        let path = Path::new(text);
-        let why = if text.is_empty() {
-            "it is empty"
-        } else if text.contains('\0') {
-            "it contains a NUL character"
-        } else if path.components().any(|part| part == Component::ParentDir) {
-            "it contains `..`"
-        } else {
-            return Some(path.to_owned());
-        };
-        self.error(
-            span,
-            format!("`{}` is not a path: {why}", text.escape_debug()),
-        )
-        .help("write an absolute path, or one below the folder of this file");
-        None
-    }
-
-    fn sandbox_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
-        let mut parts = text.split('/');
-        let absolute = parts.next() == Some("") && text.starts_with('/');
-        let why = if !absolute {
-            "it is not absolute"
-        } else if text.contains('\0') {
-            "it contains a NUL character"
-        } else if parts.clone().any(|part| part == "..") {
-            "it contains `..`"
-        } else if text != "/" && parts.any(|part| part.is_empty() || part == ".") {
-            "it is not in its shortest form"
-        } else {
-            return Some(PathBuf::from(text));
-        };
-        self.error(
-            span,
-            format!(
-                "`{}` is not a path in the sandbox: {why}",
-                text.escape_debug()
-            ),
-        )
-        .help("write an absolute path without `.`, `..`, `//` or a slash at the end: `/app`");
-        None
-    }
-
-    /// Notes a mount point and refuses the second one at the same place.
-    fn mount(&mut self, span: Range<usize>, at: &Path, by: &'static str) {
-        if let Some(other) = self.mounts.insert(at.to_owned(), by) {
-            let message = format!("`{}` is already given by `{other}`", at.display());
-            self.error(span, message)
-                .help("each path in the sandbox has one entry; `write` includes reading");
-        }
-    }
-
-    // ---- problems -----------------------------------------------------------------------------
-
-    fn known(&mut self, section: &Section<'_, 's>, keys: &[&str]) {
-        for key in section
-            .table
-            .keys()
-            .filter(|key| !keys.contains(&key.get_ref().as_ref()))
-        {
-            let place = match section.place.as_str() {
-                "" => String::new(),
-                place => format!(" in `[{place}]`"),
-            };
-            let name = key.get_ref();
-            let help = match nearest(name, keys.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known are {}", list(keys)),
-            };
-            self.error(
-                key.span(),
-                format!("unknown key `{}`{place}", name.escape_debug()),
-            )
-            .help(&help);
-        }
-    }
-
-    fn missing(&mut self, section: &Section<'_, 's>, key: &str, help: &str) {
-        let place = match section.place.as_str() {
-            "" => String::new(),
-            place => format!(" in `[{place}]`"),
-        };
-        let key = key.trim_matches('`');
-        self.error(section.span.clone(), format!("missing `{key}`{place}"))
-            .help(&format!("add {help}"));
-    }
-
-    fn wrong(&mut self, span: Range<usize>, key: &str, wanted: &str, found: &DeValue<'_>) {
-        let found = found.type_str();
-        let article = if found.starts_with(['a', 'i']) {
-            "an"
-        } else {
-            "a"
-        };
-        self.error(
-            span,
-            format!("`{key}` takes {wanted}, not {article} {found}"),
-        );
-    }
-
-    fn unknown(&mut self, span: Range<usize>, what: &str, word: &str, known: &[&str]) {
-        let help = match nearest(word, known.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known are {}", list(known)),
-        };
-        self.error(span, format!("unknown {what} `{}`", word.escape_debug()))
-            .help(&help);
-    }
-
-    fn twice(&mut self, span: Range<usize>, text: &str) {
-        self.error(span, format!("`{text}` occurs twice"));
-    }
-
-    fn error(&mut self, span: Range<usize>, message: impl Into<String>) -> Helpful<'_> {
-        self.problems
-            .push(Diagnostic::new(Severity::Error, self.source, span, message));
-        Helpful(self.problems.last_mut())
-    }
-}
-
-/// The diagnostic just made, to which help can be added.
-struct Helpful<'a>(Option<&'a mut Diagnostic>);
-
-impl Helpful<'_> {
-    fn help(self, text: &str) {
-        if let Some(diagnostic) = self.0 {
-            diagnostic.help = Some(text.to_owned());
-        }
-    }
-}
-
-fn list(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("`{word}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 fn default_isolation() -> Isolation {
@@ -818,60 +571,4 @@ fn default_syscalls() -> Syscalls {
         allow: Vec::new(),
         deny: Vec::new(),
     }
-}
-
-fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
-    let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
-    let digits =
-        !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
-    let port = port
-        .parse()
-        .ok()
-        .filter(|_| digits)
-        .ok_or("its port is not between 1 and 65535")?;
-    if let Some(inner) = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        let address: std::net::Ipv6Addr = inner
-            .parse()
-            .map_err(|_| "its address is not an IPv6 address")?;
-        return Ok(Endpoint {
-            host: address.to_string(),
-            port,
-        });
-    }
-    if host.contains('/') {
-        return Err("address ranges cannot be granted, only single addresses");
-    }
-    if host.contains('*') {
-        return Err("wildcards cannot be granted, only single hosts");
-    }
-    // Whatever ends in a number is meant as an address, and has to be a well-formed one: `010.0.0.1`
-    // or `1.2` is read differently by different resolvers.
-    let last = host.rsplit('.').next().unwrap_or_default();
-    if !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) {
-        let address: std::net::Ipv4Addr = host
-            .parse()
-            .map_err(|_| "its address is not an IPv4 address")?;
-        return Ok(Endpoint {
-            host: address.to_string(),
-            port,
-        });
-    }
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-    };
-    if host.len() > 253 || !host.split('.').all(label) {
-        return Err("its host is not a domain name in lower case");
-    }
-    Ok(Endpoint {
-        host: host.to_owned(),
-        port,
-    })
 }

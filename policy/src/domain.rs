@@ -1,0 +1,200 @@
+//! The facts between which the rules of a bundle can tell a difference.
+//!
+//! A rule sees risk only through the numbers it mentions, words only through those it names, so
+//! that a few values stand for all. Searching them shows what a bundle can and cannot grant.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::bundle::Bundle;
+use crate::facts::{Facts, Tcb, Tier};
+
+/// Values of each fact, from best to worst, that stand for all others.
+///
+/// A fact that no rule mentions has its best value only.
+#[derive(Debug)]
+pub(crate) struct Domain {
+    axes: [Vec<Value>; 7],
+}
+
+/// One value of one fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Risk(u8),
+    Tier(Tier),
+    Tcb(Tcb),
+    Simulated(bool),
+    Debug(bool),
+    Age(Option<Duration>),
+    Gaps(BTreeSet<String>),
+}
+
+impl Value {
+    /// The same facts but for this one.
+    pub(crate) fn replaced_in(&self, facts: &Facts) -> Facts {
+        let mut facts = facts.clone();
+        match self.clone() {
+            Value::Risk(risk) => facts.risk = risk,
+            Value::Tier(tier) => facts.tier = tier,
+            Value::Tcb(tcb) => facts.tcb = tcb,
+            Value::Simulated(simulated) => facts.simulated = Some(simulated),
+            Value::Debug(debug) => facts.debug = Some(debug),
+            Value::Age(age) => facts.evidence_age = age,
+            Value::Gaps(gaps) => facts.gaps = gaps,
+        }
+        facts
+    }
+}
+
+impl Domain {
+    /// The most gaps that are told apart.
+    const MOST_GAPS: usize = 6;
+
+    pub(crate) fn of(bundle: &Bundle) -> Self {
+        let rules = bundle.rules();
+        let about = |name: &'static str| {
+            rules
+                .iter()
+                .filter(move |rule| rule.mentions.contains(name))
+        };
+        let mentioned = |name| about(name).next().is_some();
+        let numbers = |name| -> BTreeSet<i64> {
+            let beside = |n: i64| [n.saturating_sub(1), n, n.saturating_add(1)];
+            about(name)
+                .flat_map(|rule| &rule.numbers)
+                .flat_map(|n| beside(*n))
+                .collect()
+        };
+        let words = |name| -> BTreeSet<&str> {
+            about(name)
+                .flat_map(|rule| &rule.words)
+                .map(String::as_str)
+                .collect()
+        };
+        let flags = |name| {
+            if mentioned(name) {
+                vec![false, true]
+            } else {
+                vec![false]
+            }
+        };
+
+        let mut risk = BTreeSet::from([0]);
+        if mentioned("risk") {
+            risk.extend(
+                numbers("risk")
+                    .into_iter()
+                    .filter_map(|n| u8::try_from(n).ok())
+                    .filter(|n| *n <= 100),
+            );
+            risk.insert(100);
+        }
+        let mut ages = BTreeSet::from([0]);
+        ages.extend(
+            numbers("evidence_age")
+                .into_iter()
+                .filter_map(|n| u64::try_from(n).ok()),
+        );
+        let ages = ages
+            .into_iter()
+            .map(|age| Value::Age(Some(Duration::from_secs(age))));
+        let no_age = mentioned("evidence_age").then_some(Value::Age(None));
+        let all: BTreeSet<String> = words("gaps")
+            .into_iter()
+            .take(Self::MOST_GAPS)
+            .map(str::to_owned)
+            .collect();
+        let mut gaps = vec![BTreeSet::new()];
+        if mentioned("gaps") {
+            gaps.extend(all.iter().map(|gap| BTreeSet::from([gap.clone()])));
+            gaps.push(
+                all.into_iter()
+                    .chain([Facts::UNKNOWN_GAP.to_owned()])
+                    .collect(),
+            );
+        }
+        Domain {
+            axes: [
+                risk.into_iter().map(Value::Risk).collect(),
+                told_apart(Tier::ALL, Tier::as_str, mentioned("tier"), &words("tier"))
+                    .into_iter()
+                    .map(Value::Tier)
+                    .collect(),
+                told_apart(Tcb::ALL, Tcb::as_str, mentioned("tcb"), &words("tcb"))
+                    .into_iter()
+                    .map(Value::Tcb)
+                    .collect(),
+                flags("simulated")
+                    .into_iter()
+                    .map(Value::Simulated)
+                    .collect(),
+                flags("debug").into_iter().map(Value::Debug).collect(),
+                ages.chain(no_age).collect(),
+                gaps.into_iter().map(Value::Gaps).collect(),
+            ],
+        }
+    }
+
+    /// The values of each fact, from best to worst.
+    pub(crate) fn axes(&self) -> &[Vec<Value>] {
+        &self.axes
+    }
+
+    /// How many combinations there are.
+    pub(crate) fn size(&self) -> usize {
+        self.axes
+            .iter()
+            .fold(1, |size, axis| size.saturating_mul(axis.len()))
+    }
+
+    /// Every combination.
+    pub(crate) fn combinations(&self) -> impl Iterator<Item = Facts> {
+        (0..self.size()).map(|index| {
+            let mut rest = index;
+            self.axes.iter().fold(Facts::unknown(), |facts, axis| {
+                let value = &axis[rest % axis.len()];
+                rest /= axis.len();
+                value.replaced_in(&facts)
+            })
+        })
+    }
+
+    /// Combinations that differ in one fact from the best or the worst.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Facts> {
+        let corner = |pick: fn(&[Value]) -> Option<&Value>| {
+            let values = self.axes.iter().filter_map(|axis| pick(axis));
+            values.fold(Facts::unknown(), |facts, value| value.replaced_in(&facts))
+        };
+        let corners = [corner(<[Value]>::first), corner(<[Value]>::last)];
+        corners.into_iter().flat_map(|corner| {
+            self.axes
+                .iter()
+                .flatten()
+                .map(move |value| value.replaced_in(&corner))
+        })
+    }
+}
+
+/// The best value, the worst, those that rules name, and one that no rule names.
+fn told_apart<T: Copy + PartialEq>(
+    all: &[T],
+    name: fn(T) -> &'static str,
+    mentioned: bool,
+    words: &BTreeSet<&str>,
+) -> Vec<T> {
+    if !mentioned {
+        return all.first().copied().into_iter().collect();
+    }
+    // A pattern may match any of them.
+    let patterns = words.iter().any(|word| word.contains('*'));
+    let named = |value: T| patterns || words.contains(name(value));
+    let other = all.iter().copied().find(|value| !named(*value));
+    all.iter()
+        .copied()
+        .enumerate()
+        .filter(|(at, value)| {
+            *at == 0 || *at + 1 == all.len() || named(*value) || other == Some(*value)
+        })
+        .map(|(_, value)| value)
+        .collect()
+}

@@ -10,9 +10,10 @@
 //! body     (length[2] entry)*                                                  count times
 //! ```
 //!
-//! The checksum (SHA-256 over salt, offset, head and body) tells everybody what was torn. The MAC
-//! (HMAC-SHA256 of the checksum, keyed from the log's key and the salt) keeps somebody who can
-//! write the disk, but has no key, from having records signed at the next opening.
+//! The MAC is HMAC-SHA256, keyed from the log's key and the salt, over a digest of salt, offset,
+//! head and body: somebody who can write the disk, but has no key, cannot have records signed at
+//! the next opening. The checksum, SHA-256 over that digest and the MAC, tells everybody else what
+//! is whole and what was torn.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -22,10 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
 
-use super::checkpoint::LogKey;
 use super::disk::{self, Disk, Slab};
 use super::error::LogError;
-use super::merkle::sha256;
+use super::key::LogKey;
+use super::merkle::{Hash, sha256};
 use super::store::Entries;
 
 /// Commits start at multiples of this, so that no sector is shared.
@@ -274,25 +275,31 @@ impl Seal {
 
     /// Checksum and MAC over what stands at `offset`.
     fn over(&self, offset: u64, head: &[u8], body: &[u8]) -> [u8; 64] {
-        let checksum = sha256(&[&self.salt, &offset.to_be_bytes(), head, body]);
+        let digest = self.digest(offset, head, body);
         let mut out = [0; 64];
-        out[..32].copy_from_slice(&checksum);
         if let Some(key) = &self.key {
-            out[32..].copy_from_slice(hmac::sign(key, &checksum).as_ref());
+            out[32..].copy_from_slice(hmac::sign(key, &digest).as_ref());
         }
+        let checksum = sha256(&[&digest, &out[32..]]);
+        out[..32].copy_from_slice(&checksum);
         out
     }
 
     /// Tells whether `proof` is that of what stands at `offset`: `None` if torn, `Some(false)` if
     /// whole but not written with the key.
     fn holds(&self, offset: u64, head: &[u8], body: &[u8], proof: &[u8]) -> Option<bool> {
-        let checksum = sha256(&[&self.salt, &offset.to_be_bytes(), head, body]);
-        let (sum, mac) = proof.split_at_checked(32)?;
-        (sum == checksum).then(|| {
+        let digest = self.digest(offset, head, body);
+        let (checksum, mac) = proof.split_at_checked(32)?;
+        let by_us = || {
             self.key
                 .as_ref()
-                .is_none_or(|key| hmac::verify(key, &checksum, mac).is_ok())
-        })
+                .is_none_or(|key| hmac::verify(key, &digest, mac).is_ok())
+        };
+        (checksum == sha256(&[&digest, mac])).then(by_us)
+    }
+
+    fn digest(&self, offset: u64, head: &[u8], body: &[u8]) -> Hash {
+        sha256(&[&self.salt, &offset.to_be_bytes(), head, body])
     }
 }
 

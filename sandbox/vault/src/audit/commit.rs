@@ -17,7 +17,7 @@ use super::error::LogError;
 use super::key::LogKey;
 use super::record::Draft;
 use super::store::{Entries, Store};
-use super::wal::{Segments, Wal};
+use super::wal::{Segments, Sizes, Wal};
 
 /// How much is gathered before something happens by itself.
 #[derive(Clone, Copy)]
@@ -28,12 +28,18 @@ pub(super) struct Limits {
     pub(super) publish: usize,
     /// Bytes of acknowledged records without checkpoint at which those who append have to wait.
     pub(super) backlog: usize,
+    /// How big the segments are that records become durable in first.
+    pub(super) segments: Sizes,
 }
 
 pub(super) const LIMITS: Limits = Limits {
     commit: 1 << 20,
     publish: 4 << 20,
     backlog: 32 << 20,
+    segments: Sizes {
+        first: 256 << 10,
+        last: 8 << 20,
+    },
 };
 
 pub(super) struct Shared {

@@ -248,7 +248,7 @@ impl Log {
         let mut store = Store::create(dir, disk.clone(), origin);
         store.put(&dir.join("key.pub"), format!("{verifier}\n").as_bytes())?;
         // Segments first: a checkpoint without any says that something was lost.
-        let wal = start_wal(dir, disk, &key, 0)?;
+        let wal = start_wal(dir, disk, &key, limits, 0)?;
         store.publish(&key, &[])?;
         Log::start(dir, origin, key, limits, store, wal, lock)
     }
@@ -284,7 +284,7 @@ impl Log {
             Ok(())
         })?;
         store.publish(&key, &[])?;
-        let wal = start_wal(dir, disk, &key, tail.next)?;
+        let wal = start_wal(dir, disk, &key, limits, tail.next)?;
         let log = Log::start(dir, &origin, key, limits, store, wal, lock)?;
         if tail.torn {
             // No clock is at hand: the time is that of the last record that was kept.
@@ -353,11 +353,17 @@ fn lock(dir: &Path) -> Result<File, LogError> {
     }
 }
 
-fn start_wal(dir: &Path, disk: Arc<dyn Disk>, key: &LogKey, next: u64) -> Result<Wal, LogError> {
+fn start_wal(
+    dir: &Path,
+    disk: Arc<dyn Disk>,
+    key: &LogKey,
+    limits: Limits,
+    next: u64,
+) -> Result<Wal, LogError> {
     let wal = dir.join("wal");
     disk.create_dir(&wal)
         .map_err(|e| LogError::io("made", &wal, e))?;
     disk.sync(dir, &[dir.to_owned()])
         .map_err(|e| LogError::io("made durable", dir, e))?;
-    Wal::start(&wal, disk, key, next)
+    Wal::start(&wal, disk, key, limits.segments, next)
 }

@@ -33,14 +33,18 @@ use super::store::Entries;
 const PAGE: usize = 4096;
 const MAGIC: &[u8; 16] = b"casemate wal v1\n";
 const HEAD: usize = 80;
-/// Segments start small, so that a short log costs little, and grow.
-const FIRST_SEGMENT: u64 = 256 * 1024;
-const LAST_SEGMENT: u64 = 8 << 20;
 /// A segment read back is never bigger: the last size and the biggest commit beside it.
 const MAX_SEGMENT: u64 = 64 << 20;
 /// One segment kept for the next rotation.
 const SPARE: &str = "spare";
 const NEW: &str = "new";
+
+/// How big segments are: small at first, so that a short log costs little, then growing.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
 
 /// The writing end. One thread at a time.
 pub(super) struct Wal {
@@ -52,6 +56,7 @@ pub(super) struct Wal {
 pub(super) struct Segments {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
+    sizes: Sizes,
     list: Mutex<List>,
 }
 
@@ -83,16 +88,18 @@ impl Wal {
         dir: &Path,
         disk: Arc<dyn Disk>,
         key: &LogKey,
+        sizes: Sizes,
         first: u64,
     ) -> Result<Wal, LogError> {
         let list = Mutex::new(List::default());
         let segments = Arc::new(Segments {
             dir: dir.to_owned(),
             disk,
+            sizes,
             list,
         });
         let old = segment_files(dir)?;
-        let current = segments.add(key, first, FIRST_SEGMENT)?;
+        let current = segments.add(key, first, sizes.first)?;
         for (_, path) in old.into_iter().filter(|(_, path)| *path != current.path) {
             segments
                 .disk
@@ -116,7 +123,11 @@ impl Wal {
     ) -> Result<(), LogError> {
         let need = (HEAD + body.len()).next_multiple_of(PAGE) as u64;
         if self.current.end + need > self.current.size {
-            let grown = (self.current.size * 4).clamp(FIRST_SEGMENT, LAST_SEGMENT);
+            let Sizes {
+                first: least,
+                last: most,
+            } = self.segments.sizes;
+            let grown = (self.current.size * 4).clamp(least, most);
             self.current = self
                 .segments
                 .add(key, first, grown.max(PAGE as u64 + need))?;
@@ -207,7 +218,7 @@ impl Segments {
             let Some((first, bytes)) = list.live.pop_front() else {
                 return Ok(());
             };
-            let keep = list.spare.is_none() && bytes >= LAST_SEGMENT;
+            let keep = list.spare.is_none() && bytes >= self.sizes.last;
             drop(list);
             let path = self.dir.join(format!("{first:020}"));
             let io = |e| LogError::io("retired", &path, e);

@@ -70,6 +70,14 @@ impl Faulty {
         self.0.lock().unwrap().ops.len()
     }
 
+    /// How often a file of this name was made or renamed to it.
+    pub(super) fn named(&self, name: &str) -> usize {
+        let ops = &self.0.lock().unwrap().ops;
+        ops.iter()
+            .filter(|op| matches!(op, Op::Name { path, .. } if path.ends_with(name)))
+            .count()
+    }
+
     fn step(&self, op: impl FnOnce(&mut State) -> Op) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         let op = op(&mut state);

@@ -16,6 +16,10 @@ const SMALL: Limits = Limits {
     commit: 16 << 10,
     publish: 64 << 10,
     backlog: 256 << 10,
+    segments: wal::Sizes {
+        first: 16 << 10,
+        last: 64 << 10,
+    },
 };
 
 fn key() -> LogKey {

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Writes to files and makes them durable.
 pub(super) trait Disk: Send + Sync {
@@ -17,6 +18,8 @@ pub(super) trait Disk: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory that is empty.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Opens a file to be written in place.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Slab>>;
 }
@@ -32,7 +35,11 @@ pub(super) trait Slab: Send {
 }
 
 /// The disk as the operating system gives it.
-pub(super) struct OsDisk;
+#[derive(Default)]
+pub(super) struct OsDisk {
+    /// Kept open, since a sync of the file system tells of the errors after its file was opened.
+    root: Mutex<Option<File>>,
+}
 
 /// From how many files on one sync of the whole file system costs less than one for each.
 const MANY: usize = 24;
@@ -57,9 +64,15 @@ impl Disk for OsDisk {
     }
 
     fn sync(&self, root: &Path, paths: &[PathBuf]) -> io::Result<()> {
+        let mut open = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        let root = match &mut *open {
+            Some(open) => open,
+            none => none.insert(File::open(root)?),
+        };
         if paths.len() > MANY {
-            return Ok(rustix::fs::syncfs(File::open(root)?)?);
+            return Ok(rustix::fs::syncfs(&*root)?);
         }
+        drop(open);
         paths
             .iter()
             .try_for_each(|path| options().read(true).open(path)?.sync_all())
@@ -71,6 +84,10 @@ impl Disk for OsDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Slab>> {

@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::checkpoint::{KeyError, NoteError};
+use super::checkpoint::NoteError;
+use super::key::KeyError;
 use super::record::RecordError;
 
 /// Why a log could not be opened or a record not be kept.

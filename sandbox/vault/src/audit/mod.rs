@@ -17,8 +17,10 @@
 //! whole. That takes a checkpoint kept elsewhere: see `expected` of [`verify`].
 
 mod checkpoint;
+mod commit;
 mod disk;
 mod error;
+mod key;
 mod merkle;
 mod proof;
 mod record;
@@ -30,17 +32,16 @@ mod wal;
 mod tests;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
 
-pub use checkpoint::{
-    Checkpoint, Head, KeyError, LogKey, LogVerifier, MAX_NOTE, MAX_SIGNATURES, NoteError,
-};
+pub use checkpoint::{Checkpoint, Head, MAX_NOTE, MAX_SIGNATURES, NoteError};
 pub use error::LogError;
+pub use key::{KeyError, LogKey, LogVerifier};
 pub use merkle::{
     Edge, Hash, Nodes, TILE_WIDTH, TileId, empty_root, leaf_hash, node_hash, prove_consistency,
     prove_inclusion, verify_consistency, verify_inclusion,
@@ -49,9 +50,10 @@ pub use proof::{Consistency, Proof, ProofError, prove, prove_since};
 pub use record::{Entry, Escaped, MAX_DEPTH, MAX_ENTRY, MAX_PAYLOAD, Record, RecordError};
 pub use verify::{KeySource, Records, Verified, VerifyError, verify};
 
+use commit::{LIMITS, Limits, Shared};
 use disk::{Disk, OsDisk};
 use record::Draft;
-use store::{Entries, Store};
+use store::Store;
 use wal::Wal;
 
 /// The kind of the record that tells of a write which was cut because nobody had been told of it.
@@ -77,53 +79,6 @@ pub struct Receipt {
     pub leaf_hash: Hash,
 }
 
-/// How much is gathered before something happens by itself.
-#[derive(Clone, Copy)]
-struct Limits {
-    /// Bytes that one commit takes at most, when others wait too.
-    commit: usize,
-    /// Bytes of acknowledged records after which a checkpoint is published.
-    publish: usize,
-    /// Bytes of acknowledged records without checkpoint at which those who append have to wait.
-    backlog: usize,
-}
-
-const LIMITS: Limits = Limits {
-    commit: 1 << 20,
-    publish: 4 << 20,
-    backlog: 32 << 20,
-};
-
-struct Shared {
-    dir: PathBuf,
-    origin: String,
-    boot: [u8; 16],
-    key: LogKey,
-    limits: Limits,
-    queue: Mutex<Queue>,
-    /// Wakes those who append: records became durable, room was made, or the log stopped.
-    durable: Condvar,
-    /// Wakes the publisher.
-    enough: Condvar,
-    wal: Mutex<Option<Wal>>,
-    segments: Arc<wal::Segments>,
-    /// Locked before `queue` where both are.
-    store: Mutex<Store>,
-}
-
-/// Records on their way: `durable ≤ next`, and what lies between waits or is being written.
-struct Queue {
-    waiting: Vec<u8>,
-    next: u64,
-    durable: u64,
-    writing: bool,
-    mono_ns: u64,
-    unpublished: Vec<Vec<u8>>,
-    backlog: usize,
-    stopped: Option<LogError>,
-    closed: bool,
-}
-
 impl Log {
     /// Starts a log in `dir`, which is made if it is not there and must not hold one.
     ///
@@ -135,7 +90,7 @@ impl Log {
     ///
     /// [`LogError::Exists`] rather than starting anew over anything that was a log.
     pub fn create(dir: &Path, origin: &str, key: LogKey) -> Result<Log, LogError> {
-        Log::create_on(Arc::new(OsDisk), dir, origin, key, LIMITS)
+        Log::create_on(Arc::<OsDisk>::default(), dir, origin, key, LIMITS)
     }
 
     /// Opens the log in `dir` to go on writing it.
@@ -149,7 +104,7 @@ impl Log {
     /// [`LogError::Lost`], [`LogError::Damaged`], [`LogError::Forged`] if the files are not what
     /// this log wrote. Nothing is repaired then and nothing removed.
     pub fn open(dir: &Path, key: LogKey) -> Result<Log, LogError> {
-        Log::open_on(Arc::new(OsDisk), dir, key, LIMITS)
+        Log::open_on(Arc::<OsDisk>::default(), dir, key, LIMITS)
     }
 
     /// Appends a record and returns once it is durable.
@@ -248,9 +203,7 @@ impl Log {
 
     fn finish(&mut self) -> Result<Checkpoint, LogError> {
         let shared = &*self.shared;
-        shared.queue().closed = true;
-        shared.enough.notify_all();
-        shared.durable.notify_all();
+        shared.shut();
         if let Some(publisher) = self.publisher.take() {
             // It never panics; if it did, publishing below finds out what is left to do.
             let _ = publisher.join();
@@ -260,6 +213,7 @@ impl Log {
             Some(wal) => wal.finish(&shared.key, checkpoint.size())?,
             None => return Err(LogError::Closed),
         }
+        shared.store().sweep()?;
         Ok(checkpoint)
     }
 
@@ -280,6 +234,11 @@ impl Log {
         disk.create_dir(dir)
             .map_err(|e| LogError::io("made", dir, e))?;
         let lock = lock(dir)?;
+        // A log whose directory a power cut takes back has lost everything it acknowledged.
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new(".")).to_owned();
+        let synced = disk.sync(dir, std::slice::from_ref(&above));
+        synced.map_err(|e| LogError::io("made durable", &above, e))?;
         if ["checkpoint", "tile", "wal", "key.pub"]
             .iter()
             .any(|name| dir.join(name).exists())
@@ -289,7 +248,7 @@ impl Log {
         let mut store = Store::create(dir, disk.clone(), origin);
         store.put(&dir.join("key.pub"), format!("{verifier}\n").as_bytes())?;
         // Segments first: a checkpoint without any says that something was lost.
-        let wal = start_wal(dir, disk, &key, 0)?;
+        let wal = start_wal(dir, disk, &key, limits, 0)?;
         store.publish(&key, &[])?;
         Log::start(dir, origin, key, limits, store, wal, lock)
     }
@@ -325,7 +284,7 @@ impl Log {
             Ok(())
         })?;
         store.publish(&key, &[])?;
-        let wal = start_wal(dir, disk, &key, tail.next)?;
+        let wal = start_wal(dir, disk, &key, limits, tail.next)?;
         let log = Log::start(dir, &origin, key, limits, store, wal, lock)?;
         if tail.torn {
             // No clock is at hand: the time is that of the last record that was kept.
@@ -349,31 +308,7 @@ impl Log {
         let mut boot = [0; 16];
         let io = |e| LogError::io("opened", dir, e);
         getrandom::fill(&mut boot).map_err(|e| io(std::io::Error::other(e)))?;
-        let size = store.tree().size();
-        let queue = Queue {
-            waiting: Vec::new(),
-            next: size,
-            durable: size,
-            writing: false,
-            mono_ns: 0,
-            unpublished: Vec::new(),
-            backlog: 0,
-            stopped: None,
-            closed: false,
-        };
-        let shared = Arc::new(Shared {
-            dir: dir.to_owned(),
-            origin: origin.to_owned(),
-            boot,
-            key,
-            limits,
-            queue: Mutex::new(queue),
-            durable: Condvar::new(),
-            enough: Condvar::new(),
-            segments: wal.segments(),
-            wal: Mutex::new(Some(wal)),
-            store: Mutex::new(store),
-        });
+        let shared = Arc::new(Shared::new(dir, origin, boot, key, limits, store, wal));
         let publisher = std::thread::Builder::new().name("audit-log".into()).spawn({
             let shared = shared.clone();
             move || shared.publish_when_enough()
@@ -405,175 +340,6 @@ impl std::fmt::Debug for Log {
     }
 }
 
-impl Shared {
-    /// Gives the record its number and leaves it for the next commit. `entry` becomes its bytes.
-    fn enqueue<'a>(
-        &'a self,
-        mut queue: MutexGuard<'a, Queue>,
-        draft: &Draft,
-        entry: &mut Vec<u8>,
-    ) -> Result<(MutexGuard<'a, Queue>, u64), LogError> {
-        loop {
-            queue.check()?;
-            let full = queue.waiting.len() >= self.limits.commit;
-            if !full && queue.backlog < self.limits.backlog {
-                break;
-            }
-            queue = match full && !queue.writing {
-                // Nobody is writing, so whoever fills the commit has to.
-                true => self.commit(queue)?,
-                false => self
-                    .durable
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-        let seq = queue.next;
-        // A clock that was read before another record came in does not turn time back.
-        queue.mono_ns = queue.mono_ns.max(draft.mono_ns);
-        entry.clear();
-        draft.finish(seq, queue.mono_ns, entry);
-        queue
-            .waiting
-            .extend_from_slice(&(entry.len() as u16).to_be_bytes());
-        queue.waiting.extend_from_slice(entry);
-        queue.next += 1;
-        Ok((queue, seq))
-    }
-
-    /// Returns once record `index` is durable. Whoever finds nobody writing writes for all.
-    fn wait_until_durable(&self, index: u64) -> Result<(), LogError> {
-        let mut queue = self.queue();
-        while queue.durable <= index {
-            if let Some(error) = &queue.stopped {
-                return Err(error.clone());
-            }
-            queue = match queue.writing {
-                true => self
-                    .durable
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner),
-                false => self.commit(queue)?,
-            };
-        }
-        Ok(())
-    }
-
-    /// Makes durable whatever waits.
-    fn commit<'a>(
-        &'a self,
-        mut queue: MutexGuard<'a, Queue>,
-    ) -> Result<MutexGuard<'a, Queue>, LogError> {
-        let (first, next) = (queue.durable, queue.next);
-        let body = std::mem::take(&mut queue.waiting);
-        queue.writing = true;
-        drop(queue);
-        let committed = match &mut *self.wal() {
-            Some(wal) => wal.commit(&self.key, first, (next - first) as u32, &body),
-            None => Err(LogError::Closed),
-        };
-        let mut queue = self.queue();
-        queue.writing = false;
-        match committed {
-            Ok(()) => {
-                queue.durable = next;
-                queue.backlog += body.len();
-                queue.unpublished.push(body);
-                if queue.backlog >= self.limits.publish {
-                    self.enough.notify_one();
-                }
-                self.durable.notify_all();
-                Ok(queue)
-            }
-            Err(error) => {
-                drop(queue);
-                Err(self.stop(error))
-            }
-        }
-    }
-
-    /// Publishes the durable records, and gives up the segments they were in.
-    fn publish(&self, extensions: &[String]) -> Result<Checkpoint, LogError> {
-        let mut store = self.store();
-        if let Some(error) = &self.queue().stopped {
-            return Err(LogError::Stopped(Box::new(error.clone())));
-        }
-        self.absorb(&mut store);
-        let published = store.publish(&self.key, extensions);
-        let retired = published.and_then(|checkpoint| {
-            self.segments.retire(checkpoint.size())?;
-            Ok(checkpoint)
-        });
-        match retired {
-            Err(LogError::Checkpoint(note)) => Err(LogError::Checkpoint(note)),
-            retired => retired.map_err(|error| self.stop(error)),
-        }
-    }
-
-    /// Moves durable records into the tree.
-    fn absorb(&self, store: &mut Store) {
-        let batches = {
-            let mut queue = self.queue();
-            queue.backlog = 0;
-            std::mem::take(&mut queue.unpublished)
-        };
-        self.durable.notify_all();
-        batches
-            .iter()
-            .for_each(|batch| store.absorb(Entries::new(batch)));
-    }
-
-    fn publish_when_enough(&self) {
-        loop {
-            let mut queue = self.queue();
-            while queue.backlog < self.limits.publish && !queue.closed && queue.stopped.is_none() {
-                queue = self
-                    .enough
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            if queue.closed || queue.stopped.is_some() {
-                return;
-            }
-            drop(queue);
-            // An error has stopped the log; those who append are told.
-            let _ = self.publish(&[]);
-        }
-    }
-
-    /// Stops the log for good. Gives the error back.
-    fn stop(&self, error: LogError) -> LogError {
-        self.queue().stopped.get_or_insert_with(|| error.clone());
-        self.durable.notify_all();
-        self.enough.notify_all();
-        error
-    }
-
-    // A thread that panicked held no lock over a change it had not finished: these hold no
-    // invariant that `stopped` and `writing` do not keep.
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wal(&self) -> MutexGuard<'_, Option<Wal>> {
-        self.wal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Queue {
-    fn check(&self) -> Result<(), LogError> {
-        match &self.stopped {
-            Some(error) => Err(LogError::Stopped(Box::new(error.clone()))),
-            None if self.closed => Err(LogError::Closed),
-            None => Ok(()),
-        }
-    }
-}
-
 /// Takes the one writer's place. The lock is on the directory itself: a lock file could be replaced.
 fn lock(dir: &Path) -> Result<File, LogError> {
     let file = File::open(dir).map_err(|e| match e.kind() {
@@ -587,11 +353,17 @@ fn lock(dir: &Path) -> Result<File, LogError> {
     }
 }
 
-fn start_wal(dir: &Path, disk: Arc<dyn Disk>, key: &LogKey, next: u64) -> Result<Wal, LogError> {
+fn start_wal(
+    dir: &Path,
+    disk: Arc<dyn Disk>,
+    key: &LogKey,
+    limits: Limits,
+    next: u64,
+) -> Result<Wal, LogError> {
     let wal = dir.join("wal");
     disk.create_dir(&wal)
         .map_err(|e| LogError::io("made", &wal, e))?;
     disk.sync(dir, &[dir.to_owned()])
         .map_err(|e| LogError::io("made durable", dir, e))?;
-    Wal::start(&wal, disk, key, next)
+    Wal::start(&wal, disk, key, limits.segments, next)
 }

@@ -6,8 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Checkpoint, LogVerifier, NoteError};
+use super::checkpoint::{Checkpoint, NoteError};
 use super::error::LogError;
+use super::key::LogVerifier;
 use super::merkle::{
     Hash, Nodes, TILE_WIDTH, TileId, leaf_hash, prove_consistency, prove_inclusion, subtree,
     verify_consistency, verify_inclusion,

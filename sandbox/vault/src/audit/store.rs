@@ -15,11 +15,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpoint, Head, LogKey, NoteError};
+use super::checkpoint::{Checkpoint, Head, NoteError};
 use super::disk::{self, Disk};
 use super::error::LogError;
+use super::key::LogKey;
 use super::merkle::{Edge, Hash, TILE_WIDTH, TileId, leaf_hash};
 use super::record::MAX_ENTRY;
+
+/// The most bytes an entry bundle may have.
+pub(super) const MAX_BUNDLE: u64 = TILE_WIDTH * (MAX_ENTRY as u64 + 2);
 
 /// The tree of one log, with what has not been written yet.
 pub(super) struct Store {
@@ -164,26 +168,30 @@ impl Store {
         self.full.clear();
 
         // The partial tiles of one checkpoint back stay, for readers that have just read it.
-        let current = partials;
-        for path in self
-            .superseded
-            .drain(..)
-            .filter(|path| !current.contains(path))
-        {
-            match self.disk.remove(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(LogError::io("removed", &path, e));
-                }
-                _ => {}
-            }
-        }
-        let before = std::mem::replace(&mut self.partials, current);
+        self.sweep()?;
+        let before = std::mem::replace(&mut self.partials, partials);
         self.superseded = before
             .into_iter()
             .filter(|p| !self.partials.contains(p))
             .collect();
         self.published = Some(checkpoint.clone());
         Ok(checkpoint)
+    }
+
+    /// Removes the partial tiles that newer ones have taken the place of.
+    pub(super) fn sweep(&mut self) -> Result<(), LogError> {
+        use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+        for path in std::mem::take(&mut self.superseded) {
+            let gone = |e: io::Error| match e.kind() {
+                DirectoryNotEmpty | NotFound => Ok(()),
+                _ => Err(LogError::io("removed", &path, e)),
+            };
+            self.disk.remove(&path).or_else(gone)?;
+            path.parent()
+                .map_or(Ok(()), |dir| self.disk.remove_dir(dir))
+                .or_else(gone)?;
+        }
+        Ok(())
     }
 
     /// Writes a small file so that either the old or the new one is there, whatever happens.
@@ -295,8 +303,7 @@ pub(super) fn read_tile(dir: &Path, id: TileId, width: u64) -> Result<Vec<Hash>,
 
 /// Reads a bundle and cuts it to its first `width` entries.
 pub(super) fn read_bundle(dir: &Path, number: u64, width: u64) -> Result<Vec<u8>, LogError> {
-    let limit = TILE_WIDTH * (MAX_ENTRY as u64 + 2);
-    let (path, mut bytes) = read_either(dir, |w| bundle_path(number, w), width, limit)?;
+    let (path, mut bytes) = read_either(dir, |w| bundle_path(number, w), width, MAX_BUNDLE)?;
     let mut entries = Entries::new(&bytes);
     let have: u64 = entries.by_ref().take(width as usize).map(|_| 1).sum();
     let end = bytes.len() - entries.rest.len();

@@ -6,12 +6,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{Checkpoint, KeyError, LogVerifier, NoteError};
+use super::checkpoint::{Checkpoint, NoteError};
 use super::disk;
 use super::error::LogError;
+use super::key::{KeyError, LogVerifier};
 use super::merkle::{Edge, Hash, TILE_WIDTH, TileId, leaf_hash};
 use super::record::{Entry, RecordError};
-use super::store::{self, Entries, bundle_path, read_bundle, tile_path};
+use super::store::{self, Entries, MAX_BUNDLE, bundle_path, read_bundle, tile_path};
 use super::wal;
 
 /// A log whose every record, tile and signature was found to agree.
@@ -24,9 +25,16 @@ pub struct Verified {
     dir: PathBuf,
     checkpoint: Checkpoint,
     key_source: KeySource,
-    unsigned_tail: u64,
-    torn_tail: bool,
+    tail: Tail,
     clock_jumps: u64,
+}
+
+/// What stands behind the last checkpoint.
+#[derive(Clone, Copy, Debug)]
+struct Tail {
+    unsigned: u64,
+    torn: bool,
+    copy: bool,
 }
 
 /// Where the key came from that a log was verified with.
@@ -180,14 +188,13 @@ pub fn verify(
     if let Some(tile) = check.tile {
         return Err(tile);
     }
-    let (unsigned_tail, torn_tail) = tail(dir, checkpoint.size())?;
+    let tail = tail(dir, &verifier, checkpoint.size())?;
     let (dir, clock_jumps) = (dir.to_owned(), clock.jumps);
     Ok(Verified {
         dir,
         checkpoint,
         key_source,
-        unsigned_tail,
-        torn_tail,
+        tail,
         clock_jumps,
     })
 }
@@ -216,12 +223,18 @@ impl Verified {
     /// How many records follow that no checkpoint covers yet: left by a crash, or being written.
     /// Nothing proves them before the log is opened again.
     pub fn unsigned_tail(&self) -> u64 {
-        self.unsigned_tail
+        self.tail.unsigned
     }
 
     /// Whether a write was torn that nobody had been told of.
     pub fn torn_tail(&self) -> bool {
-        self.torn_tail
+        self.tail.torn
+    }
+
+    /// Whether this is a published copy, without the segments of its writer: what came after the
+    /// checkpoint cannot be seen in it.
+    pub fn is_copy(&self) -> bool {
+        self.tail.copy
     }
 
     /// How often the wall clock moved more than a second away from the monotonic clock between two
@@ -340,7 +353,7 @@ impl Records {
                     }
                 }
             }
-            LogError::Damaged { path, why } => match disk::read(&path, u64::MAX) {
+            LogError::Damaged { path, why } => match disk::read(&path, MAX_BUNDLE) {
                 // Cut inside the last bundle: whole entries are left, but too few.
                 Ok(bytes) if !later && Entries::new(&bytes).number() < width => {
                     let have = number * TILE_WIDTH + Entries::new(&bytes).number();
@@ -487,15 +500,36 @@ fn continues(checkpoint: &Checkpoint, expected: &Checkpoint) -> Result<(), Verif
 }
 
 /// Counts what follows the checkpoint: in the segments, or in bundles beyond it.
-fn tail(dir: &Path, size: u64) -> Result<(u64, bool), VerifyError> {
-    let tail = wal::scan(&dir.join("wal"), None, size, |_| Ok(())).map_err(from_log)?;
-    let mut end = tail.next;
+fn tail(dir: &Path, key: &LogVerifier, size: u64) -> Result<Tail, VerifyError> {
+    let segments = dir.join("wal");
+    let copy = !segments.exists();
+    let mut from = size;
+    let (mut end, torn) = loop {
+        if copy {
+            break (size, false);
+        }
+        match wal::scan(&segments, None, from, |_| Ok(())) {
+            Ok(tail) => break (tail.next, tail.torn),
+            Err(error) => {
+                // A writer may have published more since, and given up segments.
+                let newer = stored_checkpoint(dir, key)?.size();
+                if newer <= from {
+                    return Err(from_log(error));
+                }
+                from = newer;
+            }
+        }
+    };
     let mut number = size / TILE_WIDTH;
     loop {
         let most = bundle_widths(dir, number)?.into_iter().max().unwrap_or(0);
         end = end.max(number * TILE_WIDTH + most);
         if most < TILE_WIDTH {
-            return Ok((end - size, tail.torn));
+            return Ok(Tail {
+                unsigned: end - size,
+                torn,
+                copy,
+            });
         }
         number += 1;
     }

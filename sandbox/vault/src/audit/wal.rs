@@ -10,9 +10,10 @@
 //! body     (length[2] entry)*                                                  count times
 //! ```
 //!
-//! The checksum (SHA-256 over salt, offset, head and body) tells everybody what was torn. The MAC
-//! (HMAC-SHA256 of the checksum, keyed from the log's key and the salt) keeps somebody who can
-//! write the disk, but has no key, from having records signed at the next opening.
+//! The MAC is HMAC-SHA256, keyed from the log's key and the salt, over a digest of salt, offset,
+//! head and body: somebody who can write the disk, but has no key, cannot have records signed at
+//! the next opening. The checksum, SHA-256 over that digest and the MAC, tells everybody else what
+//! is whole and what was torn.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -22,24 +23,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::hmac;
 
-use super::checkpoint::LogKey;
 use super::disk::{self, Disk, Slab};
 use super::error::LogError;
-use super::merkle::sha256;
+use super::key::LogKey;
+use super::merkle::{Hash, sha256};
 use super::store::Entries;
 
 /// Commits start at multiples of this, so that no sector is shared.
 const PAGE: usize = 4096;
 const MAGIC: &[u8; 16] = b"casemate wal v1\n";
 const HEAD: usize = 80;
-/// Segments start small, so that a short log costs little, and grow.
-const FIRST_SEGMENT: u64 = 256 * 1024;
-const LAST_SEGMENT: u64 = 8 << 20;
 /// A segment read back is never bigger: the last size and the biggest commit beside it.
 const MAX_SEGMENT: u64 = 64 << 20;
 /// One segment kept for the next rotation.
 const SPARE: &str = "spare";
 const NEW: &str = "new";
+
+/// How big segments are: small at first, so that a short log costs little, then growing.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
 
 /// The writing end. One thread at a time.
 pub(super) struct Wal {
@@ -51,6 +56,7 @@ pub(super) struct Wal {
 pub(super) struct Segments {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
+    sizes: Sizes,
     list: Mutex<List>,
 }
 
@@ -82,16 +88,18 @@ impl Wal {
         dir: &Path,
         disk: Arc<dyn Disk>,
         key: &LogKey,
+        sizes: Sizes,
         first: u64,
     ) -> Result<Wal, LogError> {
         let list = Mutex::new(List::default());
         let segments = Arc::new(Segments {
             dir: dir.to_owned(),
             disk,
+            sizes,
             list,
         });
         let old = segment_files(dir)?;
-        let current = segments.add(key, first, FIRST_SEGMENT)?;
+        let current = segments.add(key, first, sizes.first)?;
         for (_, path) in old.into_iter().filter(|(_, path)| *path != current.path) {
             segments
                 .disk
@@ -115,7 +123,11 @@ impl Wal {
     ) -> Result<(), LogError> {
         let need = (HEAD + body.len()).next_multiple_of(PAGE) as u64;
         if self.current.end + need > self.current.size {
-            let grown = (self.current.size * 4).clamp(FIRST_SEGMENT, LAST_SEGMENT);
+            let Sizes {
+                first: least,
+                last: most,
+            } = self.segments.sizes;
+            let grown = (self.current.size * 4).clamp(least, most);
             self.current = self
                 .segments
                 .add(key, first, grown.max(PAGE as u64 + need))?;
@@ -206,7 +218,7 @@ impl Segments {
             let Some((first, bytes)) = list.live.pop_front() else {
                 return Ok(());
             };
-            let keep = list.spare.is_none() && bytes >= LAST_SEGMENT;
+            let keep = list.spare.is_none() && bytes >= self.sizes.last;
             drop(list);
             let path = self.dir.join(format!("{first:020}"));
             let io = |e| LogError::io("retired", &path, e);
@@ -274,25 +286,31 @@ impl Seal {
 
     /// Checksum and MAC over what stands at `offset`.
     fn over(&self, offset: u64, head: &[u8], body: &[u8]) -> [u8; 64] {
-        let checksum = sha256(&[&self.salt, &offset.to_be_bytes(), head, body]);
+        let digest = self.digest(offset, head, body);
         let mut out = [0; 64];
-        out[..32].copy_from_slice(&checksum);
         if let Some(key) = &self.key {
-            out[32..].copy_from_slice(hmac::sign(key, &checksum).as_ref());
+            out[32..].copy_from_slice(hmac::sign(key, &digest).as_ref());
         }
+        let checksum = sha256(&[&digest, &out[32..]]);
+        out[..32].copy_from_slice(&checksum);
         out
     }
 
     /// Tells whether `proof` is that of what stands at `offset`: `None` if torn, `Some(false)` if
     /// whole but not written with the key.
     fn holds(&self, offset: u64, head: &[u8], body: &[u8], proof: &[u8]) -> Option<bool> {
-        let checksum = sha256(&[&self.salt, &offset.to_be_bytes(), head, body]);
-        let (sum, mac) = proof.split_at_checked(32)?;
-        (sum == checksum).then(|| {
+        let digest = self.digest(offset, head, body);
+        let (checksum, mac) = proof.split_at_checked(32)?;
+        let by_us = || {
             self.key
                 .as_ref()
-                .is_none_or(|key| hmac::verify(key, &checksum, mac).is_ok())
-        })
+                .is_none_or(|key| hmac::verify(key, &digest, mac).is_ok())
+        };
+        (checksum == sha256(&[&digest, mac])).then(by_us)
+    }
+
+    fn digest(&self, offset: u64, head: &[u8], body: &[u8]) -> Hash {
+        sha256(&[&self.salt, &offset.to_be_bytes(), head, body])
     }
 }
 

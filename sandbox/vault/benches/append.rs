@@ -1,0 +1,139 @@
+//! What the log adds to the disk: appends of 64 writers against a bare group-commit loop.
+//!
+//! Both write the same number of bytes on the same disk, in turns. Absolute rates say more about
+//! the disk than about the log; the ratio is what is held to 0.9.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use serde_json::json;
+use vault::audit::{Log, LogKey, Record};
+
+const WRITERS: usize = 64;
+const EACH: usize = 250;
+const ROUNDS: usize = 7;
+/// About what a record of a decision takes.
+const BYTES: usize = 256;
+
+fn append(c: &mut Criterion) {
+    let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let log = Log::create(
+        &root.path().join("log"),
+        "example.org/bench",
+        LogKey::generate().unwrap(),
+    );
+    let log = log.unwrap();
+    let bare = Bare::new(&root.path().join("bare"));
+
+    let mut rounds: Vec<(f64, f64)> = (0..ROUNDS)
+        .map(|_| {
+            (
+                rate(|_| drop(log.append(&record()).unwrap())),
+                rate(|_| bare.append()),
+            )
+        })
+        .collect();
+    rounds.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+    let (log_rate, bare_rate) = rounds[ROUNDS / 2];
+    println!("append, {WRITERS} writers: log {log_rate:.0}/s, bare group commit {bare_rate:.0}/s");
+    let worst = rounds[0].0 / rounds[0].1;
+    println!(
+        "append, ratio: {:.2} in the middle, {worst:.2} at worst",
+        log_rate / bare_rate
+    );
+
+    let mut group = c.benchmark_group("append");
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_millis(500));
+    group.warm_up_time(Duration::from_millis(100));
+    group.bench_function("one writer, log", |b| {
+        b.iter(|| log.append(&record()).unwrap())
+    });
+    group.bench_function("one writer, bare", |b| b.iter(|| bare.append()));
+    group.finish();
+}
+
+fn record() -> Record {
+    let payload = json!({ "action": "connect", "resource": "api.example.com:443", "because": ["rule-7"],
+        "granted": false, "risk": 20, "epoch": 12 });
+    Record::new("decision", Duration::from_secs(1_700_000_000), 1, payload)
+}
+
+/// Appends per second of all writers together.
+fn rate(append: impl Fn(usize) + Sync) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| (0..EACH).for_each(&append));
+        }
+    });
+    (WRITERS * EACH) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// The least that group commit can be: gather, write once into a file of zeros, sync once, wake.
+struct Bare {
+    file: File,
+    queue: Mutex<Queue>,
+    durable: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<u8>,
+    next: usize,
+    durable: usize,
+    writing: bool,
+    end: u64,
+}
+
+/// The size of the file, which is written around and around.
+const FILE: u64 = 8 << 20;
+
+impl Bare {
+    fn new(path: &Path) -> Bare {
+        let file = File::create(path).unwrap();
+        file.write_all_at(&vec![0; FILE as usize], 0).unwrap();
+        file.sync_all().unwrap();
+        Bare {
+            file,
+            queue: Mutex::default(),
+            durable: Condvar::new(),
+        }
+    }
+
+    fn append(&self) {
+        let mut queue = self.queue.lock().unwrap();
+        let number = queue.next;
+        queue.next += 1;
+        queue.waiting.extend_from_slice(&[0x5a; BYTES]);
+        while queue.durable <= number {
+            if queue.writing {
+                queue = self.durable.wait(queue).unwrap();
+                continue;
+            }
+            queue.writing = true;
+            let (body, next) = (std::mem::take(&mut queue.waiting), queue.next);
+            if queue.end + body.len() as u64 > FILE {
+                queue.end = 0;
+            }
+            let at = queue.end;
+            queue.end += body.len() as u64;
+            drop(queue);
+            self.file.write_all_at(&body, at).unwrap();
+            self.file.sync_data().unwrap();
+            queue = self.queue.lock().unwrap();
+            queue.writing = false;
+            queue.durable = next;
+            self.durable.notify_all();
+        }
+    }
+}
+
+criterion_group!(benches, append);
+criterion_main!(benches);

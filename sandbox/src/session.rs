@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use attestation::{Appraisal, Attester, UnixTime, Verifier};
 use policy::{Bundle, Decision, Facts, Risk};
-use sha2::{Digest, Sha256};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
@@ -190,13 +189,13 @@ impl Session {
                     .appraise(&evidence, &challenge, UnixTime(now.as_secs()))
                     .map_err(|error| (error.code().to_owned(), describe(&error)))?;
                 self.accepts(&appraisal)?;
-                Ok((evidence, appraisal))
+                Ok(appraisal)
             });
         match believed {
-            Ok((evidence, appraisal)) => {
+            Ok(appraisal) => {
                 self.record(Record::Attested {
                     tee: appraisal.tee().to_string(),
-                    evidence: hex(&Sha256::digest(evidence.to_cbor())),
+                    evidence: hex(appraisal.evidence_digest()),
                     appraisal: serde_json::to_value(&appraisal)?,
                 })?;
                 self.appraisal = Some(appraisal);

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+pub use casemate::error::describe;
+
 /// A command that failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -48,13 +50,4 @@ impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::new(describe(&error))
     }
-}
-
-/// An error with its causes, in one line.
-pub fn describe(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }

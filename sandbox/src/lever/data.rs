@@ -79,6 +79,7 @@ impl Vaults {
         let (view, item) = match place {
             Place::Fuse(device) => {
                 let server = vault::fuse::serve(device, Arc::clone(&lease), (INSIDE_ID, INSIDE_ID))
+                    .map_err(io::Error::other)
                     .map_err(Failure::at(step))?;
                 let detail = format!("{name}: FUSE, lease asked at each read");
                 (View::Fuse(server), Item::full(4, "data", detail))

@@ -62,8 +62,8 @@ impl SessionBuilder {
 
     /// Sets who collects evidence, and who appraises it here.
     #[must_use]
-    pub fn attested_by(mut self, attester: impl Attester + 'static, verifier: Verifier) -> Self {
-        self.attester = Some(Box::new(attester));
+    pub fn attested_by(mut self, attester: Box<dyn Attester>, verifier: Verifier) -> Self {
+        self.attester = Some(attester);
         self.verifier = Some(verifier);
         self
     }

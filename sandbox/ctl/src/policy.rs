@@ -1,0 +1,138 @@
+//! `sandboxctl policy`: check a policy, and explain what it decides.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ::policy::{Bundle, Facts, Severity, Tcb, Tier};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::failure::Failure;
+
+#[derive(Subcommand)]
+pub enum Policy {
+    /// Read a policy as strictly as `run` does, and warn about what it probably does not mean.
+    Check(Check),
+    /// Tell for each grant which rule decides it, and what would change that.
+    Explain(Explain),
+}
+
+#[derive(Args)]
+pub struct Check {
+    /// The policy file.
+    policy: PathBuf,
+    /// Print findings as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Fail on warnings too.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Args)]
+pub struct Explain {
+    /// The policy file.
+    policy: PathBuf,
+    /// Facts as JSON (`-` for standard input); what they leave out is unknown.
+    #[arg(long, value_name = "FILE", conflicts_with = "risk")]
+    facts: Option<PathBuf>,
+    /// Instead of a file of facts: good evidence, and this risk.
+    #[arg(long, value_name = "0..100", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    risk: u8,
+    /// Print the explanation as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Policy {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Check(check) => check.run(),
+            Self::Explain(explain) => explain.run(),
+        }
+    }
+}
+
+impl Check {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let source = read(&self.policy)?;
+        let name = self.policy.display().to_string();
+        let (found, errors) = match Bundle::parse(&source, &name) {
+            Ok(bundle) => (bundle.lint(), false),
+            Err(error) => (error.diagnostics().to_vec(), true),
+        };
+        if self.json {
+            let found: Vec<_> = found
+                .iter()
+                .map(|d| {
+                    json!({
+                        "severity": d.severity.to_string(), "line": d.line, "column": d.column,
+                        "message": d.message, "help": d.help,
+                    })
+                })
+                .collect();
+            println!("{}", serde_json::to_string_pretty(&found)?);
+        } else {
+            for diagnostic in &found {
+                println!("{}", diagnostic.render(&source, &name));
+            }
+            let count = |severity| found.iter().filter(|d| d.severity == severity).count();
+            match (count(Severity::Error), count(Severity::Warning)) {
+                (0, 0) => println!("{name}: nothing to complain about"),
+                (errors, warnings) => println!("{name}: {errors} errors, {warnings} warnings"),
+            }
+        }
+        let failed = errors || (self.strict && !found.is_empty());
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+impl Explain {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let bundle = load(&self.policy)?;
+        let facts = match &self.facts {
+            Some(path) => {
+                let text = if path.as_os_str() == "-" {
+                    std::io::read_to_string(std::io::stdin())?
+                } else {
+                    read(path)?
+                };
+                serde_json::from_str(&text).map_err(|error| {
+                    Failure::caused(format!("`{}` holds no facts", path.display()), &error)
+                })?
+            }
+            None => Facts {
+                risk: self.risk,
+                tier: Tier::Affirming,
+                tcb: Tcb::UpToDate,
+                simulated: Some(false),
+                debug: Some(false),
+                evidence_age: Some(Duration::ZERO),
+                gaps: Default::default(),
+            },
+        };
+        let explanations = bundle.explain(&facts);
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&explanations)?);
+        } else {
+            explanations.iter().for_each(|explanation| print!("{explanation}"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Reads and parses a policy file.
+pub fn load(path: &Path) -> Result<Bundle, Failure> {
+    let source = read(path)?;
+    Bundle::parse(&source, &path.display().to_string()).map_err(|error| {
+        // The error's own text shows each place in the file.
+        Failure::new(format!("the policy has mistakes\n{error}"))
+    })
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::caused(format!("cannot read `{}`", path.display()), &error))
+}

@@ -1,0 +1,201 @@
+//! What `run` shows while it runs: layer by layer what is in force, each decision with its reason.
+//!
+//! Everything goes to stderr; stdout is the workload's.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use casemate::enforcement::{Item, State};
+use casemate::isolation::child::Ending;
+use casemate::record::{Record, hex};
+use casemate::{Outcome, SessionError};
+use serde_json::json;
+
+/// Shows a session's records as they come.
+#[derive(Clone)]
+pub struct View(Arc<Mutex<Inner>>);
+
+struct Inner {
+    json: bool,
+    quiet: bool,
+    colour: bool,
+    began: Option<Duration>,
+    log: PathBuf,
+    key: [u8; 32],
+}
+
+impl View {
+    /// A view that shows text, or lines of JSON, or nothing.
+    pub fn new(json: bool, quiet: bool, log: PathBuf, key: [u8; 32]) -> Self {
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self(Arc::new(Mutex::new(Inner { json, quiet, colour, began: None, log, key })))
+    }
+
+    /// Shows one record.
+    pub fn show(&mut self, record: &Record, at: Duration) {
+        let Ok(mut inner) = self.0.lock() else { return };
+        if inner.quiet {
+            return;
+        }
+        if inner.json {
+            let line = json!({ "at": at.as_secs_f64(), "record": record });
+            say(&line.to_string());
+            return;
+        }
+        let began = *inner.began.get_or_insert(at);
+        for line in inner.lines(record, at.saturating_sub(began)) {
+            say(&line);
+        }
+    }
+
+    /// Tells how it ended, and where the log is.
+    pub fn close(&self, result: &Result<Outcome, SessionError>) {
+        let Ok(inner) = self.0.lock() else { return };
+        if inner.quiet {
+            return;
+        }
+        let log = inner.log.display();
+        let key = hex(&inner.key);
+        if inner.json {
+            let line = json!({ "log": inner.log, "key": key, "ok": result.is_ok() });
+            say(&line.to_string());
+            return;
+        }
+        say(&inner.line("log", &format!("{log}")));
+        say(&inner.line("verify", &format!("sandboxctl audit verify {log} --key {key}")));
+    }
+}
+
+/// One line to stderr. A reader that is gone does not end the session.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+impl Inner {
+    fn lines(&self, record: &Record, at: Duration) -> Vec<String> {
+        match record {
+            Record::Opened { policy, version, digest, command, .. } => vec![
+                self.line("policy", &format!("{policy} v{version}, sha256 {}…", &digest[..16])),
+                self.line("workload", &clean(&command.join(" "))),
+            ],
+            Record::Attested { tee, appraisal, .. } => vec![self.attested(tee, appraisal)],
+            Record::NotAttested { code, error } => {
+                vec![self.line("layer 1", &self.bad(&format!("no appraisal ({code}): {error}")))]
+            }
+            Record::Released { data, root, generation, .. } => vec![self.line(
+                "layer 1",
+                &format!("key of `{data}` released; vault root {}…, generation {generation}", &root[..16]),
+            )],
+            Record::NotReleased { data, error } => {
+                vec![self.line("layer 1", &self.bad(&format!("key of `{data}` not released: {error}")))]
+            }
+            Record::Decided { facts, granted, denied, .. } => {
+                let mut lines = vec![self.event(
+                    at,
+                    "decide",
+                    &format!("risk {}: {granted} granted, {} denied", facts.risk, denied.len()),
+                )];
+                for denial in denied {
+                    let why = denial.because.first().map_or("", String::as_str);
+                    lines.push(self.event(at, "", &format!("  {} denied: {}", denial.grant, clean(why))));
+                }
+                lines
+            }
+            Record::Prepared { enforcement, .. } => enforcement.iter().map(|i| self.item(i)).collect(),
+            Record::Started => vec![self.event(at, "start", "the workload runs")],
+            Record::Signal { sensor, detail, count, holds, risk } => {
+                let times = if *count > 1 { format!(" ×{count}") } else { String::new() };
+                let over = if *holds == Some(false) { " is over" } else { "" };
+                let text = format!("{sensor}{over}: {}{times}; risk {risk}", clean(detail));
+                vec![self.event(at, "signal", &self.warn(&text))]
+            }
+            Record::Adjusting { .. } => Vec::new(),
+            Record::Adjusted { change, micros } => {
+                let took = format!("{:.1} ms", *micros as f64 / 1000.0);
+                vec![self.event(at, "adjust", &self.bad(&format!("{change}: in force after {took}")))]
+            }
+            Record::NotAdjusted { change, error } => {
+                vec![self.event(at, "adjust", &self.bad(&format!("{change} failed: {error}")))]
+            }
+            Record::Kill { signal } => vec![self.event(at, "signal", &format!("passed on: {signal}"))],
+            Record::Ended { ending } => vec![self.event(
+                at,
+                "end",
+                &match ending {
+                    Ending::Code(code) => format!("the workload exited with {code}"),
+                    Ending::Killed(signal) => format!("the workload was ended by signal {signal}"),
+                },
+            )],
+            Record::Closed { why, read, .. } => {
+                let read: Vec<_> =
+                    read.iter().map(|(name, bytes)| format!("{bytes} bytes of `{name}`")).collect();
+                let read = if read.is_empty() { String::new() } else { format!("; it read {}", read.join(", ")) };
+                vec![self.event(at, "close", &format!("{why}{read}"))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn attested(&self, tee: &str, appraisal: &serde_json::Value) -> String {
+        let text = |name: &str| appraisal[name].as_str().unwrap_or("?").to_owned();
+        let simulated = appraisal["simulated"].as_bool().unwrap_or(true);
+        let checks = appraisal["checks"].as_array().map_or(&[][..], Vec::as_slice);
+        let passed = checks.iter().filter(|check| check["outcome"] == "pass").count();
+        let kind = if simulated {
+            self.warn("simulated (proves nothing)")
+        } else {
+            tee.to_owned()
+        };
+        self.line(
+            "layer 1",
+            &format!(
+                "evidence {kind}: {passed} of {} checks passed; tier {}, tcb {}",
+                checks.len(),
+                text("tier"),
+                text("tcb-status"),
+            ),
+        )
+    }
+
+    fn item(&self, item: &Item) -> String {
+        let state = match item.state {
+            State::Full => "full  ".to_owned(),
+            State::Partly => self.warn("partly"),
+            State::Not => self.bad("not   "),
+        };
+        self.line(&format!("layer {}", item.layer), &format!("{state} {:<18} {}", item.id, clean(&item.detail)))
+    }
+
+    fn line(&self, label: &str, text: &str) -> String {
+        format!("{} {text}", self.dim(&format!("{label:>9}")))
+    }
+
+    fn event(&self, at: Duration, label: &str, text: &str) -> String {
+        let at = if label.is_empty() { String::new() } else { format!("+{:.3}s", at.as_secs_f64()) };
+        format!("{} {label:<7} {text}", self.dim(&format!("{at:>9}")))
+    }
+
+    fn dim(&self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    fn warn(&self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    fn bad(&self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// Text from elsewhere without what could steer a terminal.
+pub fn clean(text: &str) -> String {
+    vault::audit::Escaped(text).to_string()
+}
+

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -40,6 +41,9 @@ impl Bundle {
     /// The longest file that is read, in bytes.
     pub const MAX_LEN: usize = 1 << 20;
 
+    /// The most grants that tables may amount to.
+    pub const MAX_GRANTS: usize = 4096;
+
     /// Reads a policy file; `file_name` is for messages only.
     ///
     /// # Errors
@@ -73,6 +77,15 @@ impl Bundle {
             Err(why) => return refuse(broken(why)),
         };
         let grants = Grant::all(&contents.tables);
+        if grants.len() > Self::MAX_GRANTS {
+            let message = format!("the tables have more than {} entries", Self::MAX_GRANTS);
+            return refuse(vec![Diagnostic::new(
+                Severity::Error,
+                source,
+                0..0,
+                message,
+            )]);
+        }
         let entities = entities(&contents.name, &grants);
         let read = match rules::read(source, &contents.rules, &schema, &entities) {
             Ok(read) => read,
@@ -134,6 +147,27 @@ impl Bundle {
         self.0.engine.decide(facts)
     }
 
+    /// The next age of the evidence, above this one, at which a rule may decide differently.
+    ///
+    /// Together with [`Risk::next_change`](crate::Risk::next_change) this tells when to decide
+    /// again although nothing was signalled.
+    pub fn next_age(&self, age: Duration) -> Option<Duration> {
+        // Rules see whole seconds, rounded up: the value becomes `n` right after `n - 1`.
+        let rules = self
+            .rules()
+            .iter()
+            .filter(|rule| rule.mentions.contains("evidence_age"));
+        let numbers = rules
+            .flat_map(|rule| &rule.numbers)
+            .filter_map(|n| u64::try_from(*n).ok());
+        let just = Duration::from_nanos(1);
+        numbers
+            .flat_map(|n| [n.saturating_sub(1), n])
+            .filter_map(|seconds| Duration::from_secs(seconds).checked_add(just))
+            .filter(|next| *next > age)
+            .min()
+    }
+
     /// Tells for each grant which rules decided and, if it was denied, what would have to change.
     pub fn explain(&self, facts: &Facts) -> Vec<Explanation> {
         explain::explain(self, facts)
@@ -146,6 +180,11 @@ impl Bundle {
 
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.0.rules
+    }
+
+    /// How many rules and grants a decision goes through.
+    pub(crate) fn cost(&self) -> usize {
+        self.0.engine.cost()
     }
 
     /// Where the rules stand in the file.

@@ -85,6 +85,8 @@ struct Outcome {
     errored: BTreeSet<usize>,
     /// Permits that were asked.
     candidates: BTreeSet<usize>,
+    /// Whether a rule forbade or failed that is not known by its id.
+    lost: bool,
 }
 
 impl Engine {
@@ -200,6 +202,15 @@ impl Engine {
         Ok(())
     }
 
+    /// How many rules a decision evaluates, and grants it goes through.
+    pub(crate) fn cost(&self) -> usize {
+        let rules = |part: &Part| part.set.num_of_policies();
+        let blind: usize = self.heads.iter().map(|head| rules(&head.blind)).sum();
+        let each =
+            |target: &Target| 1 + rules(&self.heads[target.head].sighted) + rules(&target.literal);
+        rules(&self.global) + blind + self.targets.iter().map(each).sum::<usize>()
+    }
+
     /// Decides about every grant.
     pub(crate) fn decide(&self, facts: &Facts) -> Decision {
         let mut decision = Decision {
@@ -240,6 +251,10 @@ impl Engine {
     }
 
     fn conclude(&self, decision: &mut Decision, grant: &Grant, outcome: Result<Outcome, String>) {
+        let outcome = match outcome {
+            Ok(outcome) if outcome.lost => Err("an unknown rule stands against it".to_owned()),
+            other => other,
+        };
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(why) => {
@@ -323,19 +338,18 @@ impl Engine {
         let response = self
             .authorizer
             .is_authorized(request, &part.set, &self.entities);
-        let reasons = response.diagnostics().reason().filter_map(index_of);
+        let reasons = response.diagnostics().reason();
         match response.decision() {
-            CedarDecision::Allow => outcome.permitted.extend(reasons),
-            CedarDecision::Deny => outcome.forbidden.extend(reasons),
+            CedarDecision::Allow => outcome.permitted.extend(reasons.filter_map(index_of)),
+            CedarDecision::Deny => {
+                for id in reasons {
+                    outcome.note(index_of(id), |outcome| &mut outcome.forbidden);
+                }
+            }
         }
-        outcome.errored.extend(
-            response
-                .diagnostics()
-                .errors()
-                .filter_map(|error| match error {
-                    AuthorizationError::PolicyEvaluationError(error) => index_of(error.policy_id()),
-                }),
-        );
+        for AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
+            outcome.note(index_of(error.policy_id()), |outcome| &mut outcome.errored);
+        }
         outcome.candidates.extend(&part.permits);
         outcome
     }
@@ -408,11 +422,22 @@ impl Part {
 }
 
 impl Outcome {
+    /// Notes a rule that stands against the grant; one that cannot be told must not be forgotten.
+    fn note(&mut self, rule: Option<usize>, list: fn(&mut Self) -> &mut BTreeSet<usize>) {
+        match rule {
+            Some(rule) => {
+                list(self).insert(rule);
+            }
+            None => self.lost = true,
+        }
+    }
+
     fn merge(&mut self, other: &Outcome) {
         self.permitted.extend(&other.permitted);
         self.forbidden.extend(&other.forbidden);
         self.errored.extend(&other.errored);
         self.candidates.extend(&other.candidates);
+        self.lost |= other.lost;
     }
 }
 

@@ -32,8 +32,8 @@ struct Linter<'a> {
     findings: Vec<Diagnostic>,
 }
 
-/// The most rules that are evaluated in search of surprises.
-const BUDGET: usize = 50_000;
+/// The most rules and grants that are gone through in search of surprises.
+const BUDGET: usize = 100_000;
 /// The most facts that are decided about in search of surprises.
 const MOST_POINTS: usize = 4096;
 
@@ -103,7 +103,7 @@ impl Linter<'_> {
     /// Looks at all facts that rules can tell apart, or at some if they are too many.
     fn search(&mut self) {
         let domain = Domain::of(self.bundle);
-        let affordable = (BUDGET / self.bundle.rules().len().max(1)).min(MOST_POINTS);
+        let affordable = (BUDGET / self.bundle.cost().max(1)).clamp(2, MOST_POINTS);
         let complete = domain.size() <= affordable;
         let points: Vec<Facts> = match complete {
             true => domain.combinations().collect(),

@@ -68,12 +68,7 @@ impl Risk {
     /// [`Risk::release`]. A sensor that is not in `[risk]` adds nothing.
     pub fn signal(&mut self, sensor: &str, now: Duration) {
         self.change(sensor, now, |entry, level| match entry.half_life {
-            Some(_) => {
-                level.points = level
-                    .points
-                    .saturating_add(fixed(entry.adds))
-                    .min(fixed(entry.cap))
-            }
+            Some(_) => level.points = level.points.saturating_add(fixed(entry.adds)),
             None => level.held = true,
         });
     }
@@ -183,6 +178,7 @@ fn faded(level: &Level, entry: &RiskEntry, now: Duration) -> u64 {
     }
     // The rest of a half-life as a binary fraction of 24 bits; below 2⁶⁴ s both factors fit.
     let fraction = elapsed % half_life * (1 << FRACTION_BITS) / half_life;
+    // Capped here, so that another model's lower cap holds at once.
     let mut points = level.points.min(fixed(entry.cap)) >> halvings;
     for (bit, factor) in (0..FRACTION_BITS).rev().zip(HALVES) {
         if fraction >> bit & 1 == 1 {

@@ -222,6 +222,34 @@ fn signals_move_the_example_and_time_moves_it_back() {
 }
 
 #[test]
+fn the_next_age_is_the_first_at_which_a_decision_changes() {
+    let rules = "permit (principal, action, resource) when { context.evidence_age <= 600 };\nforbid (principal, action == Action::\"exec\", resource) when { context.evidence_age >= 60 };";
+    let bundle = Bundle::parse(&with_rules(rules), "p.toml").unwrap();
+    let granted = |age| {
+        bundle
+            .decide(&Facts {
+                evidence_age: Some(age),
+                ..good()
+            })
+            .granted
+    };
+    let mut age = Duration::ZERO;
+    let mut changes = Vec::new();
+    while let Some(next) = bundle.next_age(age) {
+        let until = next - Duration::from_nanos(1);
+        assert!(next > age);
+        assert_eq!(granted(until), granted(age));
+        if granted(next) != granted(until) {
+            changes.push(until.as_secs());
+        }
+        age = next;
+    }
+    assert_eq!(changes, [59, 600]);
+    assert_eq!(granted(age), granted(Duration::MAX));
+    assert_eq!(example().next_age(Duration::ZERO), None);
+}
+
+#[test]
 fn a_denied_grant_is_explained_with_what_would_grant_it() {
     let bundle = example();
     let explain = |facts: &Facts, grant: &Grant| {

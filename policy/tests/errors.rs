@@ -459,6 +459,17 @@ fn a_file_that_is_too_long_is_refused_unread() {
 }
 
 #[test]
+fn tables_that_are_too_long_are_refused() {
+    let entries: Vec<String> = (0..5000).map(|n| format!("\"h{n}:1\"")).collect();
+    let network = format!("[network]\nconnect = [{}]\n[rules]", entries.join(", "));
+    let message = problem("[rules]", &network).2;
+    assert_eq!(message, "the tables have more than 4096 entries");
+    let rules = "permit (principal, action, resource);\n".repeat(5000);
+    let message = problem("permit (principal, action, resource);", &rules).2;
+    assert_eq!(message, "there are more than 4096 rules");
+}
+
+#[test]
 fn deep_nesting_is_refused_and_does_not_overflow_the_stack() {
     for (open, close) in [
         ("(", ")"),

@@ -17,6 +17,7 @@ pub(super) struct Section<'t, 's> {
 }
 
 impl<'t, 's> Section<'t, 's> {
+    /// The value of a key, and its place.
     pub(super) fn get(&self, key: &str) -> Option<(Range<usize>, &'t DeValue<'s>)> {
         self.table
             .get(key)
@@ -33,6 +34,7 @@ impl<'t, 's> Section<'t, 's> {
 }
 
 impl<'s> Reader<'s> {
+    /// A table within a table.
     pub(super) fn section<'t>(
         &mut self,
         parent: &Section<'t, 's>,
@@ -64,6 +66,7 @@ impl<'s> Reader<'s> {
         }
     }
 
+    /// A string, if the key is there.
     pub(super) fn string<'t>(
         &mut self,
         section: &Section<'t, 's>,
@@ -77,6 +80,7 @@ impl<'s> Reader<'s> {
         None
     }
 
+    /// A string that has to be there.
     pub(super) fn needed<'t>(
         &mut self,
         section: &Section<'t, 's>,
@@ -153,6 +157,7 @@ impl<'s> Reader<'s> {
         duration
     }
 
+    /// A name that can stand in paths, messages and logs.
     pub(super) fn name(&mut self, span: Range<usize>, text: &str) -> Option<String> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.bytes().all(plain) {
@@ -171,6 +176,7 @@ impl<'s> Reader<'s> {
         Some(text.to_owned())
     }
 
+    /// A path on the host: relative ones are below the folder of the file.
     pub(super) fn host_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
         let path = Path::new(text);
         let why = if text.is_empty() {
@@ -190,6 +196,7 @@ impl<'s> Reader<'s> {
         None
     }
 
+    /// A path in the sandbox: absolute, and spelled in the one way it can be.
     pub(super) fn sandbox_path(&mut self, span: Range<usize>, text: &str) -> Option<PathBuf> {
         let mut parts = text.split('/');
         let absolute = parts.next() == Some("") && text.starts_with('/');

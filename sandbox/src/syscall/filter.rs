@@ -690,3 +690,6 @@ const ARGS_OFFSET: u32 = 16;
 const MAX_SKIP: usize = 255;
 /// Exceptions are tried one after the other, so a run has only a few.
 const MAX_EXCEPTIONS: usize = 3;
+
+#[cfg(test)]
+mod tests;

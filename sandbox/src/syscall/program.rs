@@ -127,11 +127,16 @@ impl Program {
         run(&self.0, data).unwrap_or(libc::SECCOMP_RET_KILL_PROCESS)
     }
 
-    /// Counts the instructions one call costs: what is paid when the kernel's cache does not know it.
-    pub fn cost(&self, data: &SeccompData) -> usize {
-        let mut steps = 0;
-        walk(&self.0, data, |_| steps += 1);
-        steps
+    /// Tells whether the kernel allows a call without running the filter again.
+    ///
+    /// It finds out when the filter is loaded, by running it once per number; a number for which
+    /// the filter looks at anything but number and architecture is not remembered.
+    pub fn is_cached(&self, nr: u32) -> bool {
+        let mut looks_further = false;
+        let verdict = walk(&self.0, &SeccompData::new(nr, [0; 6]), |one| {
+            looks_further |= one.code == LD_ABS && one.k > ARCH_OFFSET;
+        });
+        verdict == Some(libc::SECCOMP_RET_ALLOW) && !looks_further
     }
 }
 
@@ -151,12 +156,16 @@ pub(super) fn run(program: &[Instruction], data: &SeccompData) -> Option<u32> {
     walk(program, data, |_| ())
 }
 
-fn walk(program: &[Instruction], data: &SeccompData, mut visit: impl FnMut(usize)) -> Option<u32> {
+fn walk(
+    program: &[Instruction],
+    data: &SeccompData,
+    mut visit: impl FnMut(&Instruction),
+) -> Option<u32> {
     let (mut at, mut accumulator) = (0usize, 0u32);
     // Every jump goes forward, so this ends after at most one visit per instruction.
     loop {
         let one = program.get(at)?;
-        visit(at);
+        visit(one);
         let mut skip = 0;
         let mut branch = |holds: bool| skip = u32::from(if holds { one.jt } else { one.jf });
         match one.code {

@@ -3,5 +3,6 @@
 pub mod doctor;
 pub mod syscall;
 
-#[allow(unsafe_code)]
+// Calls the other layers make of it come with them.
+#[allow(dead_code)]
 mod sys;

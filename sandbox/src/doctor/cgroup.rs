@@ -26,7 +26,7 @@ pub(super) fn findings() -> Vec<Finding> {
         &hierarchies,
         "cgroup-kill",
         "cgroup.kill",
-        "killing at once",
+        "killing",
     ));
     findings
 }

@@ -22,7 +22,7 @@ pub(super) fn findings() -> Vec<Finding> {
             "use Linux 5.19 or newer",
         ),
         ptrace(),
-        siblings(),
+        read_memory(),
         exec_gain(),
         sealing(),
         secret_memory(),
@@ -216,11 +216,8 @@ fn ptrace() -> Finding {
     }
 }
 
-fn siblings() -> Finding {
-    let (own, ordinary) = (
-        probe::read_sibling(As::Self_),
-        probe::read_sibling(As::Nobody),
-    );
+fn read_memory() -> Finding {
+    let (own, ordinary) = (probe::read_child(As::Self_), probe::read_child(As::Nobody));
     let observed = format!(
         "of a child here: {}; ordinary user: {}",
         told(own),

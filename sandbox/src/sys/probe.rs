@@ -75,8 +75,8 @@ pub fn ptrace_seize(who: As) -> Outcome {
     })
 }
 
-/// Tries to read memory of another process of the same user, which is not a child.
-pub fn read_sibling(who: As) -> Outcome {
+/// Tries to read memory of a child of its own, as the supervisor does with its sandboxes.
+pub fn read_child(who: As) -> Outcome {
     in_child(who, || {
         with_sleeper(|pid| {
             let (source, mut target) = (0u64, 0u64);

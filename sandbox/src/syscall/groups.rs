@@ -727,7 +727,6 @@ const CONFINEMENT: Group = Group {
 /// Calls from before Linux 5.1 whose users fall back on `ENOSYS`, and on nothing else.
 pub(super) const FALL_BACK_ON_ENOSYS: &[&str] = &[
     "copy_file_range",
-    "execveat",
     "getrandom",
     "io_pgetevents",
     "io_setup",

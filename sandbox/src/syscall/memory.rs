@@ -76,7 +76,7 @@ impl MemoryProtection {
 /// If the kernel has `PR_SET_MDWE` and refuses it for another reason than not knowing it.
 pub fn protect(filter: Option<&Program>) -> io::Result<MemoryProtection> {
     match sys::memory::refuse_exec_gain() {
-        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
         _ => Ok(inspect(filter)),
     }
 }

@@ -18,6 +18,6 @@ pub mod program;
 pub mod table;
 
 pub use filter::{Action, ArgTest, CompileError, FilterSpec, SyscallRule};
-pub use profile::{Profile, ProfileError};
+pub use profile::{Fate, Profile, ProfileError, denied_errno};
 pub use program::{Program, SeccompData};
-pub use table::syscall_name;
+pub use table::{syscall_name, syscall_number};

@@ -196,7 +196,11 @@ fn disassemble(f: &mut fmt::Formatter<'_>, at: usize, one: Instruction) -> fmt::
             NR_OFFSET => write!(f, "load nr"),
             ARCH_OFFSET => write!(f, "load arch"),
             16..64 => {
-                let half = if one.k % 8 == 0 { "low" } else { "high" };
+                let half = if one.k.is_multiple_of(8) {
+                    "low"
+                } else {
+                    "high"
+                };
                 write!(f, "load args[{}].{half}", (one.k - 16) / 8)
             }
             other => write!(f, "load data[{other}]"),

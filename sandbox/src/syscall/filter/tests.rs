@@ -25,7 +25,7 @@ fn the_filter_decides_every_call_as_the_profile_does() {
 fn a_filter_too_long_for_short_jumps_decides_the_same() {
     // Every rule differs from its neighbours, so nothing is merged and blocks lie far apart.
     let mut spec = FilterSpec::new(Action::Notify);
-    for nr in 0..300 {
+    for nr in 0..240 {
         let rule = SyscallRule {
             conditional: vec![
                 (vec![ArgTest::low_is(1, nr)], Action::Allow),

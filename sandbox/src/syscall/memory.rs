@@ -13,8 +13,8 @@
 use std::fs::OpenOptions;
 use std::io;
 
-use super::filter::Action;
 use super::program::{Program, SeccompData};
+use super::rule::Action;
 use super::table::syscall_number;
 use crate::sys;
 

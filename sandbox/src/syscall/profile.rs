@@ -6,14 +6,16 @@
 //!
 //! A profile is a list of what is allowed; everything else is denied. With a listener a denied call
 //! is put to the supervisor, which counts it and answers [`denied_errno`]; without one the kernel
-//! answers that at once. Why each group and condition is as it is: [`super::groups`].
+//! answers that at once. The groups, and the reason for each condition,
+//! are in `groups.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::filter::{Action, ArgTest, CompileError, FilterSpec, SyscallRule};
+use super::filter::{CompileError, FilterSpec};
 use super::groups::{self, Group};
 use super::program::Program;
+use super::rule::{Action, ArgTest, SyscallRule};
 use super::table::{highest_syscall, is_syscall_name, syscall_name, syscall_number, syscalls};
 
 /// A list of system calls a workload may make, and on what conditions.
@@ -85,7 +87,7 @@ impl Profile {
                 self.rules.insert(nr, rule);
             }
         };
-        for name in group.allow {
+        for name in group.allow.split_whitespace() {
             add(name, Rule::always(Fate::Allow));
         }
         for conditional in group.conditional {
@@ -404,7 +406,7 @@ mod tests {
             .flat_map(|(_, groups)| groups.iter())
         {
             let conditional = group.conditional.iter().map(|conditional| conditional.name);
-            for name in group.allow.iter().copied().chain(conditional) {
+            for name in group.allow.split_whitespace().chain(conditional) {
                 assert!(is_syscall_name(name), "{name}");
             }
         }

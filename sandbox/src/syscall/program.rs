@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use super::filter::{Action, CompileError};
+use super::filter::CompileError;
+use super::rule::Action;
 use super::table::syscall_name;
 
 /// The most instructions the kernel accepts in one filter (`BPF_MAXINSNS`).

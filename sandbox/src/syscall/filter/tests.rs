@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::syscall::ArgTest;
 use crate::syscall::Profile;
-use crate::syscall::program::run;
+use crate::syscall::program::{Instruction, run};
 use crate::syscall::table::{syscall_number, syscalls};
 
 const I386: u32 = 0x4000_0003;

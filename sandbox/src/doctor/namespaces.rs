@@ -22,8 +22,8 @@ const KINDS: &[(&str, &str, i32)] = &[
 
 fn user() -> Finding {
     let (own, ordinary) = (
-        probe::namespaces(libc::CLONE_NEWUSER, As::Self_),
-        probe::namespaces(libc::CLONE_NEWUSER, As::Nobody),
+        probe::usable_user_namespace(As::Self_),
+        probe::usable_user_namespace(As::Nobody),
     );
     let (id, area) = ("user-namespace", Area::Namespaces);
     let observed = format!(

@@ -39,6 +39,24 @@ pub fn namespaces(flags: i32, who: As) -> Outcome {
     in_child(who, || syscall(unshare(flags)))
 }
 
+/// Tries to make a user namespace, to be root in it, and to use that: to change a mount in it.
+///
+/// Where AppArmor restricts user namespaces, making one succeeds and only its use is refused.
+pub fn usable_user_namespace(who: As) -> Outcome {
+    in_child(who, || {
+        let outside = effective_user();
+        syscall(unshare(libc::CLONE_NEWUSER))?;
+        let mut map = [0u8; 32];
+        let mut rest = &mut map[..];
+        io::Write::write_fmt(&mut rest, format_args!("0 {outside} 1")).map_err(|_| libc::EIO)?;
+        let left = rest.len();
+        let length = map.len() - left;
+        write_file(c"/proc/self/uid_map", &map[..length])?;
+        syscall(unshare(libc::CLONE_NEWNS))?;
+        syscall(make_private())
+    })
+}
+
 /// Tries to mount `/proc` with only its process part in a new pid and mount namespace.
 pub fn proc_mount(extra: i32, who: As) -> Outcome {
     in_child(who, || {
@@ -299,6 +317,10 @@ fn become_(who: As) -> Result<(), i32> {
 fn with_sleeper(work: impl FnOnce(i32) -> Result<(), i32>) -> Result<(), i32> {
     let pid = raw_fork();
     if pid == 0 {
+        let kill = libc::SIGKILL as libc::c_ulong;
+        // An outer filter may kill whoever tries; nobody else would end this one then.
+        // SAFETY: integers only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, kill, 0, 0, 0) };
         loop {
             // SAFETY: waits for a signal.
             unsafe { libc::pause() };
@@ -310,6 +332,18 @@ fn with_sleeper(work: impl FnOnce(i32) -> Result<(), i32>) -> Result<(), i32> {
     unsafe { libc::kill(pid, libc::SIGKILL) };
     wait(pid);
     result
+}
+
+fn write_file(path: &CStr, bytes: &[u8]) -> Result<(), i32> {
+    // SAFETY: the path is a live C string.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    syscall(fd)?;
+    // SAFETY: the descriptor was opened just now; the kernel reads `len` bytes of a live slice. The
+    // child ends soon, and the descriptor with it.
+    match unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } {
+        ..0 => syscall(-1),
+        _ => Ok(()),
+    }
 }
 
 fn unshare(flags: i32) -> i32 {

@@ -390,6 +390,57 @@ mod tests {
     }
 
     #[test]
+    fn no_signal_and_no_abstract_socket_reaches_outside() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+        let name = format!("casemate-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let _outside = UnixListener::bind_addr(&address).unwrap();
+        // Only asks whether a signal could be sent.
+        let script = format!("kill -0 {}", std::process::id());
+        let signal = || {
+            let mut command = std::process::Command::new("/bin/sh");
+            let command = command
+                .args(["-c", &script])
+                .stderr(std::process::Stdio::null());
+            command.status().unwrap().success()
+        };
+        let everything = [(
+            "/",
+            Rights {
+                read: true,
+                write: true,
+                exec: true,
+            },
+        )];
+        let reaches = |scopes| {
+            confined(&LandlockPlan::new(everything, scopes), |enforced| {
+                (
+                    enforced.abi() < 6,
+                    signal(),
+                    UnixStream::connect_addr(&address).is_ok(),
+                )
+            })
+        };
+        let (too_old, signals, sockets) = reaches(Scopes::default());
+        if too_old {
+            println!("skipped: Landlock has scopes from ABI 6");
+            return;
+        }
+        assert_eq!((signals, sockets), (false, false));
+        let open = Scopes {
+            signals: false,
+            abstract_unix_sockets: false,
+        };
+        assert_eq!(
+            reaches(open),
+            (false, true, true),
+            "nothing else may have refused it"
+        );
+    }
+
+    #[test]
     fn a_process_without_a_right_to_proc_cannot_write_its_own_code() {
         let plan = LandlockPlan::new([("/usr", Rights::READ_EXEC)], Scopes::default());
         assert_eq!(inspect(None).proc_mem, Way::Open);

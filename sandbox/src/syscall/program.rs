@@ -242,6 +242,8 @@ pub(super) const RET: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
@@ -272,6 +274,37 @@ mod tests {
             Program::new(long),
             Err(CompileError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn a_program_displays_as_what_it_does() {
+        let mut spec = crate::syscall::FilterSpec::new(Action::Notify);
+        let close = crate::syscall::syscall_number("close").unwrap();
+        spec.rules.insert(
+            close,
+            crate::syscall::SyscallRule {
+                conditional: vec![(
+                    vec![crate::syscall::ArgTest::low_is(0, 2)],
+                    Action::Errno(1),
+                )],
+                otherwise: Action::Allow,
+            },
+        );
+        let text = spec.compile().unwrap().to_string();
+        for part in [
+            "load arch",
+            "return kill",
+            "load nr",
+            "; close?",
+            "load args[0].low",
+            "return errno 1",
+            "return notify",
+            "return allow",
+            "return errno 38",
+        ] {
+            assert!(text.contains(part), "no `{part}` in\n{text}");
+        }
+        println!("{text}");
     }
 
     #[test]

@@ -326,3 +326,6 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
         _ => Ok(result),
     }
 }
+
+#[cfg(test)]
+mod tests;

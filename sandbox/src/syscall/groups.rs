@@ -4,13 +4,13 @@
 //! it whatever makes namespaces or mounts, reaches into other processes, loads code into the
 //! kernel, sets clocks, or goes round the filter (`io_uring_*`).
 
-use super::filter::ArgTest;
 use super::profile::Fate;
+use super::rule::ArgTest;
 
 /// Calls that belong together.
 pub(super) struct Group {
-    /// Allowed whatever the arguments.
-    pub allow: &'static [&'static str],
+    /// Allowed whatever the arguments: names between spaces.
+    pub allow: &'static str,
     /// Allowed on conditions.
     pub conditional: &'static [Conditional],
 }
@@ -59,55 +59,13 @@ pub(super) const PROFILES: &[(&str, &[&Group])] = &[
 
 /// What any program makes from its first instruction to its last.
 const RUN: Group = Group {
-    allow: &[
-        "arch_prctl",
-        "brk",
-        "exit",
-        "exit_group",
-        "futex",
-        "futex_requeue",
-        "futex_wait",
-        "futex_waitv",
-        "futex_wake",
-        "get_robust_list",
-        "getcpu",
-        "getegid",
-        "geteuid",
-        "getgid",
-        "getgroups",
-        "getpgid",
-        "getpgrp",
-        "getpid",
-        "getppid",
-        "getpriority",
-        "getrandom",
-        "getresgid",
-        "getresuid",
-        "getrlimit",
-        "getrusage",
-        "getsid",
-        "gettid",
-        "getuid",
-        "membarrier",
-        "prlimit64",
-        "restart_syscall",
-        "rseq",
-        "rseq_slice_yield",
-        "sched_get_priority_max",
-        "sched_get_priority_min",
-        "sched_getaffinity",
-        "sched_getattr",
-        "sched_getparam",
-        "sched_getscheduler",
-        "sched_rr_get_interval",
-        "sched_yield",
-        "set_robust_list",
-        "set_tid_address",
-        "setrlimit",
-        "sysinfo",
-        "umask",
-        "uname",
-    ],
+    allow: "arch_prctl brk exit exit_group futex futex_requeue futex_wait futex_waitv futex_wake \
+        get_robust_list getcpu getegid geteuid getgid getgroups getpgid getpgrp getpid \
+        getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid gettid \
+        getuid membarrier prlimit64 restart_syscall rseq rseq_slice_yield \
+        sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr \
+        sched_getparam sched_getscheduler sched_rr_get_interval sched_yield set_robust_list \
+        set_tid_address setrlimit sysinfo umask uname",
     conditional: &[
         // Query, or back to plain Linux. READ_IMPLIES_EXEC would make every mapping executable
         // past all other checks, and nothing ordinary gives up its address randomisation.
@@ -146,111 +104,17 @@ const RUN: Group = Group {
 
 /// Files and directories: which ones, Landlock and the mounts decide.
 const FILES: Group = Group {
-    allow: &[
-        "access",
-        "cachestat",
-        "chdir",
-        "chmod",
-        "chown",
-        "close",
-        "close_range",
-        "copy_file_range",
-        "creat",
-        "dup",
-        "dup2",
-        "dup3",
-        "faccessat",
-        "faccessat2",
-        "fadvise64",
-        "fallocate",
-        "fchdir",
-        "fchmod",
-        "fchmodat",
-        "fchmodat2",
-        "fchown",
-        "fchownat",
-        "fcntl",
-        "fdatasync",
-        "fgetxattr",
-        "file_getattr",
-        "file_setattr",
-        "flistxattr",
-        "flock",
-        "fremovexattr",
-        "fsetxattr",
-        "fstat",
-        "fstatfs",
-        "fsync",
-        "ftruncate",
-        "futimesat",
-        "getcwd",
-        "getdents",
-        "getdents64",
-        "getxattr",
-        "getxattrat",
-        "inotify_add_watch",
-        "inotify_init",
-        "inotify_init1",
-        "inotify_rm_watch",
-        "lchown",
-        "lgetxattr",
-        "link",
-        "linkat",
-        "listxattr",
-        "listxattrat",
-        "llistxattr",
-        "lremovexattr",
-        "lseek",
-        "lsetxattr",
-        "lstat",
-        "mkdir",
-        "mkdirat",
-        "newfstatat",
-        "open",
-        "openat",
-        "openat2",
-        "pipe",
-        "pipe2",
-        "pread64",
-        "preadv",
-        "preadv2",
-        "pwrite64",
-        "pwritev",
-        "pwritev2",
-        "read",
-        "readahead",
-        "readlink",
-        "readlinkat",
-        "readv",
-        "removexattr",
-        "removexattrat",
-        "rename",
-        "renameat",
-        "renameat2",
-        "rmdir",
-        "sendfile",
-        "setxattr",
-        "setxattrat",
-        "splice",
-        "stat",
-        "statfs",
-        "statx",
-        "symlink",
-        "symlinkat",
-        "sync",
-        "sync_file_range",
-        "syncfs",
-        "tee",
-        "truncate",
-        "unlink",
-        "unlinkat",
-        "utime",
-        "utimensat",
-        "utimes",
-        "vmsplice",
-        "write",
-        "writev",
-    ],
+    allow: "access cachestat chdir chmod chown close close_range copy_file_range creat dup dup2 \
+        dup3 faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 \
+        fchown fchownat fcntl fdatasync fgetxattr file_getattr file_setattr flistxattr flock \
+        fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents \
+        getdents64 getxattr getxattrat inotify_add_watch inotify_init inotify_init1 \
+        inotify_rm_watch lchown lgetxattr link linkat listxattr listxattrat llistxattr \
+        lremovexattr lseek lsetxattr lstat mkdir mkdirat newfstatat open openat openat2 pipe \
+        pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink \
+        readlinkat readv removexattr removexattrat rename renameat renameat2 rmdir sendfile \
+        setxattr setxattrat splice stat statfs statx symlink symlinkat sync sync_file_range \
+        syncfs tee truncate unlink unlinkat utime utimensat utimes vmsplice write writev",
     conditional: &[
         // Pipes, plain files and sockets; never a device.
         Conditional {
@@ -356,23 +220,8 @@ const FILES: Group = Group {
 
 /// Memory: never writable and executable at once.
 const MEMORY: Group = Group {
-    allow: &[
-        "get_mempolicy",
-        "madvise",
-        "map_shadow_stack",
-        "mincore",
-        "mlock",
-        "mlock2",
-        "mlockall",
-        "mremap",
-        "mseal",
-        "msync",
-        "munlock",
-        "munlockall",
-        "munmap",
-        "pkey_alloc",
-        "pkey_free",
-    ],
+    allow: "get_mempolicy madvise map_shadow_stack mincore mlock mlock2 mlockall mremap mseal \
+        msync munlock munlockall munmap pkey_alloc pkey_free",
     conditional: &[
         // Executable mappings only of private pages, so that no second, writable view of the same
         // pages can exist. The dynamic loader maps libraries privately.
@@ -423,90 +272,31 @@ const MEMORY: Group = Group {
 
 /// Reading clocks and waiting; also what the vsyscall page turns into (time, gettimeofday, getcpu).
 const TIME: Group = Group {
-    allow: &[
-        "alarm",
-        "clock_getres",
-        "clock_gettime",
-        "clock_nanosleep",
-        "getitimer",
-        "gettimeofday",
-        "nanosleep",
-        "setitimer",
-        "time",
-        "timer_create",
-        "timer_delete",
-        "timer_getoverrun",
-        "timer_gettime",
-        "timer_settime",
-        "timerfd_create",
-        "timerfd_gettime",
-        "timerfd_settime",
-        "times",
-    ],
+    allow: "alarm clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep \
+        setitimer time timer_create timer_delete timer_getoverrun timer_gettime \
+        timer_settime timerfd_create timerfd_gettime timerfd_settime times",
     conditional: &[],
 };
 
 /// Signals: who can be reached, the pid namespace and Landlock's scope decide.
 const SIGNALS: Group = Group {
-    allow: &[
-        "kill",
-        "pause",
-        "pidfd_open",
-        "pidfd_send_signal",
-        "rt_sigaction",
-        "rt_sigpending",
-        "rt_sigprocmask",
-        "rt_sigqueueinfo",
-        "rt_sigreturn",
-        "rt_sigsuspend",
-        "rt_sigtimedwait",
-        "rt_tgsigqueueinfo",
-        "sigaltstack",
-        "signalfd",
-        "signalfd4",
-        "tgkill",
-        "tkill",
-    ],
+    allow: "kill pause pidfd_open pidfd_send_signal rt_sigaction rt_sigpending rt_sigprocmask \
+        rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo \
+        sigaltstack signalfd signalfd4 tgkill tkill",
     conditional: &[],
 };
 
 /// Waiting for many things at once.
 const EVENTS: Group = Group {
-    allow: &[
-        "epoll_create",
-        "epoll_create1",
-        "epoll_ctl",
-        "epoll_pwait",
-        "epoll_pwait2",
-        "epoll_wait",
-        "eventfd",
-        "eventfd2",
-        "poll",
-        "ppoll",
-        "pselect6",
-        "select",
-    ],
+    allow: "epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd \
+        eventfd2 poll ppoll pselect6 select",
     conditional: &[],
 };
 
 /// Starting processes and threads, and waiting for them.
 const PROCESSES: Group = Group {
-    allow: &[
-        "execve",
-        "fork",
-        "ioprio_get",
-        "ioprio_set",
-        "sched_setaffinity",
-        "sched_setattr",
-        "sched_setparam",
-        "sched_setscheduler",
-        "setpgid",
-        "setpriority",
-        "setsid",
-        "vfork",
-        "wait4",
-        "waitid",
-    ],
+    allow: "execve fork ioprio_get ioprio_set sched_setaffinity sched_setattr sched_setparam \
+        sched_setscheduler setpgid setpriority setsid vfork wait4 waitid",
     conditional: &[
         // clone3 has its flags behind a pointer and is denied with ENOSYS: callers come back here.
         Conditional {
@@ -534,13 +324,13 @@ const PROCESSES: Group = Group {
 
 /// The one `execve` that starts a program which is to start no others.
 const EXEC: Group = Group {
-    allow: &["execve"],
+    allow: "execve",
     conditional: &[],
 };
 
 /// New threads of the same process, and nothing else.
 const THREADS: Group = Group {
-    allow: &["sched_setaffinity", "setpriority"],
+    allow: "sched_setaffinity setpriority",
     conditional: &[Conditional {
         name: "clone",
         when: &[(
@@ -557,43 +347,15 @@ const THREADS: Group = Group {
 
 /// Changing one's own ids and capabilities: without privilege there is only down.
 const IDENTITY: Group = Group {
-    allow: &[
-        "capget",
-        "capset",
-        "setfsgid",
-        "setfsuid",
-        "setgid",
-        "setgroups",
-        "setregid",
-        "setresgid",
-        "setresuid",
-        "setreuid",
-        "setuid",
-    ],
+    allow: "capget capset setfsgid setfsuid setgid setgroups setregid setresgid setresuid \
+        setreuid setuid",
     conditional: &[],
 };
 
 /// System V IPC and message queues, private to the sandbox by its ipc namespace.
 const IPC: Group = Group {
-    allow: &[
-        "mq_getsetattr",
-        "mq_notify",
-        "mq_open",
-        "mq_timedreceive",
-        "mq_timedsend",
-        "mq_unlink",
-        "msgctl",
-        "msgget",
-        "msgrcv",
-        "msgsnd",
-        "semctl",
-        "semget",
-        "semop",
-        "semtimedop",
-        "shmctl",
-        "shmdt",
-        "shmget",
-    ],
+    allow: "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget \
+        msgrcv msgsnd semctl semget semop semtimedop shmctl shmdt shmget",
     conditional: &[Conditional {
         name: "shmat",
         when: &[(&[ArgTest::low_without(2, SHM_EXEC)], Fate::Allow)],
@@ -603,17 +365,7 @@ const IPC: Group = Group {
 
 /// Unix sockets freely; sockets of every other family through the supervisor.
 const SOCKETS: Group = Group {
-    allow: &[
-        "accept",
-        "accept4",
-        "getpeername",
-        "getsockname",
-        "getsockopt",
-        "recvfrom",
-        "recvmmsg",
-        "recvmsg",
-        "shutdown",
-    ],
+    allow: "accept accept4 getpeername getsockname getsockopt recvfrom recvmmsg recvmsg shutdown",
     conditional: &[
         Conditional {
             name: "socket",
@@ -702,11 +454,7 @@ const SOCKETS: Group = Group {
 
 /// Confining oneself further.
 const CONFINEMENT: Group = Group {
-    allow: &[
-        "landlock_add_rule",
-        "landlock_create_ruleset",
-        "landlock_restrict_self",
-    ],
+    allow: "landlock_add_rule landlock_create_ruleset landlock_restrict_self",
     conditional: &[
         // Not with a listener of its own: the kernel lets the newer filter's listener answer first,
         // and one listener per process tree is all there is.
@@ -727,7 +475,6 @@ const CONFINEMENT: Group = Group {
 /// Calls from before Linux 5.1 whose users fall back on `ENOSYS`, and on nothing else.
 pub(super) const FALL_BACK_ON_ENOSYS: &[&str] = &[
     "copy_file_range",
-    "execveat",
     "getrandom",
     "io_pgetevents",
     "io_setup",

@@ -309,3 +309,170 @@ pub enum LandlockError {
 
 /// The newest version whose rights are handled; older kernels get what they know of it.
 const NEWEST: ABI = ABI::V10;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::syscall::memory::{Way, inspect};
+
+    /// Runs `work` in a thread of its own, confined by the plan: Landlock is per thread.
+    fn confined<T: Send>(
+        plan: &LandlockPlan,
+        work: impl FnOnce(LandlockEnforcement) -> T + Send,
+    ) -> T {
+        std::thread::scope(|scope| {
+            let confined = scope.spawn(|| work(plan.build().unwrap().restrict_self().unwrap()));
+            confined.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_path_can_be_used_as_planned_and_no_further() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["read", "write", "hidden"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("file"), "text").unwrap();
+        }
+        let at = |name: &str| dir.path().join(name).join("file");
+        // A single file is a fine place for a right, also for rights meant for directories.
+        let plan = LandlockPlan::new(
+            [
+                (dir.path().join("read"), Rights::READ),
+                (dir.path().join("write"), Rights::READ_WRITE),
+                ("/dev/null".into(), Rights::READ_WRITE),
+            ],
+            Scopes::default(),
+        );
+        confined(&plan, |enforced| {
+            assert!(enforced.abi() >= 1);
+            assert_eq!(fs::read(at("read")).unwrap(), b"text");
+            fs::write(at("write"), "other").unwrap();
+            fs::write("/dev/null", "gone").unwrap();
+            fs::rename(at("write"), dir.path().join("write/renamed")).unwrap();
+            for denied in [
+                fs::write(at("read"), "x"),
+                fs::remove_file(at("read")),
+                fs::read(at("hidden")).map(drop),
+                fs::read("/etc/passwd").map(drop),
+                fs::rename(dir.path().join("write/renamed"), at("hidden")),
+            ] {
+                assert_eq!(denied.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+            assert!(std::process::Command::new("/bin/true").status().is_err());
+        });
+        assert_eq!(
+            fs::read(at("hidden")).unwrap(),
+            b"text",
+            "another thread stays free"
+        );
+    }
+
+    #[test]
+    fn no_tcp_port_can_be_bound_or_connected() {
+        let open = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = open.local_addr().unwrap();
+        let plan = LandlockPlan::new([("/usr", Rights::READ_EXEC)], Scopes::default());
+        confined(&plan, |enforced| {
+            if enforced.abi() < 4 {
+                println!("skipped: Landlock confines TCP from ABI 4");
+                return;
+            }
+            let denied = TcpStream::connect(address).unwrap_err();
+            assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+            let denied = TcpListener::bind("127.0.0.1:0").unwrap_err();
+            assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        });
+    }
+
+    #[test]
+    fn no_signal_and_no_abstract_socket_reaches_outside() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+        let name = format!("casemate-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let _outside = UnixListener::bind_addr(&address).unwrap();
+        // Only asks whether a signal could be sent.
+        let script = format!("kill -0 {}", std::process::id());
+        let signal = || {
+            let mut command = std::process::Command::new("/bin/sh");
+            let command = command
+                .args(["-c", &script])
+                .stderr(std::process::Stdio::null());
+            command.status().unwrap().success()
+        };
+        let everything = [(
+            "/",
+            Rights {
+                read: true,
+                write: true,
+                exec: true,
+            },
+        )];
+        let reaches = |scopes| {
+            confined(&LandlockPlan::new(everything, scopes), |enforced| {
+                (
+                    enforced.abi() < 6,
+                    signal(),
+                    UnixStream::connect_addr(&address).is_ok(),
+                )
+            })
+        };
+        let (too_old, signals, sockets) = reaches(Scopes::default());
+        if too_old {
+            println!("skipped: Landlock has scopes from ABI 6");
+            return;
+        }
+        assert_eq!((signals, sockets), (false, false));
+        let open = Scopes {
+            signals: false,
+            abstract_unix_sockets: false,
+        };
+        assert_eq!(
+            reaches(open),
+            (false, true, true),
+            "nothing else may have refused it"
+        );
+    }
+
+    #[test]
+    fn a_process_without_a_right_to_proc_cannot_write_its_own_code() {
+        let plan = LandlockPlan::new([("/usr", Rights::READ_EXEC)], Scopes::default());
+        assert_eq!(inspect(None).proc_mem, Way::Open);
+        assert_eq!(confined(&plan, |_| inspect(None).proc_mem), Way::Closed);
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_enforce_is_told() {
+        let enforced = confined(
+            &LandlockPlan::new([("/usr", Rights::READ)], Scopes::default()),
+            |enforced| enforced,
+        );
+        for gap in enforced.gaps() {
+            assert!(gap.since_abi > enforced.abi());
+        }
+        assert_eq!(enforced.is_full(), enforced.abi() >= 5);
+        assert_eq!(gaps(1, Scopes::default()).len(), 7);
+        assert_eq!(gaps(10, Scopes::default()).len(), 0);
+        let unscoped = Scopes {
+            signals: false,
+            abstract_unix_sockets: false,
+        };
+        assert_eq!(gaps(5, unscoped).len(), 2);
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_named() {
+        let plan = LandlockPlan::new([("/not/there", Rights::READ)], Scopes::default());
+        let error = plan.build().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`/not/there` cannot be made a Landlock rule"
+        );
+    }
+}

@@ -13,8 +13,8 @@
 use std::fs::OpenOptions;
 use std::io;
 
-use super::filter::Action;
 use super::program::{Program, SeccompData};
+use super::rule::Action;
 use super::table::syscall_number;
 use crate::sys;
 
@@ -76,7 +76,7 @@ impl MemoryProtection {
 /// If the kernel has `PR_SET_MDWE` and refuses it for another reason than not knowing it.
 pub fn protect(filter: Option<&Program>) -> io::Result<MemoryProtection> {
     match sys::memory::refuse_exec_gain() {
-        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
         _ => Ok(inspect(filter)),
     }
 }

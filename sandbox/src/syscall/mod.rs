@@ -9,6 +9,7 @@
 //! All of it is floor: in force from exec on, inherited by every child, never loosened. What a
 //! filter hands to the supervisor (`Action::Notify`) is answered by the notifier.
 
+mod assembler;
 pub mod filter;
 mod groups;
 pub mod landlock;
@@ -16,9 +17,11 @@ pub mod memory;
 pub mod notify;
 pub mod profile;
 pub mod program;
+pub mod rule;
 pub mod table;
 
-pub use filter::{Action, ArgTest, CompileError, FilterSpec, SyscallRule};
-pub use profile::{Profile, ProfileError};
+pub use filter::{CompileError, FilterSpec};
+pub use profile::{Fate, Profile, ProfileError, denied_errno};
 pub use program::{Program, SeccompData};
-pub use table::syscall_name;
+pub use rule::{Action, ArgTest, SyscallRule};
+pub use table::{syscall_name, syscall_number};

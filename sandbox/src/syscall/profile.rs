@@ -6,14 +6,16 @@
 //!
 //! A profile is a list of what is allowed; everything else is denied. With a listener a denied call
 //! is put to the supervisor, which counts it and answers [`denied_errno`]; without one the kernel
-//! answers that at once. Why each group and condition is as it is: [`super::groups`].
+//! answers that at once. The groups, and the reason for each condition,
+//! are in `groups.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::filter::{Action, ArgTest, CompileError, FilterSpec, SyscallRule};
+use super::filter::{CompileError, FilterSpec};
 use super::groups::{self, Group};
 use super::program::Program;
+use super::rule::{Action, ArgTest, SyscallRule};
 use super::table::{highest_syscall, is_syscall_name, syscall_name, syscall_number, syscalls};
 
 /// A list of system calls a workload may make, and on what conditions.
@@ -34,7 +36,7 @@ struct Rule {
 
 /// What becomes of a call in the profile's terms, before it is known whether there is a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub enum Fate {
     /// It is run.
     Allow,
     /// The supervisor does it in the workload's place; harmless where no supervisor can be asked.
@@ -85,7 +87,7 @@ impl Profile {
                 self.rules.insert(nr, rule);
             }
         };
-        for name in group.allow {
+        for name in group.allow.split_whitespace() {
             add(name, Rule::always(Fate::Allow));
         }
         for conditional in group.conditional {
@@ -147,11 +149,11 @@ impl Profile {
         names: impl IntoIterator<Item = S>,
     ) -> Result<Self, ProfileError> {
         for name in names {
-            let nr = number(name.as_ref())?;
-            if nr.is_some_and(|nr| self.rules.contains_key(&nr)) {
-                // Denied and asked calls go to the same listener, so the conditions can go: the
-                // supervisor sees the arguments, and applies them itself where it has to.
-                self.set(name.as_ref(), Some(Fate::Ask))?;
+            let rule = number(name.as_ref())?.and_then(|nr| self.rules.get_mut(&nr));
+            for fate in rule.into_iter().flat_map(Rule::fates_mut) {
+                if *fate != Fate::Deny {
+                    *fate = Fate::Ask;
+                }
             }
         }
         Ok(self)
@@ -194,6 +196,17 @@ impl Profile {
         self.rules
             .get(&nr)
             .is_some_and(|rule| rule.fates().any(|fate| fate == Fate::Allow))
+    }
+
+    /// Decides one call, as a supervisor needs it that is told of asked and denied calls alike.
+    pub fn fate(&self, nr: u32, args: &[u64; 6]) -> Fate {
+        let Some(rule) = self.rules.get(&nr) else {
+            return Fate::Deny;
+        };
+        rule.when
+            .iter()
+            .find(|(tests, _)| tests.iter().all(|test| test.holds(args)))
+            .map_or(rule.otherwise, |(_, fate)| *fate)
     }
 
     /// Lists the names of the calls that get through, at least on conditions.
@@ -272,19 +285,27 @@ impl Rule {
         let when = self.when.iter().map(|(_, fate)| *fate);
         when.chain([self.otherwise])
     }
+
+    fn fates_mut(&mut self) -> impl Iterator<Item = &mut Fate> {
+        let when = self.when.iter_mut().map(|(_, fate)| fate);
+        when.chain([&mut self.otherwise])
+    }
 }
 
 /// Returns the error number a denied call fails with.
 ///
 /// `ENOSYS` where a C library or runtime falls back to an older call only on that, which are the
-/// calls added since Linux 5.1 and a few before; `EACCES` where memory protection refuses, as the
-/// kernel's own does; `EAFNOSUPPORT` for sockets; `EPERM` for everything else.
+/// calls added since Linux 5.1 and a few before; `EACCES` where executable memory or an executable
+/// descriptor is refused, as the kernel's own protections do (on `ENOSYS`, `fexecve` would try again
+/// through `/proc`); `EAFNOSUPPORT` for sockets; `EPERM` for everything else.
 pub fn denied_errno(nr: u32) -> i32 {
     match syscall_name(nr) {
         None => libc::ENOSYS,
         Some(_) if (FIRST_RECENT..=highest_syscall()).contains(&nr) => libc::ENOSYS,
         Some(name) if groups::FALL_BACK_ON_ENOSYS.contains(&name) => libc::ENOSYS,
-        Some("mmap" | "mprotect" | "pkey_mprotect" | "shmat" | "memfd_create") => libc::EACCES,
+        Some("mmap" | "mprotect" | "pkey_mprotect" | "shmat" | "memfd_create" | "execveat") => {
+            libc::EACCES
+        }
         Some("socket" | "socketpair") => libc::EAFNOSUPPORT,
         Some(_) => libc::EPERM,
     }
@@ -367,3 +388,188 @@ fn errno(errno: i32) -> u16 {
 const NEVER_NOTIFIED: &[&str] = &["clone3"];
 /// From Linux 5.1 on all architectures share numbers, and callers expect calls to be missing.
 const FIRST_RECENT: u32 = 424;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn default() -> Profile {
+        Profile::named("default").unwrap()
+    }
+
+    #[test]
+    fn every_name_in_a_group_is_a_system_call() {
+        for group in groups::PROFILES
+            .iter()
+            .flat_map(|(_, groups)| groups.iter())
+        {
+            let conditional = group.conditional.iter().map(|conditional| conditional.name);
+            for name in group.allow.split_whitespace().chain(conditional) {
+                assert!(is_syscall_name(name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_profile_lets_through_what_reaches_beyond_the_sandbox() {
+        for name in Profile::names() {
+            let profile = Profile::named(name).unwrap();
+            for denied in [
+                "acct",
+                "add_key",
+                "adjtimex",
+                "bpf",
+                "chroot",
+                "clock_adjtime",
+                "clock_settime",
+                "clone3",
+                "delete_module",
+                "fanotify_init",
+                "finit_module",
+                "fsconfig",
+                "fsmount",
+                "fsopen",
+                "fspick",
+                "init_module",
+                "io_uring_enter",
+                "io_uring_register",
+                "io_uring_setup",
+                "ioperm",
+                "iopl",
+                "kcmp",
+                "kexec_file_load",
+                "kexec_load",
+                "keyctl",
+                "lookup_dcookie",
+                "mbind",
+                "migrate_pages",
+                "modify_ldt",
+                "mount",
+                "mount_setattr",
+                "move_mount",
+                "move_pages",
+                "name_to_handle_at",
+                "nfsservctl",
+                "open_by_handle_at",
+                "open_tree",
+                "open_tree_attr",
+                "perf_event_open",
+                "pidfd_getfd",
+                "pivot_root",
+                "process_madvise",
+                "process_vm_readv",
+                "process_vm_writev",
+                "ptrace",
+                "quotactl",
+                "quotactl_fd",
+                "reboot",
+                "remap_file_pages",
+                "request_key",
+                "set_mempolicy",
+                "setdomainname",
+                "sethostname",
+                "setns",
+                "settimeofday",
+                "swapoff",
+                "swapon",
+                "syslog",
+                "umount2",
+                "unshare",
+                "userfaultfd",
+                "vhangup",
+            ] {
+                if let Some(nr) = syscall_number(denied) {
+                    assert!(!profile.allows(nr), "{name} allows {denied}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_put_to_the_listener_if_there_is_one() {
+        let nr = |name| syscall_number(name).unwrap();
+        let (asked, alone) = (
+            default().spec(true).unwrap(),
+            default().spec(false).unwrap(),
+        );
+        let always = |spec: &FilterSpec, name| spec.rules[&nr(name)].otherwise;
+        assert_eq!(always(&asked, "unshare"), Action::Notify);
+        assert_eq!(always(&alone, "unshare"), Action::Errno(libc::EPERM as u16));
+        assert_eq!(
+            always(&alone, "io_uring_setup"),
+            Action::Errno(libc::ENOSYS as u16)
+        );
+        // Sockets are brokered; without a broker there are none but Unix sockets.
+        assert_eq!(always(&asked, "socket"), Action::Notify);
+        assert_eq!(
+            always(&alone, "socket"),
+            Action::Errno(libc::EAFNOSUPPORT as u16)
+        );
+        assert_eq!(always(&asked, "connect"), Action::Notify);
+        assert_eq!(always(&alone, "connect"), Action::Allow);
+        for spec in [asked, alone] {
+            assert_eq!(always(&spec, "clone3"), Action::Errno(libc::ENOSYS as u16));
+        }
+    }
+
+    #[test]
+    fn lists_go_on_top_of_the_profile() {
+        let nr = |name| syscall_number(name).unwrap();
+        let profile = default()
+            .allow(["memfd_create"])
+            .unwrap()
+            .deny(["mq_open"])
+            .unwrap();
+        let spec = profile.spec(false).unwrap();
+        assert_eq!(
+            spec.rules[&nr("memfd_create")],
+            SyscallRule::always(Action::Allow)
+        );
+        assert!(!profile.allows(nr("mq_open")));
+
+        let profile = default().notify(["execve", "ptrace"]).unwrap();
+        assert!(matches!(
+            profile.compile(false),
+            Err(ProfileError::NeedsListener { name: "execve" })
+        ));
+        let spec = profile.spec(true).unwrap();
+        assert_eq!(
+            spec.rules[&nr("execve")],
+            SyscallRule::always(Action::Notify)
+        );
+    }
+
+    #[test]
+    fn a_name_nobody_knows_is_refused_with_the_one_that_was_meant() {
+        let told = |result: Result<Profile, ProfileError>| result.unwrap_err().to_string();
+        assert_eq!(
+            told(default().allow(["opennat"])),
+            "`opennat` is not a system call: did you mean `openat`?"
+        );
+        assert_eq!(
+            told(default().deny(["xyzzy"])),
+            "`xyzzy` is not a system call"
+        );
+        assert_eq!(
+            told(Profile::named("docker")),
+            "there is no system call profile `docker`: use `default`, `compute`"
+        );
+        assert!(told(default().allow(["clone3"])).starts_with("`clone3` cannot be allowed"));
+        // A call of another architecture is a name, only not one of ours.
+        assert!(default().allow(["open"]).is_ok());
+    }
+
+    #[test]
+    fn a_profile_for_computing_starts_threads_and_no_processes() {
+        let spec = Profile::named("compute").unwrap().spec(false).unwrap();
+        let clone = &spec.rules[&syscall_number("clone").unwrap()];
+        let thread = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
+        assert_eq!(clone.decide(&[thread, 0, 0, 0, 0, 0]), Action::Allow);
+        let fork = libc::SIGCHLD as u64;
+        assert_ne!(clone.decide(&[fork, 0, 0, 0, 0, 0]), Action::Allow);
+        let namespace = thread | libc::CLONE_NEWUSER as u64;
+        assert_ne!(clone.decide(&[namespace, 0, 0, 0, 0, 0]), Action::Allow);
+    }
+}

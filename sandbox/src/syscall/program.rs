@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use super::filter::{Action, CompileError};
+use super::filter::CompileError;
+use super::rule::Action;
 use super::table::syscall_name;
 
 /// The most instructions the kernel accepts in one filter (`BPF_MAXINSNS`).
@@ -136,20 +137,29 @@ impl Program {
         run(&self.0, data).unwrap_or(libc::SECCOMP_RET_KILL_PROCESS)
     }
 
-    /// Counts the instructions one call costs: what is paid when the kernel's cache does not know it.
-    pub fn cost(&self, data: &SeccompData) -> usize {
-        let mut steps = 0;
-        walk(&self.0, data, |_| steps += 1);
-        steps
+    /// Tells whether the kernel allows a call without running the filter again.
+    ///
+    /// It finds out when the filter is loaded, by running it once per number; a number for which
+    /// the filter looks at anything but number and architecture is not remembered.
+    pub fn is_cached(&self, nr: u32) -> bool {
+        let mut looks_further = false;
+        let verdict = walk(&self.0, &SeccompData::new(nr, [0; 6]), |one| {
+            looks_further |= one.code == LD_ABS && one.k > ARCH_OFFSET;
+        });
+        verdict == Some(libc::SECCOMP_RET_ALLOW) && !looks_further
     }
 }
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let compares_nr = compares_nr(&self.0);
         for (at, one) in self.0.iter().enumerate() {
             write!(f, "{at:4}  ")?;
             disassemble(f, at, *one)?;
-            writeln!(f)?;
+            match syscall_name(one.k) {
+                Some(name) if compares_nr[at] => writeln!(f, "    ; {name}")?,
+                _ => writeln!(f)?,
+            }
         }
         Ok(())
     }
@@ -160,12 +170,16 @@ pub(super) fn run(program: &[Instruction], data: &SeccompData) -> Option<u32> {
     walk(program, data, |_| ())
 }
 
-fn walk(program: &[Instruction], data: &SeccompData, mut visit: impl FnMut(usize)) -> Option<u32> {
+fn walk(
+    program: &[Instruction],
+    data: &SeccompData,
+    mut visit: impl FnMut(&Instruction),
+) -> Option<u32> {
     let (mut at, mut accumulator) = (0usize, 0u32);
     // Every jump goes forward, so this ends after at most one visit per instruction.
     loop {
         let one = program.get(at)?;
-        visit(at);
+        visit(one);
         let mut skip = 0;
         let mut branch = |holds: bool| skip = u32::from(if holds { one.jt } else { one.jf });
         match one.code {
@@ -185,6 +199,26 @@ fn walk(program: &[Instruction], data: &SeccompData, mut visit: impl FnMut(usize
     }
 }
 
+/// Marks the comparisons that are made with the number of the call, whose constants have names.
+fn compares_nr(program: &[Instruction]) -> Vec<bool> {
+    let mut holds_nr = vec![false; program.len()];
+    // Jumps only go forward, so everything that leads to an instruction was seen before it.
+    for (at, one) in program.iter().enumerate() {
+        let skips: &[u32] = match one.code {
+            LD_ABS if one.k == NR_OFFSET => &[0],
+            JA if holds_nr[at] => &[one.k],
+            JEQ | JGT | JGE if holds_nr[at] => &[one.jt.into(), one.jf.into()],
+            _ => &[],
+        };
+        for skip in skips {
+            holds_nr[at + 1 + *skip as usize] = true;
+        }
+    }
+    let compares =
+        |(at, one): (usize, &Instruction)| matches!(one.code, JEQ | JGT | JGE) && holds_nr[at];
+    program.iter().enumerate().map(compares).collect()
+}
+
 fn disassemble(f: &mut fmt::Formatter<'_>, at: usize, one: Instruction) -> fmt::Result {
     let target = |skip: u32| at + 1 + skip as usize;
     match one.code {
@@ -196,7 +230,11 @@ fn disassemble(f: &mut fmt::Formatter<'_>, at: usize, one: Instruction) -> fmt::
             NR_OFFSET => write!(f, "load nr"),
             ARCH_OFFSET => write!(f, "load arch"),
             16..64 => {
-                let half = if one.k % 8 == 0 { "low" } else { "high" };
+                let half = if one.k.is_multiple_of(8) {
+                    "low"
+                } else {
+                    "high"
+                };
                 write!(f, "load args[{}].{half}", (one.k - 16) / 8)
             }
             other => write!(f, "load data[{other}]"),
@@ -211,11 +249,7 @@ fn disassemble(f: &mut fmt::Formatter<'_>, at: usize, one: Instruction) -> fmt::
                 _ => "&",
             };
             let (yes, no) = (target(one.jt.into()), target(one.jf.into()));
-            write!(f, "if {operator} {:#x} goto {yes} else {no}", one.k)?;
-            match (one.code, syscall_name(one.k)) {
-                (JEQ | JGE, Some(name)) => write!(f, "    ; {name}?"),
-                _ => Ok(()),
-            }
+            write!(f, "if {operator} {:#x} goto {yes} else {no}", one.k)
         }
         other => write!(f, "unknown {other:#x} {:#x}", one.k),
     }
@@ -237,6 +271,8 @@ pub(super) const RET: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn op(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
@@ -267,6 +303,40 @@ mod tests {
             Program::new(long),
             Err(CompileError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn a_program_displays_as_what_it_does() {
+        let mut spec = crate::syscall::FilterSpec::new(Action::Notify);
+        let close = crate::syscall::syscall_number("close").unwrap();
+        spec.rules.insert(
+            close,
+            crate::syscall::SyscallRule {
+                conditional: vec![(
+                    vec![crate::syscall::ArgTest::low_is(0, 2)],
+                    Action::Errno(1),
+                )],
+                otherwise: Action::Allow,
+            },
+        );
+        let text = spec.compile().unwrap().to_string();
+        for part in [
+            "load arch",
+            "return kill",
+            "load nr",
+            "; close",
+            "load args[0].low",
+            "return errno 1",
+            "return notify",
+            "return allow",
+            "return errno 38",
+        ] {
+            assert!(text.contains(part), "no `{part}` in\n{text}");
+        }
+        assert!(
+            !text.contains("; open"),
+            "an argument is no system call\n{text}"
+        );
     }
 
     #[test]

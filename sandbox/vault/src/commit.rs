@@ -150,28 +150,43 @@ pub(crate) fn write(
 
 /// Finds the newest state in the store.
 ///
-/// A reader may be overtaken by a writer between manifest and index, and then looks again.
+/// A writer may overtake a reader between the two manifests, or between manifest and index. So what
+/// does not fit together is looked at again, and is tampered with only if the manifests stood still.
 pub(crate) fn newest(shared: &Shared, header: &Header) -> Result<Commit, VaultError> {
-    let mut seen = None;
-    loop {
-        let (manifest, root) = newest_manifest(shared)?;
-        let epoch = manifest.header_epoch;
-        // One ahead: a writer renewed the header and died before its commit.
-        if header.epoch != epoch && Some(header.epoch) != epoch.checked_add(1) {
-            return Err(VaultError::Tampered { what: Part::Header });
+    let mut before = None;
+    for _ in 0..MAX_LOOKS {
+        let slots = read_slots(&shared.store)?;
+        let outcome = state(shared, header, &slots);
+        if !matches!(outcome, Err(VaultError::Tampered { .. })) || before.as_ref() == Some(&slots) {
+            return outcome;
         }
-        match read_index(shared, &manifest)? {
-            Some(index) => {
-                return Ok(Commit {
-                    manifest,
-                    root,
-                    index: Arc::new(index),
-                });
-            }
-            None if seen == Some(root) => return Err(VaultError::Tampered { what: Part::Index }),
-            None => seen = Some(root),
-        }
+        before = Some(slots);
     }
+    Err(VaultError::Tampered {
+        what: Part::Manifest,
+    })
+}
+
+/// How often a reader lets itself be overtaken.
+const MAX_LOOKS: usize = 1000;
+
+/// The bytes of both manifest files, where there are such files.
+type Slots = [Option<Vec<u8>>; 2];
+
+/// The state that these manifests and the index tell of.
+fn state(shared: &Shared, header: &Header, slots: &Slots) -> Result<Commit, VaultError> {
+    let (manifest, root) = newest_manifest(shared, slots)?;
+    let epoch = manifest.header_epoch;
+    // One ahead: a writer renewed the header and died before its commit.
+    if header.epoch != epoch && Some(header.epoch) != epoch.checked_add(1) {
+        return Err(VaultError::Tampered { what: Part::Header });
+    }
+    let index = Arc::new(read_index(shared, &manifest)?);
+    Ok(Commit {
+        manifest,
+        root,
+        index,
+    })
 }
 
 /// Compares the state found with the one remembered.
@@ -286,8 +301,8 @@ fn write_segment(shared: &Shared, index: &Index, generation: u64) -> Result<Segm
     })
 }
 
-/// Reads and verifies the index that this manifest names; `None` if its file is gone.
-fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Option<Index>, VaultError> {
+/// Reads and verifies the index that this manifest names.
+fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Index, VaultError> {
     let Shared { store, keys, .. } = shared;
     let tampered = || VaultError::Tampered { what: Part::Index };
     let [segment] = &manifest.segments[..] else {
@@ -295,8 +310,7 @@ fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Option<Index>, Vau
     };
     let file = match store.read(Place::Index, &file_name(&segment.id), index::MAX_LEN) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Err(tampered()),
+        Err(e) if is_wrong_file(&e) => return Err(tampered()),
         Err(e) => {
             return Err(VaultError::Io {
                 doing: "read the index",
@@ -319,7 +333,7 @@ fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Option<Index>, Vau
     if index.len() as u64 != manifest.objects {
         return Err(tampered());
     }
-    Ok(Some(index))
+    Ok(index)
 }
 
 fn seal_manifest(keys: &Keys, manifest: &Manifest) -> Result<Vec<u8>, VaultError> {
@@ -342,27 +356,20 @@ fn write_slot(store: &Store, generation: u64, slot: &[u8]) -> io::Result<()> {
     }
 }
 
-/// The newest of the two slots that opens.
-///
-/// One slot may be torn or missing, as a writer that died leaves it. Two that open must be
-/// neighbours, and linked.
-fn newest_manifest(shared: &Shared) -> Result<(Manifest, [u8; 32]), VaultError> {
-    let tampered = VaultError::Tampered {
-        what: Part::Manifest,
-    };
-    let mut found = Vec::new();
-    let mut newer = None;
-    for name in manifest::FILES {
-        let file = match shared.store.read(Place::Root, name, manifest::LEN as u64) {
-            Ok(file) => file,
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge
-                ) =>
-            {
-                continue;
-            }
+/// A file that is gone or of an impossible length is a matter of the format, not of the system.
+fn is_wrong_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge
+    )
+}
+
+fn read_slots(store: &Store) -> Result<Slots, VaultError> {
+    let mut slots = [None, None];
+    for (slot, name) in slots.iter_mut().zip(manifest::FILES) {
+        *slot = match store.read(Place::Root, name, manifest::LEN as u64) {
+            Ok(file) => Some(file),
+            Err(e) if is_wrong_file(&e) => None,
             Err(source) => {
                 return Err(VaultError::Io {
                     doing: "read the manifest",
@@ -370,8 +377,24 @@ fn newest_manifest(shared: &Shared) -> Result<(Manifest, [u8; 32]), VaultError> 
                 });
             }
         };
-        match open_manifest(&shared.keys, name, &file) {
-            Ok(manifest) => found.push((manifest, sha256(&[&file]))),
+    }
+    Ok(slots)
+}
+
+/// The newest of the two slots that opens.
+///
+/// One slot may be torn or missing, as a writer that died leaves it. Two that open must be
+/// neighbours, and linked.
+fn newest_manifest(shared: &Shared, slots: &Slots) -> Result<(Manifest, [u8; 32]), VaultError> {
+    let tampered = VaultError::Tampered {
+        what: Part::Manifest,
+    };
+    let mut found = Vec::new();
+    let mut newer = None;
+    for (name, slot) in manifest::FILES.into_iter().zip(slots) {
+        let Some(file) = slot else { continue };
+        match open_manifest(&shared.keys, name, file) {
+            Ok(manifest) => found.push((manifest, sha256(&[file]))),
             Err(Malformed::Newer(format)) => newer = Some(format),
             Err(_) => {}
         }

@@ -197,14 +197,14 @@ fn lengths_of_about_a_size_look_alike() {
         padding: Padding::Padme,
     };
     let mut vault = Vault::create(&bench.path(), &bench.kek(), options).unwrap();
-    vault.put("a", &content(1, 100_001)[..]).unwrap();
+    vault.put("a", &content(1, 100_400)[..]).unwrap();
     vault.put("b", &content(2, 102_399)[..]).unwrap();
     let objects = bench.path().join("objects");
     let mut lengths = std::fs::read_dir(objects)
         .unwrap()
         .map(|f| f.unwrap().metadata().unwrap().len());
     assert_eq!(lengths.next(), lengths.next());
-    assert_eq!(read(&vault, "a").unwrap(), content(1, 100_001));
+    assert_eq!(read(&vault, "a").unwrap(), content(1, 100_400));
     assert_eq!(read(&vault, "b").unwrap(), content(2, 102_399));
 }
 
@@ -243,6 +243,42 @@ fn verification_reads_everything_and_says_how_far_it_is() {
     );
     let last = last.unwrap();
     assert_eq!((last.objects, last.bytes), (last.of_objects, last.of_bytes));
+}
+
+#[test]
+fn equal_content_put_twice_shares_no_ciphertext() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    let mut seen = std::collections::HashSet::new();
+    for name in ["a", "b", "a", "a"] {
+        vault.put(name, &vec![7; 8192][..]).unwrap();
+        for (path, bytes) in bench.files() {
+            if path.starts_with(bench.path().join("objects")) {
+                seen.extend(bytes[96..96 + 8192].chunks_exact(16).map(<[u8]>::to_vec));
+            }
+        }
+    }
+    // Four keys, 512 blocks each: had a key and nonce come twice, so had the blocks.
+    assert_eq!(seen.len(), 4 * 512);
+}
+
+#[test]
+fn a_reader_that_opens_while_a_writer_works_sees_one_state_or_the_next() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &content(0, 6000)[..]).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for seed in 1..60 {
+                vault.put("a", &content(seed, 6000)[..]).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let found = bench.open().unwrap();
+            let version = found.info("a").unwrap().version;
+            assert_eq!(read(&found, "a").unwrap(), content(version as u8 - 1, 6000));
+        }
+    });
 }
 
 proptest! {

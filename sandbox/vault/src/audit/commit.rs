@@ -205,29 +205,32 @@ impl Shared {
         if let Some(error) = &self.queue().stopped {
             return Err(LogError::Stopped(Box::new(error.clone())));
         }
-        self.absorb(&mut store);
+        let covered = self.absorb(&mut store);
         let published = store.publish(&self.key, extensions);
         let retired = published.and_then(|checkpoint| {
             self.segments.retire(checkpoint.size())?;
             Ok(checkpoint)
         });
+        if retired.is_ok() {
+            self.queue().backlog -= covered;
+            self.durable.notify_all();
+        }
         match retired {
             Err(LogError::Checkpoint(note)) => Err(LogError::Checkpoint(note)),
             retired => retired.map_err(|error| self.stop(error)),
         }
     }
 
-    /// Moves durable records into the tree.
-    pub(super) fn absorb(&self, store: &mut Store) {
-        let batches = {
+    /// Moves durable records into the tree. Gives how many bytes the tree holds unpublished.
+    pub(super) fn absorb(&self, store: &mut Store) -> usize {
+        let (batches, backlog) = {
             let mut queue = self.queue();
-            queue.backlog = 0;
-            std::mem::take(&mut queue.unpublished)
+            (std::mem::take(&mut queue.unpublished), queue.backlog)
         };
-        self.durable.notify_all();
         batches
             .iter()
             .for_each(|batch| store.absorb(Entries::new(batch)));
+        backlog
     }
 
     pub(super) fn publish_when_enough(&self) {

@@ -116,10 +116,10 @@ impl Log {
         let draft = self.draft(record)?;
         let shared = &*self.shared;
         let mut entry = Vec::with_capacity(512);
-        let index = shared.enqueue(shared.queue(), &draft, &mut entry)?.1;
-        // Hashed while others gather for the same sync.
+        let (queue, index) = shared.enqueue(shared.queue(), &draft, &mut entry)?;
+        shared.wait_until_durable(queue, index)?;
+        // Hashed last, where it keeps nobody from writing.
         let leaf_hash = leaf_hash(&entry);
-        shared.wait_until_durable(index)?;
         Ok(Receipt { index, leaf_hash })
     }
 
@@ -145,7 +145,7 @@ impl Log {
             });
         }
         if let Some(last) = receipts.last() {
-            shared.wait_until_durable(last.index)?;
+            shared.wait_until_durable(shared.queue(), last.index)?;
         }
         Ok(receipts)
     }

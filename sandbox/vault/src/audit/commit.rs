@@ -42,6 +42,9 @@ pub(super) const LIMITS: Limits = Limits {
     },
 };
 
+/// How often the one who writes stands back for others at most.
+const LINGER: usize = 64;
+
 pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) origin: String,
@@ -65,6 +68,8 @@ pub(super) struct Queue {
     next: u64,
     pub(super) durable: u64,
     writing: bool,
+    /// How many records the last commit held.
+    last: u64,
     mono_ns: u64,
     unpublished: Vec<Vec<u8>>,
     backlog: usize,
@@ -88,6 +93,7 @@ impl Shared {
             next: size,
             durable: size,
             writing: false,
+            last: 0,
             mono_ns: 0,
             unpublished: Vec::new(),
             backlog: 0,
@@ -145,8 +151,11 @@ impl Shared {
     }
 
     /// Returns once record `index` is durable. Whoever finds nobody writing writes for all.
-    pub(super) fn wait_until_durable(&self, index: u64) -> Result<(), LogError> {
-        let mut queue = self.queue();
+    pub(super) fn wait_until_durable<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue>,
+        index: u64,
+    ) -> Result<(), LogError> {
         while queue.durable <= index {
             if let Some(error) = &queue.stopped {
                 return Err(error.clone());
@@ -167,9 +176,21 @@ impl Shared {
         &'a self,
         mut queue: MutexGuard<'a, Queue>,
     ) -> Result<MutexGuard<'a, Queue>, LogError> {
-        let (first, next) = (queue.durable, queue.next);
-        let body = std::mem::take(&mut queue.waiting);
         queue.writing = true;
+        let first = queue.durable;
+        // Those who were woken by the last sync are on their way: let as many come again, or the
+        // first to be back would sync alone, and all others wait for the next one.
+        for _ in 0..LINGER {
+            if queue.next - first >= queue.last || queue.waiting.len() >= self.limits.commit {
+                break;
+            }
+            drop(queue);
+            std::thread::yield_now();
+            queue = self.queue();
+        }
+        let next = queue.next;
+        let body = std::mem::take(&mut queue.waiting);
+        queue.last = next - first;
         drop(queue);
         let committed = match &mut *self.wal() {
             Some(wal) => wal.commit(&self.key, first, (next - first) as u32, &body),
@@ -205,29 +226,32 @@ impl Shared {
         if let Some(error) = &self.queue().stopped {
             return Err(LogError::Stopped(Box::new(error.clone())));
         }
-        self.absorb(&mut store);
+        let covered = self.absorb(&mut store);
         let published = store.publish(&self.key, extensions);
         let retired = published.and_then(|checkpoint| {
             self.segments.retire(checkpoint.size())?;
             Ok(checkpoint)
         });
+        if retired.is_ok() {
+            self.queue().backlog -= covered;
+            self.durable.notify_all();
+        }
         match retired {
             Err(LogError::Checkpoint(note)) => Err(LogError::Checkpoint(note)),
             retired => retired.map_err(|error| self.stop(error)),
         }
     }
 
-    /// Moves durable records into the tree.
-    pub(super) fn absorb(&self, store: &mut Store) {
-        let batches = {
+    /// Moves durable records into the tree. Gives how many bytes the tree holds unpublished.
+    pub(super) fn absorb(&self, store: &mut Store) -> usize {
+        let (batches, backlog) = {
             let mut queue = self.queue();
-            queue.backlog = 0;
-            std::mem::take(&mut queue.unpublished)
+            (std::mem::take(&mut queue.unpublished), queue.backlog)
         };
-        self.durable.notify_all();
         batches
             .iter()
             .for_each(|batch| store.absorb(Entries::new(batch)));
+        backlog
     }
 
     pub(super) fn publish_when_enough(&self) {

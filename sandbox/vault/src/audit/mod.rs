@@ -116,10 +116,10 @@ impl Log {
         let draft = self.draft(record)?;
         let shared = &*self.shared;
         let mut entry = Vec::with_capacity(512);
-        let index = shared.enqueue(shared.queue(), &draft, &mut entry)?.1;
-        // Hashed while others gather for the same sync.
+        let (queue, index) = shared.enqueue(shared.queue(), &draft, &mut entry)?;
+        shared.wait_until_durable(queue, index)?;
+        // Hashed last, where it keeps nobody from writing.
         let leaf_hash = leaf_hash(&entry);
-        shared.wait_until_durable(index)?;
         Ok(Receipt { index, leaf_hash })
     }
 
@@ -145,7 +145,7 @@ impl Log {
             });
         }
         if let Some(last) = receipts.last() {
-            shared.wait_until_durable(last.index)?;
+            shared.wait_until_durable(shared.queue(), last.index)?;
         }
         Ok(receipts)
     }
@@ -283,17 +283,26 @@ impl Log {
             store.absorb(entries);
             Ok(())
         })?;
-        store.publish(&key, &[])?;
-        let wal = start_wal(dir, disk, &key, limits, tail.next)?;
-        let log = Log::start(dir, &origin, key, limits, store, wal, lock)?;
         if tail.torn {
             // No clock is at hand: the time is that of the last record that was kept.
             let last = last.and_then(|bytes| Entry::decode(&bytes).ok());
             let time = last.map_or(Duration::ZERO, |last| last.record.time);
             let why = json!({ "at": tail.next, "why": "a write nobody was told of was torn" });
-            log.append(&Record::new(RECOVERED, time, 0, why))?;
+            let record = Record::new(RECOVERED, time, 0, why);
+            let (seq, boot) = (tail.next, new_boot(dir)?);
+            let entry = Entry {
+                seq,
+                boot,
+                origin: origin.clone(),
+                record,
+            };
+            let entry = entry.encode().map_err(LogError::Record)?;
+            // Straight into the tree: it is as durable as the checkpoint that covers the cut.
+            store.absorb_one(&entry);
         }
-        Ok(log)
+        store.publish(&key, &[])?;
+        let wal = start_wal(dir, disk, &key, limits, store.tree().size())?;
+        Log::start(dir, &origin, key, limits, store, wal, lock)
     }
 
     fn start(
@@ -305,9 +314,7 @@ impl Log {
         wal: Wal,
         lock: File,
     ) -> Result<Log, LogError> {
-        let mut boot = [0; 16];
-        let io = |e| LogError::io("opened", dir, e);
-        getrandom::fill(&mut boot).map_err(|e| io(std::io::Error::other(e)))?;
+        let boot = new_boot(dir)?;
         let shared = Arc::new(Shared::new(dir, origin, boot, key, limits, store, wal));
         let publisher = std::thread::Builder::new().name("audit-log".into()).spawn({
             let shared = shared.clone();
@@ -315,7 +322,7 @@ impl Log {
         });
         Ok(Log {
             shared,
-            publisher: Some(publisher.map_err(io)?),
+            publisher: Some(publisher.map_err(|e| LogError::io("opened", dir, e))?),
             _lock: lock,
         })
     }
@@ -351,6 +358,13 @@ fn lock(dir: &Path) -> Result<File, LogError> {
         Err(std::fs::TryLockError::WouldBlock) => Err(LogError::Locked(dir.to_owned())),
         Err(std::fs::TryLockError::Error(e)) => Err(LogError::io("locked", dir, e)),
     }
+}
+
+fn new_boot(dir: &Path) -> Result<[u8; 16], LogError> {
+    let mut boot = [0; 16];
+    let filled = getrandom::fill(&mut boot).map_err(std::io::Error::other);
+    filled.map_err(|e| LogError::io("opened", dir, e))?;
+    Ok(boot)
 }
 
 fn start_wal(

@@ -124,20 +124,22 @@ impl Store {
 
     /// Adds durable entries to the tree.
     pub(super) fn absorb(&mut self, entries: Entries<'_>) {
-        for entry in entries {
-            self.bundle
-                .extend_from_slice(&(entry.len() as u16).to_be_bytes());
-            self.bundle.extend_from_slice(entry);
-            let full = &mut self.full;
-            self.tree.push(leaf_hash(entry), |id, hashes| {
-                full.push((tile_path(id, TILE_WIDTH), hashes.concat()));
-            });
-            let size = self.tree.size();
-            if size.is_multiple_of(TILE_WIDTH) {
-                let number = size / TILE_WIDTH - 1;
-                let bundle = std::mem::take(&mut self.bundle);
-                self.full.push((bundle_path(number, TILE_WIDTH), bundle));
-            }
+        entries.for_each(|entry| self.absorb_one(entry));
+    }
+
+    /// Adds one entry to the tree.
+    pub(super) fn absorb_one(&mut self, entry: &[u8]) {
+        self.bundle
+            .extend_from_slice(&(entry.len() as u16).to_be_bytes());
+        self.bundle.extend_from_slice(entry);
+        let full = &mut self.full;
+        self.tree.push(leaf_hash(entry), |id, hashes| {
+            full.push((tile_path(id, TILE_WIDTH), hashes.concat()));
+        });
+        let size = self.tree.size();
+        if size.is_multiple_of(TILE_WIDTH) {
+            let path = bundle_path(size / TILE_WIDTH - 1, TILE_WIDTH);
+            self.full.push((path, std::mem::take(&mut self.bundle)));
         }
     }
 

@@ -149,9 +149,50 @@ pub fn verify(
     expected: Option<&Checkpoint>,
 ) -> Result<Verified, VerifyError> {
     let (verifier, key_source) = choose_key(dir, pinned)?;
-    let checkpoint = stored_checkpoint(dir, &verifier)?;
+    let mut checkpoint = stored_checkpoint(dir, &verifier)?;
+    for _ in 0..RETRIES {
+        let error = match verify_at(dir, &checkpoint, expected) {
+            Ok((tail, clock_jumps)) => {
+                let dir = dir.to_owned();
+                return Ok(Verified {
+                    dir,
+                    checkpoint,
+                    key_source,
+                    tail,
+                    clock_jumps,
+                });
+            }
+            Err(error) => error,
+        };
+        // A writer may have published more meanwhile, and taken away what it replaced.
+        let newer = stored_checkpoint(dir, &verifier)?;
+        if newer.size() <= checkpoint.size() {
+            return Err(error);
+        }
+        checkpoint = newer;
+    }
+    let (tail, clock_jumps) = verify_at(dir, &checkpoint, expected)?;
+    let dir = dir.to_owned();
+    Ok(Verified {
+        dir,
+        checkpoint,
+        key_source,
+        tail,
+        clock_jumps,
+    })
+}
+
+/// How often a log that is being written is looked at anew.
+const RETRIES: usize = 8;
+
+/// Checks everything against this checkpoint. Gives what follows it, and the clock jumps before.
+fn verify_at(
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    expected: Option<&Checkpoint>,
+) -> Result<(Tail, u64), VerifyError> {
     if let Some(expected) = expected {
-        continues(&checkpoint, expected)?;
+        continues(checkpoint, expected)?;
     }
     let mut check = Check {
         dir,
@@ -188,15 +229,8 @@ pub fn verify(
     if let Some(tile) = check.tile {
         return Err(tile);
     }
-    let tail = tail(dir, &verifier, checkpoint.size())?;
-    let (dir, clock_jumps) = (dir.to_owned(), clock.jumps);
-    Ok(Verified {
-        dir,
-        checkpoint,
-        key_source,
-        tail,
-        clock_jumps,
-    })
+    let tail = tail(dir, checkpoint.size())?;
+    Ok((tail, clock.jumps))
 }
 
 impl Verified {
@@ -500,26 +534,14 @@ fn continues(checkpoint: &Checkpoint, expected: &Checkpoint) -> Result<(), Verif
 }
 
 /// Counts what follows the checkpoint: in the segments, or in bundles beyond it.
-fn tail(dir: &Path, key: &LogVerifier, size: u64) -> Result<Tail, VerifyError> {
+fn tail(dir: &Path, size: u64) -> Result<Tail, VerifyError> {
     let segments = dir.join("wal");
     let copy = !segments.exists();
-    let mut from = size;
-    let (mut end, torn) = loop {
-        if copy {
-            break (size, false);
-        }
-        match wal::scan(&segments, None, from, |_| Ok(())) {
-            Ok(tail) => break (tail.next, tail.torn),
-            Err(error) => {
-                // A writer may have published more since, and given up segments.
-                let newer = stored_checkpoint(dir, key)?.size();
-                if newer <= from {
-                    return Err(from_log(error));
-                }
-                from = newer;
-            }
-        }
-    };
+    let (mut end, mut torn) = (size, false);
+    if !copy {
+        let tail = wal::scan(&segments, None, size, |_| Ok(())).map_err(from_log)?;
+        (end, torn) = (tail.next, tail.torn);
+    }
     let mut number = size / TILE_WIDTH;
     loop {
         let most = bundle_widths(dir, number)?.into_iter().max().unwrap_or(0);

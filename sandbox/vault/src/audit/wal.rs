@@ -350,6 +350,11 @@ pub(super) fn scan(
     }
     match next {
         Some(next) if next >= from => Ok(Tail { next, torn }),
+        // The power went after the record of the cut was published, before the torn segment went.
+        Some(next) if torn && next + 1 == from => Ok(Tail {
+            next: from,
+            torn: false,
+        }),
         next => Err(LogError::Lost {
             index: next.unwrap_or(from),
             path: dir.to_owned(),

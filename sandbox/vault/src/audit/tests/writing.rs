@@ -96,6 +96,45 @@ fn sixty_four_writers_get_sixty_four_orders_that_agree() {
 }
 
 #[test]
+fn a_log_verifies_at_every_moment_while_it_is_written() {
+    let (_root, dir) = scratch();
+    let log = Log::create_on(Arc::<OsDisk>::default(), &dir, ORIGIN, key(), SMALL).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..300 {
+                let records: Vec<_> = (n * 9..n * 9 + 9).map(record).collect();
+                log.append_all(&records).unwrap();
+                if n % 10 == 0 {
+                    log.checkpoint().unwrap();
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut seen: Option<Checkpoint> = None;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let verified = verify(&dir, Some(&verifier()), seen.as_ref()).unwrap();
+            seen = Some(verified.checkpoint().clone());
+        }
+        assert!(seen.is_some());
+    });
+    assert_eq!(log.close().unwrap().size(), 2700);
+}
+
+#[test]
+fn looking_at_the_root_holds_nothing_back() {
+    let (_root, dir) = scratch();
+    let log = Log::create_on(Arc::<OsDisk>::default(), &dir, ORIGIN, key(), SMALL).unwrap();
+    for n in 0..1500 {
+        log.append_all(&[record(n), record(n), record(n)]).unwrap();
+        log.root();
+    }
+    // Had the root taken the records from the publisher's count, nothing would be published yet.
+    let published = verify(&dir, Some(&verifier()), None).unwrap().size();
+    assert!(published > 0, "{published}");
+}
+
+#[test]
 fn a_wall_clock_set_back_a_day_leaves_the_order_and_is_counted() {
     let (_root, dir) = scratch();
     let log = Log::create(&dir, ORIGIN, key()).unwrap();

@@ -57,3 +57,90 @@ fn verifies(rsa_public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         .verify(message, signature)
         .is_ok()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::attester::Attester as _;
+    use crate::{SimulatedTee, UnixTime, simulated_crl};
+    use proptest::prelude::*;
+
+    /// Real certificates and a real CRL, to be damaged.
+    fn originals() -> Vec<Vec<u8>> {
+        let now = UnixTime(1_790_000_000);
+        let evidence = SimulatedTee::new(now).unwrap().attest(&[0; 64]).unwrap();
+        let endorsements = evidence.endorsements();
+        vec![
+            endorsements.vek().unwrap().to_vec(),
+            endorsements.root().unwrap().to_vec(),
+            simulated_crl(now, Some(now.plus_seconds(1)), true).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn the_two_spellings_of_the_algorithm_differ_in_the_trailer_only() {
+        let explicit = PSS_SHA384_EXPLICIT
+            .strip_suffix(b"\xa3\x03\x02\x01\x01")
+            .unwrap();
+        assert_eq!(explicit[15..], PSS_SHA384[15..]);
+        assert!(!is_supported_signature(&PSS_SHA384[..66]));
+    }
+
+    #[test]
+    fn a_critical_extension_that_is_not_understood_is_refused() {
+        let root = originals().swap_remove(1);
+        // basicConstraints (2.5.29.19) of the root becomes nameConstraints (2.5.29.30), critical.
+        let at = root
+            .windows(5)
+            .position(|bytes| bytes == b"\x06\x03\x55\x1d\x13")
+            .unwrap();
+        let mut other = root.clone();
+        other[at + 4] = 0x1e;
+        assert!(Certificate::parse(&other).is_ok());
+        let mut grown = [&other[..at + 5], b"\x01\x01\xff", &other[at + 5..]].concat();
+        // The lengths around it grow by three: two-byte lengths of certificate, tbs; one-byte
+        // lengths of [3], list and extension are found by walking back.
+        let mut lengths = vec![3, 7];
+        lengths.extend([at - 1, at - 3, at - 5]);
+        for length in lengths {
+            grown[length] += 3;
+        }
+        assert_eq!(
+            Certificate::parse(&grown).err(),
+            Some(X509Error::CriticalExtension)
+        );
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for der in originals() {
+            for length in 0..der.len() {
+                assert!(Certificate::parse(&der[..length]).is_err());
+                assert!(Crl::parse(&der[..length]).is_err());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn no_damage_makes_the_parsers_panic(
+            edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            noise in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            for der in originals() {
+                let mut damaged = der.clone();
+                for (at, byte) in &edits {
+                    let at = at.index(damaged.len());
+                    damaged[at] = *byte;
+                }
+                let _ = Certificate::parse(&damaged);
+                let _ = Crl::parse(&damaged);
+            }
+            let _ = Certificate::parse(&noise);
+            let _ = Crl::parse(&noise);
+        }
+    }
+}

@@ -8,7 +8,7 @@
 //! A knob of [`SimulatedTeeBuilder`] exists for everything that a verifier has to refuse.
 
 mod root;
-mod x509;
+pub(crate) mod x509;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};

@@ -7,10 +7,10 @@
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA384, RsaKeyPair};
 
-use super::x509::{CrlTemplate, PublicKey, Template, authority, signed};
+use super::x509::{CrlTemplate, Template, authority, signed};
 use crate::attester::AttestError;
 use crate::encoding::Hex;
-use crate::endorsement::PSS_SHA384_EXPLICIT;
+use crate::endorsement::{PSS_SHA384_EXPLICIT, RSA_ENCRYPTION};
 use crate::evidence::Endorsements;
 use crate::tee::snp::{Anchor, Product};
 use crate::time::UnixTime;
@@ -106,7 +106,8 @@ fn root_template(key: &[u8]) -> Template {
         subject: "ARK-Genoa".to_owned(),
         not_before: UnixTime(0),
         not_after: END,
-        key: PublicKey::Rsa(key.to_vec()),
+        key_algorithm: RSA_ENCRYPTION.to_vec(),
+        public_key: key.to_vec(),
         extensions: authority(),
         algorithm: PSS_SHA384_EXPLICIT.to_vec(),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use der::Encode as _;
 use der::asn1::{GeneralizedTime, UtcTime};
 
-use crate::endorsement::{EC_P384, PSS_SHA384_EXPLICIT, RSA_ENCRYPTION};
+use crate::endorsement::{EC_P384, PSS_SHA384_EXPLICIT};
 use crate::time::UnixTime;
 
 /// A certificate before it is signed.
@@ -15,19 +15,13 @@ pub(crate) struct Template {
     pub(crate) subject: String,
     pub(crate) not_before: UnixTime,
     pub(crate) not_after: UnixTime,
-    pub(crate) key: PublicKey,
+    /// `AlgorithmIdentifier` of the key.
+    pub(crate) key_algorithm: Vec<u8>,
+    pub(crate) public_key: Vec<u8>,
     /// Content of an OID, and content of the OCTET STRING.
     pub(crate) extensions: Vec<(Vec<u8>, Vec<u8>)>,
     /// The algorithm named in the signed part and outside of it.
     pub(crate) algorithm: Vec<u8>,
-}
-
-/// The key of a certificate.
-pub(crate) enum PublicKey {
-    /// PKCS#1 `RSAPublicKey`.
-    Rsa(Vec<u8>),
-    /// An uncompressed point of P-384.
-    P384(Vec<u8>),
 }
 
 /// What varies between certificates of signing keys.
@@ -73,7 +67,8 @@ impl VekTemplate {
             subject: subject.to_owned(),
             not_before: self.not_before,
             not_after: self.not_after,
-            key: PublicKey::P384(point.to_vec()),
+            key_algorithm: EC_P384.to_vec(),
+            public_key: point.to_vec(),
             extensions,
             algorithm: PSS_SHA384_EXPLICIT.to_vec(),
         }
@@ -83,10 +78,7 @@ impl VekTemplate {
 impl Template {
     /// `TBSCertificate`, DER.
     pub(crate) fn tbs(&self) -> Vec<u8> {
-        let key = match &self.key {
-            PublicKey::Rsa(key) => sequence(&[RSA_ENCRYPTION, &bits(key)]),
-            PublicKey::P384(point) => sequence(&[EC_P384, &bits(point)]),
-        };
+        let key = sequence(&[&self.key_algorithm, &bits(&self.public_key)]);
         let extensions: Vec<Vec<u8>> = self
             .extensions
             .iter()

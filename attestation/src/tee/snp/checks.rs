@@ -275,7 +275,10 @@ fn firmware(list: &mut List, subject: &Subject<'_>) -> TcbStatus {
     );
     // Microcode is loaded anew at every boot and is seldom committed; firmware stays.
     let microcode = committed.microcode;
-    let provisional = TcbVersion { microcode, ..current } != committed
+    let provisional = TcbVersion {
+        microcode,
+        ..current
+    } != committed
         || claims.current_firmware != claims.committed_firmware;
     list.judged(
         "snp.provisional-firmware",

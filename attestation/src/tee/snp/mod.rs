@@ -25,4 +25,7 @@ pub use report::{PlatformFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
 pub use table::{CertificateTable, certificate_table};
 
 pub(crate) use chain::{Anchor, amd_anchors, is_certificate};
+#[cfg(test)]
+mod tests;
+
 pub(crate) use verifier::{Inputs, appraise};

@@ -222,6 +222,8 @@ fn serve() -> io::Result<()> {
 fn supervisor_socket() -> io::Result<OwnedFd> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    // Not itself one of the numbers it is put at, which would close it again.
+    let null = rustix::io::fcntl_dupfd_cloexec(null, 3)?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;

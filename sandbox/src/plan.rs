@@ -247,7 +247,8 @@ pub fn floor(
 
     let profile = Profile::named(&tables.syscalls.profile)?
         .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?;
+        .deny(&tables.syscalls.deny)?
+        .without_broker();
     Ok(Floor {
         host_uid,
         host_gid,

@@ -439,6 +439,40 @@ fn genuine_revocation_lists_count_for_their_own_root_while_current() {
 }
 
 #[test]
+fn the_authorities_of_another_generation_are_refused() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let ca = |name: &str| {
+        let files = vectors.files("snp/ca");
+        let prefix = format!("snp/ca/{name}");
+        vectors.read(files.iter().find(|file| file.starts_with(&prefix)).unwrap())
+    };
+    let cases = vectors.genuine();
+    let milan = cases
+        .iter()
+        .find(|case| case.name.contains("milan-v3-azure"))
+        .unwrap();
+    let code = |intermediate: &str, root: &str| {
+        let chain = Endorsements::default()
+            .with_vek(milan.vek.clone())
+            .and_then(|chain| chain.with_intermediate(ca(intermediate)))
+            .and_then(|chain| chain.with_root(ca(root)))
+            .unwrap();
+        let evidence = Evidence::new(Tee::SevSnp, milan.report.clone(), chain).unwrap();
+        let verifier = Verifier::builder().build().unwrap();
+        verifier
+            .appraise_bound_to(&evidence, &milan.report_data(), milan.now)
+            .map_or_else(|error| error.code(), |_| "believed")
+    };
+    assert_eq!(code("sev-milan", "ark-milan"), "believed");
+    assert_eq!(code("sev-genoa", "ark-genoa"), "certificate-issuer");
+    assert_eq!(code("sev-milan", "ark-genoa"), "intermediate-name");
+    assert_eq!(code("sev-vlek-milan", "ark-milan"), "intermediate-name");
+    assert_eq!(code("sev-genoa", "ark-milan"), "intermediate-name");
+}
+
+#[test]
 fn reports_without_a_key_parse_and_are_not_believed() {
     let Some(vectors) = Vectors::open() else {
         return;

@@ -489,3 +489,20 @@ fn reports_without_a_key_parse_and_are_not_believed() {
         assert_eq!(verdict.unwrap_err().code(), "vek-missing");
     }
 }
+
+#[test]
+#[ignore = "prints a measurement; run by hand"]
+fn how_long_an_appraisal_takes() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let verifier = vectors.verifier();
+    let cases = vectors.genuine();
+    let (evidence, data, now) = (cases[0].evidence(), cases[0].report_data(), cases[0].now);
+    let rounds = 500;
+    let start = std::time::Instant::now();
+    for _ in 0..rounds {
+        verifier.appraise_bound_to(&evidence, &data, now).unwrap();
+    }
+    println!("{:?} for each appraisal", start.elapsed() / rounds);
+}

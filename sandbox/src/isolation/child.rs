@@ -26,6 +26,7 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::floor::{Floor, INSIDE_ID};
+use super::namespace;
 use super::rootfs::{self, DataPlace, Prepared};
 use super::spawner::Failure;
 use super::wire;
@@ -121,6 +122,9 @@ fn prepare(
     stdio: [OwnedFd; 3],
 ) -> Result<Workload, Failure> {
     tie_to_parent()?;
+    if !floor.privileged {
+        namespace::map_own_user(floor)?;
+    }
     // Also catches a spawner that ended before the line above: its end of the pipe is then closed.
     if !matches!(rustix::io::read(&mapped, &mut [0u8; 1]), Ok(1)) {
         process::exit_now(1);

@@ -24,6 +24,7 @@ use policy::{Bundle, Decision, Facts, Risk};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
+use crate::enforcement::Item;
 use crate::error::{SessionError, describe};
 use crate::event::{Clock, Event};
 use crate::facts;
@@ -33,12 +34,14 @@ use crate::lever::{self, data::Vaults};
 use crate::plan::{self, Plan, Run};
 use crate::record::{Record, hex, rule};
 use crate::release::{self, Identity, KeyBroker};
-use crate::sensor::{Kind, Look, Sensor, Signal};
+use crate::sensor::{self, Kind, Look, Sensor, Signal};
 
 pub use builder::{Handle, SessionBuilder};
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
+/// Shortest wait, so that no rounding of times makes the loop spin.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// How long a stopped sandbox may take to be gone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -53,7 +56,7 @@ pub struct Session {
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     log: Log,
-    watcher: Box<dyn FnMut(&Record, Duration) + Send>,
+    watcher: builder::Watcher,
     clock: Clock,
 
     appraisal: Option<Appraisal>,
@@ -242,6 +245,18 @@ impl Session {
         self.believed.map(|at| self.clock.now().saturating_sub(at))
     }
 
+    /// When what the newest evidence rests on ends.
+    fn expiry(&self) -> Option<Duration> {
+        self.appraisal.as_ref().map(|appraisal| Duration::from_secs(appraisal.not_after().0))
+    }
+
+    /// When the mere age of the evidence next changes something: it is stale, or a rule asks for it.
+    fn next_age(&self) -> Option<Duration> {
+        let (believed, age) = (self.believed?, self.evidence_age()?);
+        let stale = self.bundle.tables().attestation.max_age.filter(|max| *max > age);
+        [stale, self.bundle.next_age(age)].into_iter().flatten().min().map(|age| believed + age)
+    }
+
     /// Keys for the vaults that the plan shows, and the vaults opened with them.
     fn open_vaults(&mut self) -> Result<(), SessionError> {
         let paths = release::vault_paths(&self.bundle, &self.base);
@@ -286,7 +301,12 @@ impl Session {
             serve: &mut |name, place| vaults.show(name, place),
             events: self.sender.clone(),
         })?;
-        let enforcement = instance.enforcement();
+        let mut enforcement = instance.enforcement().clone();
+        let sensors = self.bundle.tables().risk.keys();
+        for missing in sensors.filter(|name| !sensor::NAMES.contains(&name.as_str())) {
+            let detail = format!("{missing}: this version has no such sensor; it never adds to the risk");
+            enforcement.add(Item::not(3, "sensor", detail));
+        }
         self.gaps = enforcement.gaps();
         let record = Record::Prepared {
             enforcement: enforcement.items().to_vec(),
@@ -303,13 +323,13 @@ impl Session {
     /// Waits until something happens, or the mere passing of time may change a decision.
     fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
         let now = self.clock.now();
-        let stale = self.bundle.tables().attestation.max_age.zip(self.believed);
-        let stale = stale.map(|(age, at)| at + age).filter(|at| *at > now);
         let fades = self.risk.next_change(now);
-        let wake = [stale, fades, self.attest_at, self.deadline].into_iter().flatten().min();
+        let expiry = self.expiry().filter(|end| *end > now);
+        let wake = [self.next_age(), fades, self.attest_at, self.deadline, expiry];
+        let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
         let first = match wake {
-            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now)),
+            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now).max(SHORTEST_WAIT)),
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match first {
@@ -360,11 +380,12 @@ impl Session {
     fn sense(&mut self, events: &[Event]) -> Result<(), SessionError> {
         let now = self.clock.now();
         let mut seen: VecDeque<(Signal, u32)> = VecDeque::new();
+        let expired = self.expiry().is_some_and(|end| now > end);
         let looks = events.iter().map(Some).chain([None]);
         let (evidence_age, max_age) =
             (self.evidence_age(), self.bundle.tables().attestation.max_age);
         for happened in looks {
-            let look = Look { happened, evidence_age, max_age, gaps: &self.gaps };
+            let look = Look { happened, evidence_age, max_age, expired, gaps: &self.gaps };
             for signal in self.sensors.iter_mut().filter_map(|sensor| sensor.sense(&look)) {
                 match signal.kind {
                     Kind::Happened => self.risk.signal(signal.sensor, now),

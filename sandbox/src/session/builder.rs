@@ -25,7 +25,7 @@ use crate::sensor;
 const WAITING_EVENTS: usize = 1024;
 
 /// Shows each record, with its time since the Unix epoch.
-type Watcher = Box<dyn FnMut(&Record, Duration) + Send>;
+pub(super) type Watcher = Box<dyn FnMut(&Record, Duration) + Send>;
 
 /// Everything a session needs, gathered step by step.
 pub struct SessionBuilder {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::adjust::Change;
 use crate::enforcement::Item;
 use crate::isolation::child::Ending;
+use crate::sensor::{Kind, Signal};
 
 /// One thing that a session did, decided or noticed.
 #[derive(Clone, Debug, Serialize)]
@@ -164,6 +165,16 @@ impl Record {
             denied: denied.collect(),
             digest: hex(&Sha256::digest(&whole)),
         }
+    }
+
+    /// The record of a sensor's report, made `count` times at once.
+    pub fn signal(signal: Signal, count: u32, risk: u8) -> Self {
+        let holds = match signal.kind {
+            Kind::Happened => None,
+            Kind::Began => Some(true),
+            Kind::Ended => Some(false),
+        };
+        Self::Signal { sensor: signal.sensor, detail: signal.detail, count, holds, risk }
     }
 
     /// The name under which the record stands in the log.

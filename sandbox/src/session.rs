@@ -243,6 +243,7 @@ impl Session {
             events: self.sender.clone(),
         })?;
         let mut enforcement = instance.enforcement().clone();
+        enforcement.extend(self.vaults.freshness());
         enforcement.extend(watch::missing_sensors(&self.bundle));
         self.gaps = enforcement.gaps();
         let record = Record::Prepared {

@@ -28,6 +28,7 @@ mod secret;
 mod vault;
 
 mod commit;
+mod create;
 mod envelope;
 mod sealed;
 mod store;

@@ -28,7 +28,7 @@ fn read_all(vault: &Vault, names: &[(&str, Vec<u8>)]) -> Result<(), VaultError> 
     );
     for (name, content) in names {
         assert!(
-            read(&vault, name)? == *content,
+            read(vault, name)? == *content,
             "wrong bytes were handed out"
         );
     }

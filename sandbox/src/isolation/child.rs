@@ -192,7 +192,7 @@ fn prepare(
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
     drop(listener);
-    expect(control, |said| matches!(said, ToInit::Start));
+    wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
     std::mem::forget((go, start));
@@ -209,6 +209,17 @@ fn expect(control: &OwnedFd, wanted: impl FnOnce(&ToInit) -> bool) {
     match wire::receive::<ToInit>(control.as_fd()) {
         Ok(Some((said, _))) if wanted(&said) => {}
         _ => process::exit_now(1),
+    }
+}
+
+/// Waits for the word to start. Without a cgroup the workload can be frozen before it.
+fn wait_to_start(control: &OwnedFd) {
+    loop {
+        match wire::receive::<ToInit>(control.as_fd()) {
+            Ok(Some((ToInit::Start, _))) => return,
+            Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
+            _ => process::exit_now(1),
+        }
     }
 }
 

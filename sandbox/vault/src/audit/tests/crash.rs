@@ -119,7 +119,7 @@ fn no_power_cut_while_publishing_harms_the_published_tree() {
         log.checkpoint().unwrap();
     }
     for count in before..=disk.ops() {
-        for seed in 0..3 {
+        for seed in 0..SEEDS {
             let left = root.path().join(format!("cut-{count}-{seed}"));
             disk.power_cut(count, count as u64 * 1000 + seed, &dir, &left);
             recover(&left, 260, &format!("cut after {count}"));

@@ -226,7 +226,10 @@ impl Store {
             partials.push((path, self.bundle.clone()));
         }
         let mut sync = BTreeSet::new();
-        for (path, bytes) in self.full.iter().chain(&partials) {
+        // What the published checkpoint rests on is not touched: it holds the same bytes already.
+        let published = |path: &Path| self.partials.contains(&self.dir.join(path));
+        let partial = partials.iter().filter(|(path, _)| !published(path));
+        for (path, bytes) in self.full.iter().chain(partial) {
             self.write(path, bytes, &mut sync)?;
         }
         let sync: Vec<PathBuf> = sync.into_iter().collect();

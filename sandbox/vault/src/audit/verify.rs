@@ -539,7 +539,10 @@ fn tail(dir: &Path, key: &LogVerifier, size: u64) -> Result<Tail, VerifyError> {
     let segments = dir.join("wal");
     let copy = !segments.exists();
     let (mut end, mut torn, mut from) = (size, false, size);
-    while !copy {
+    loop {
+        if copy {
+            break;
+        }
         match wal::scan(&segments, None, from, |_| Ok(())) {
             Ok(tail) => {
                 (end, torn) = (tail.next, tail.torn);

@@ -105,6 +105,30 @@ fn no_power_cut_loses_an_acknowledged_record() {
 }
 
 #[test]
+fn no_power_cut_while_publishing_harms_the_published_tree() {
+    // Long enough for a tile of level 1 that several checkpoints share.
+    let (root, dir) = scratch();
+    let disk = Faulty::default();
+    let log = Log::create_on(Arc::new(disk.clone()), &dir, ORIGIN, key(), SMALL).unwrap();
+    log.append_all(&(0..260).map(padded).collect::<Vec<_>>())
+        .unwrap();
+    log.checkpoint().unwrap();
+    let before = disk.ops();
+    for n in 260..263 {
+        log.append(&padded(n)).unwrap();
+        log.checkpoint().unwrap();
+    }
+    for count in before..=disk.ops() {
+        for seed in 0..SEEDS {
+            let left = root.path().join(format!("cut-{count}-{seed}"));
+            disk.power_cut(count, count as u64 * 1000 + seed, &dir, &left);
+            recover(&left, 260, &format!("cut after {count}"));
+            std::fs::remove_dir_all(left).unwrap();
+        }
+    }
+}
+
+#[test]
 fn no_failing_operation_is_taken_for_a_success() {
     let (_root, dir) = scratch();
     let disk = Faulty::default();

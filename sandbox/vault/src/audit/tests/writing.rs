@@ -122,6 +122,22 @@ fn a_log_verifies_at_every_moment_while_it_is_written() {
 }
 
 #[test]
+fn a_first_commit_that_is_too_big_for_the_first_segment_loses_nothing() {
+    let (root, dir) = scratch();
+    let log = create(&dir, SMALL).unwrap();
+    let mut big = record(0);
+    big.payload = json!("x".repeat(16_000));
+    log.append(&big).unwrap();
+    log.checkpoint().unwrap();
+    for n in 1..4 {
+        log.append(&record(n)).unwrap();
+    }
+    let killed = root.path().join("killed");
+    copy(&dir, &killed);
+    assert_eq!(open(&killed).unwrap().size(), 4);
+}
+
+#[test]
 fn looking_at_the_root_holds_nothing_back() {
     let (_root, dir) = scratch();
     let log = create(&dir, SMALL).unwrap();

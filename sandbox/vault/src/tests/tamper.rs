@@ -522,3 +522,42 @@ fn a_link_in_place_of_a_file_is_not_followed() {
     assert!(read(&vault, "a").is_err());
     assert_eq!(object_paths(&bench).len(), 1);
 }
+
+#[test]
+fn an_object_that_does_not_have_the_index_s_root_is_refused() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &content(1, LEN)[..]).unwrap();
+    let mut record = vault.index()["a"].clone();
+    record.extent.root[0] ^= 1;
+    let shared = vault.shared();
+    let refused = crate::object::Object::open(&shared.store, &shared.keys, &record);
+    assert!(matches!(
+        refused,
+        Err(ReadError::Tampered { what: Part::Object })
+    ));
+}
+
+#[test]
+fn manifests_of_two_histories_do_not_go_together() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &b"common"[..]).unwrap();
+    drop(vault);
+    let common = bench.files();
+    bench.write().unwrap().put("a", &b"here"[..]).unwrap();
+    let third = bench.path().join(crate::format::manifest::file(3));
+    let of_here = fs::read(&third).unwrap();
+    bench.restore(&common);
+    let mut vault = bench.write().unwrap();
+    vault.put("a", &b"there"[..]).unwrap();
+    vault.put("a", &b"there again"[..]).unwrap();
+    drop(vault);
+    fs::write(&third, of_here).unwrap();
+    assert!(matches!(
+        bench.open(),
+        Err(VaultError::Tampered {
+            what: Part::Manifest
+        })
+    ));
+}

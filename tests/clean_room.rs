@@ -28,7 +28,7 @@ fn the_clean_room_gives_the_agreed_result_and_stops_what_was_not_agreed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let room = tempfile::tempdir().expect("a folder");
     let output = Command::new(root.join("examples/clean-room/run.sh"))
-        .env("SANDBOXCTL", common::sandboxctl())
+        .env("SANDBOXCTL", common::sandboxctl().get_program())
         .env("CLEAN_ROOM_DIR", room.path().join("run"))
         .output()
         .expect("the script starts");
@@ -41,7 +41,7 @@ fn the_clean_room_gives_the_agreed_result_and_stops_what_was_not_agreed() {
     assert!(shown.contains("/etc/shadow"), "{shown}");
     assert!(shown.contains("log verified"), "{shown}");
 
-    let records = Command::new(common::sandboxctl())
+    let records = common::sandboxctl()
         .args(["audit", "show", "--json"])
         .arg(room.path().join("run/log"))
         .output()

@@ -42,6 +42,8 @@ pub use builder::{Handle, SessionBuilder};
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
+/// Most rules that are named as the reason of one change.
+const MAX_REASONS: usize = 8;
 /// Shortest wait, so that no rounding of times makes the loop spin.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// How long a stopped sandbox may take to be gone.
@@ -412,7 +414,7 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
 }
 
 fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {
-    decision.because(grant).iter().map(rule).collect()
+    decision.because(grant).iter().take(MAX_REASONS).map(rule).collect()
 }
 
 impl std::fmt::Display for Why {

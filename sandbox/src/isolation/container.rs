@@ -139,6 +139,14 @@ impl Running {
         wire::send(self.control.as_fd(), message, &[])
             .map_err(Failure::at("speaking to the sandbox"))
     }
+
+    /// Tells the init, unless it has just ended: then nothing is left to signal or to freeze.
+    fn tell_if_there(&self, message: &ToInit) -> Result<(), Failure> {
+        match self.tell(message) {
+            Err(failure) if failure.errno == Some(libc::EPIPE) => Ok(()),
+            told => told,
+        }
+    }
 }
 
 impl Instance for Running {
@@ -172,7 +180,7 @@ impl Instance for Running {
     }
 
     fn kill(&mut self, signal: i32) -> Result<(), Failure> {
-        self.tell(&ToInit::Kill(signal))
+        self.tell_if_there(&ToInit::Kill(signal))
     }
 
     fn limit(&mut self, limits: &Limits) -> Result<(), Failure> {
@@ -190,7 +198,7 @@ impl Instance for Running {
         if self.cgroup.freezes() {
             self.cgroup.freeze(frozen).map_err(Failure::at("freezing"))
         } else {
-            self.tell(&ToInit::Pause(frozen))
+            self.tell_if_there(&ToInit::Pause(frozen))
         }
     }
 

@@ -46,6 +46,11 @@ pub enum Record {
         /// The reason in words.
         error: String,
     },
+    /// The key of a vault is about to be asked for, with evidence bound to the broker's challenge.
+    Releasing {
+        /// Entry of the `[data]` table.
+        data: String,
+    },
     /// The key of a vault was released to this session, and the vault opened.
     Released {
         /// Entry of the `[data]` table.
@@ -70,10 +75,19 @@ pub enum Record {
         facts: Facts,
         /// How many grants of the tables hold.
         granted: usize,
+        /// How many do not.
+        refused: usize,
         /// The grants that do not, each with the rules that deny it; as many as have room.
         denied: Vec<Denied>,
         /// SHA-256 of the whole decision, hexadecimal: a replay must arrive at the same.
         digest: String,
+    },
+    /// The sandbox is about to be made.
+    Launching {
+        /// SHA-256 of the floor that is to be in force, hexadecimal.
+        floor: String,
+        /// Vaults that will be shown.
+        data: BTreeSet<String>,
     },
     /// The floor is in force; the workload has not run yet.
     Prepared {
@@ -176,6 +190,7 @@ impl Record {
         Self::Decided {
             facts,
             granted: decision.granted.len(),
+            refused: decision.denied.len(),
             denied: denied.collect(),
             digest: hex(&Sha256::digest(&whole)),
         }
@@ -197,9 +212,11 @@ impl Record {
             Self::Opened { .. } => "opened",
             Self::Attested { .. } => "attested",
             Self::NotAttested { .. } => "not-attested",
+            Self::Releasing { .. } => "releasing",
             Self::Released { .. } => "released",
             Self::NotReleased { .. } => "not-released",
             Self::Decided { .. } => "decided",
+            Self::Launching { .. } => "launching",
             Self::Prepared { .. } => "prepared",
             Self::Started => "started",
             Self::Signal { .. } => "signal",

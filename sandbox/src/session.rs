@@ -8,7 +8,8 @@
 //!                     decision ─▶ plan ─▶ changes ─▶ levers ─▶ … ─▶ stop, close
 //! ```
 //!
-//! Every arrow is a record, durable before its effect. On any error the workload is stopped: a sandbox
+//! What is about to be done is a durable record before it is done, and what came of it is another. On
+//! any error the workload is stopped: a sandbox
 //! that cannot be adjusted is not left open.
 
 mod attested;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use attestation::UnixTime;
 use policy::{Bundle, Decision, Facts, Grant};
+use sha2::{Digest, Sha256};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
@@ -205,6 +207,7 @@ impl Session {
         let paths = release::vault_paths(&self.bundle, &self.base);
         for name in &self.plan.data.clone() {
             let path = &paths[name];
+            self.record(Record::Releasing { data: name.clone() })?;
             let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
             let now = UnixTime(self.clock.now().as_secs());
             let opened =
@@ -233,6 +236,10 @@ impl Session {
         let sizes = self.vaults.sizes();
         let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
         let limits = plan::limits(self.bundle.tables(), self.plan.tier);
+        self.record(Record::Launching {
+            floor: hex(&Sha256::digest(serde_json::to_vec(&floor)?)),
+            data: self.plan.data.clone(),
+        })?;
         let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
             return Err(SessionError::Lost);
         };
@@ -255,7 +262,7 @@ impl Session {
         self.instance = Some(instance);
         self.record(record)?;
         if self.plan.run == Run::Frozen {
-            self.instance()?.freeze(true)?;
+            self.apply(&Change::Freeze(true), vec!["not granted from the start: proceed".into()])?;
         }
         Ok(())
     }

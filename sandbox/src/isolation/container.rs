@@ -44,12 +44,17 @@ impl Backend for Container {
         let Launch { floor, limits, stdio, serve, events } = launch;
         let mut enforcement = Enforcement::default();
         enforcement.extend(self.items.iter().cloned());
+        let mut floor = floor.clone();
+        if let Some(memory) = limits.memory.filter(|_| !self.cgroup.limits("memory")) {
+            // Per process, and all that is left without a cgroup.
+            floor.limits.push((libc::RLIMIT_DATA, memory));
+        }
         self.cgroup.limit(&limits).map_err(Failure::at("setting cgroup limits"))?;
         enforcement.extend(lever_items(&self.cgroup));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
         let [input, output, error] = &stdio;
         let (pid, pidfd) = self.spawner.launch(
-            floor,
+            &floor,
             theirs.as_fd(),
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;

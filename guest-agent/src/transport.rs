@@ -32,7 +32,7 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// How long a caller may take to say what it wants.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a caller may take to read what was sent to it.
-const SEND_DEADLINE: Duration = Duration::from_secs(10);
+const SEND_DEADLINE: Duration = Duration::from_secs(5);
 /// Most bytes of output in one line.
 const OUTPUT_PIECE: usize = 16 << 10;
 /// How long to wait when the system has no descriptor or thread for a caller.
@@ -82,7 +82,10 @@ impl Listener {
     /// [`ListenError::Taken`] and [`ListenError::NoSocket`] leave what is there as it is.
     pub fn bind(config: &Config) -> Result<Self, ListenError> {
         let path = config.socket();
-        let failed = |source| ListenError::Socket { path: path.into(), source };
+        let failed = |source| ListenError::Socket {
+            path: path.into(),
+            source,
+        };
         make_way(path)?;
         let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
         let socket = UnixListener::bind(path);
@@ -91,12 +94,21 @@ impl Listener {
         let own = rustix::process::geteuid().as_raw();
         let mut allowed = vec![own, 0];
         allowed.extend(config.allow_uids());
-        if config.allow_uids().iter().any(|uid| ![own, 0].contains(uid)) {
+        if config
+            .allow_uids()
+            .iter()
+            .any(|uid| ![own, 0].contains(uid))
+        {
             fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
         }
         let metadata = fs::symlink_metadata(path).map_err(failed)?;
         let file = (metadata.dev(), metadata.ino());
-        Ok(Self { socket, path: path.into(), file, allowed })
+        Ok(Self {
+            socket,
+            path: path.into(),
+            file,
+            allowed,
+        })
     }
 
     /// What ends [`Listener::serve`].
@@ -151,13 +163,17 @@ impl Listener {
             // Whoever waits for the end of the answer, or of the caller, learns of it.
             let _ = stream.shutdown(Shutdown::Both);
         };
-        if let Err(error) = thread::Builder::new().name("caller".into()).spawn_scoped(scope, serve) {
+        if let Err(error) = thread::Builder::new()
+            .name("caller".into())
+            .spawn_scoped(scope, serve)
+        {
             note(format_args!("cannot serve a caller: {error}"));
         }
     }
 
     fn caller(&self, stream: &UnixStream) -> Result<Caller, String> {
-        let credentials = rustix::net::sockopt::socket_peercred(stream).map_err(|e| e.to_string())?;
+        let credentials =
+            rustix::net::sockopt::socket_peercred(stream).map_err(|e| e.to_string())?;
         let caller = Caller {
             uid: credentials.uid.as_raw(),
             pid: credentials.pid.as_raw_nonzero().get(),
@@ -165,7 +181,10 @@ impl Listener {
         if self.allowed.contains(&caller.uid) {
             Ok(caller)
         } else {
-            Err(format!("uid {} (process {}) is not in `allow-uids`", caller.uid, caller.pid))
+            Err(format!(
+                "uid {} (process {}) is not in `allow-uids`",
+                caller.uid, caller.pid
+            ))
         }
     }
 }
@@ -204,7 +223,10 @@ impl Drop for Connection<'_> {
 
 /// Removes a socket that nobody listens on any more.
 fn make_way(path: &Path) -> Result<(), ListenError> {
-    let failed = |source| ListenError::Socket { path: path.into(), source };
+    let failed = |source| ListenError::Socket {
+        path: path.into(),
+        source,
+    };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
@@ -233,8 +255,14 @@ fn converse(agent: &Agent, caller: Caller, mut stream: &UnixStream) {
         Ok(Request::Status {}) => Reply::Sessions(agent.status(caller)),
         Ok(Request::Kill { session, signal }) => match agent.kill(caller, session, *signal) {
             Ok(()) => {
-                note(format_args!("{session}: uid {} sends signal {signal}", caller.uid));
-                Reply::Killed { session, signal: *signal }
+                note(format_args!(
+                    "{session}: uid {} sends signal {signal}",
+                    caller.uid
+                ));
+                Reply::Killed {
+                    session,
+                    signal: *signal,
+                }
             }
             Err(error) => failure(&error),
         },
@@ -258,7 +286,9 @@ fn receive_request(mut stream: &UnixStream) -> Result<Vec<u8>, String> {
         if left.is_zero() {
             return Err("it did not come in time".into());
         }
-        stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
+        stream
+            .set_read_timeout(Some(left))
+            .map_err(|error| error.to_string())?;
         let read = match stream.read(&mut piece) {
             Ok(0) => return Ok(line),
             Ok(read) => &piece[..read],
@@ -293,7 +323,9 @@ fn run(agent: &Agent, caller: Caller, policy: &str, stream: &UnixStream) {
 }
 
 fn send(outbox: &Outbox, mut stream: &UnixStream) {
-    let sent = stream.set_write_timeout(Some(SEND_DEADLINE)).and_then(|()| outbox.send_to(&mut stream));
+    let sent = stream
+        .set_write_timeout(Some(SEND_DEADLINE))
+        .and_then(|()| outbox.send_to(&mut stream));
     if sent.is_err() {
         outbox.abandon();
         // Seen by whoever watches the caller.
@@ -320,12 +352,19 @@ fn follow(
     let admitted = match agent.admit(caller, policy, stdio, watcher) {
         Ok(admitted) => admitted,
         Err(error) => {
-            note(format_args!("uid {} may not run {policy:?}: {}", caller.uid, describe(&error)));
+            note(format_args!(
+                "uid {} may not run {policy:?}: {}",
+                caller.uid,
+                describe(&error)
+            ));
             return failure(&error).line();
         }
     };
     let id = admitted.id().to_owned();
-    note(format_args!("{id}: begins, for uid {} (process {})", caller.uid, caller.pid));
+    note(format_args!(
+        "{id}: begins, for uid {} (process {})",
+        caller.uid, caller.pid
+    ));
     let begins = Reply::Session {
         id: &id,
         log: admitted.log().display().to_string(),
@@ -365,7 +404,11 @@ fn watcher(
     caller: UnixStream,
 ) -> impl FnMut(&casemate::record::Record, Duration) + Send + 'static {
     move |record, at| {
-        let line = Reply::Record { at: at.as_secs_f64(), record }.line();
+        let line = Reply::Record {
+            at: at.as_secs_f64(),
+            record,
+        }
+        .line();
         if !outbox.record(line) {
             // A caller who does not follow is gone: the watch over it stops the session.
             let _ = caller.shutdown(Shutdown::Both);
@@ -383,8 +426,10 @@ fn watch_caller(
 ) {
     loop {
         // A caller that only says that it will not write more is still there: that is no hang-up.
-        let mut watched =
-            [PollFd::new(stream, PollFlags::empty()), PollFd::new(ended, PollFlags::IN)];
+        let mut watched = [
+            PollFd::new(stream, PollFlags::empty()),
+            PollFd::new(ended, PollFlags::IN),
+        ];
         match rustix::event::poll(&mut watched, None) {
             Err(rustix::io::Errno::INTR) => continue,
             Ok(_) if !watched[1].revents().is_empty() => return,
@@ -392,7 +437,9 @@ fn watch_caller(
             _ => break,
         }
     }
-    note(format_args!("{id}: the caller is gone, so the session is stopped"));
+    note(format_args!(
+        "{id}: the caller is gone, so the session is stopped"
+    ));
     outbox.abandon();
     stopper.stop();
 }
@@ -421,7 +468,10 @@ fn pipes() -> io::Result<([OwnedFd; 3], [(Stream, io::PipeReader); 2])> {
     let (from_stdout, stdout) = io::pipe()?;
     let (from_stderr, stderr) = io::pipe()?;
     let stdio = [input.into(), stdout.into(), stderr.into()];
-    Ok((stdio, [(Stream::Stdout, from_stdout), (Stream::Stderr, from_stderr)]))
+    Ok((
+        stdio,
+        [(Stream::Stdout, from_stdout), (Stream::Stderr, from_stderr)],
+    ))
 }
 
 fn outcome_line(outcome: &Outcome) -> Vec<u8> {
@@ -429,16 +479,29 @@ fn outcome_line(outcome: &Outcome) -> Vec<u8> {
         Why::Policy(rules) => rules.as_slice(),
         _ => &[],
     };
-    Reply::Outcome { ending: outcome.ending, why: outcome.why.to_string(), because }.line()
+    Reply::Outcome {
+        ending: outcome.ending,
+        why: outcome.why.to_string(),
+        because,
+    }
+    .line()
 }
 
 fn failure(error: &AgentError) -> Reply<'static> {
-    Reply::Error { code: error.code(), message: describe(error), help: error.hint() }
+    Reply::Error {
+        code: error.code(),
+        message: describe(error),
+        help: error.hint(),
+    }
 }
 
 /// Answers a caller that is not served. The answer fits into the socket's buffer, so nobody waits.
 fn refuse(mut stream: &UnixStream, code: &'static str, message: &str) {
-    let reply = Reply::Error { code, message: message.into(), help: None };
+    let reply = Reply::Error {
+        code,
+        message: message.into(),
+        help: None,
+    };
     let _ = stream.set_nonblocking(true);
     let _ = stream.write_all(&reply.line());
 }

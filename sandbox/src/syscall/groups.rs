@@ -336,8 +336,8 @@ const PROCESSES: Group = Group {
 const SETPRIORITY: Conditional = Conditional {
     name: "setpriority",
     when: &[
-        (&[ArgTest::low_is(0, libc::PRIO_PROCESS as u32), ArgTest::low_is(1, INIT)], Fate::Deny),
-        (&[ArgTest::low_is(0, libc::PRIO_USER as u32)], Fate::Deny),
+        (&[ArgTest::low_is(0, libc::PRIO_PROCESS), ArgTest::low_is(1, INIT)], Fate::Deny),
+        (&[ArgTest::low_is(0, libc::PRIO_USER)], Fate::Deny),
     ],
     otherwise: Fate::Allow,
 };

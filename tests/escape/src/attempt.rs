@@ -80,6 +80,8 @@ pub fn name(error: &io::Error) -> String {
         (libc::EFAULT, "EFAULT"),
         (libc::EEXIST, "EEXIST"),
         (libc::EXDEV, "EXDEV"),
+        (libc::ETXTBSY, "ETXTBSY"),
+        (libc::ENXIO, "ENXIO"),
         (libc::ENODEV, "ENODEV"),
         (libc::ENOTDIR, "ENOTDIR"),
         (libc::EINVAL, "EINVAL"),

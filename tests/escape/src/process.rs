@@ -25,7 +25,9 @@ pub fn hear(work: impl FnOnce() -> String) -> (String, Ending) {
     }
     // SAFETY: pipe2 has just made both, and nobody else has them.
     let [reader, writer] = ends.map(|end| File::from(unsafe { OwnedFd::from_raw_fd(end) }));
-    let Ok(pid) = fork() else { return (String::new(), Ending::Code(1)) };
+    let Ok(pid) = fork() else {
+        return (String::new(), Ending::Code(1));
+    };
     if pid == 0 {
         drop(reader);
         // SAFETY: takes an integer.
@@ -40,21 +42,15 @@ pub fn hear(work: impl FnOnce() -> String) -> (String, Ending) {
     (said.trim_end().replace('\n', " "), wait(pid))
 }
 
-/// Runs `work` in a child; tells whether it ended with code 0. A program executed by it that ends well
-/// counts.
-pub fn works(work: impl FnOnce() -> bool) -> bool {
-    match fork() {
-        Ok(0) => exit(i32::from(!work())),
-        Ok(pid) => wait(pid) == Ending::Code(0),
-        Err(_) => false,
-    }
-}
-
 /// Forks. This program has one thread, so the child may go on as it likes.
 pub fn fork() -> io::Result<i32> {
     // SAFETY: no other thread can hold a lock that the child would wait for.
     let pid = unsafe { libc::fork() };
-    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+    if pid < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(pid)
+    }
 }
 
 /// Waits for a child to end.

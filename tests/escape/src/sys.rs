@@ -17,7 +17,11 @@ pub fn call(number: c_long, arguments: [usize; 6]) -> io::Result<c_long> {
 
 /// Turns the return value of a system call into a result.
 pub fn check(value: c_long) -> io::Result<c_long> {
-    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+    if value < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(value)
+    }
 }
 
 /// Opens a path with these flags of open(2), and mode 0755 for what it creates.

@@ -11,10 +11,13 @@ use crate::setting::Setting;
 use crate::sys;
 
 pub const ALL: &[Vector] = &[
-    vector("leaked-descriptors", |setting| match &setting.inherited[..] {
-        [] => Attempt::Closed("0, 1, 2".into()),
-        leaked => Attempt::Open(format!("{leaked:?}")),
-    }),
+    vector(
+        "leaked-descriptors",
+        |setting| match &setting.inherited[..] {
+            [] => Attempt::Closed("0, 1, 2".into()),
+            leaked => Attempt::Open(format!("{leaked:?}")),
+        },
+    ),
     vector("working-directory", |_| {
         let here = std::env::current_dir().unwrap_or_default();
         if here.starts_with("/") {
@@ -23,30 +26,52 @@ pub const ALL: &[Vector] = &[
             Attempt::Open(format!("{}", here.display()))
         }
     }),
-    vector("secret-by-path", |setting| secret(setting, [setting.secret.clone()])),
+    vector("secret-by-path", |setting| {
+        secret(setting, [setting.secret.clone()])
+    }),
     vector("secret-above", |setting| {
         let tail = setting.secret.strip_prefix("/").unwrap_or(&setting.secret);
-        let folders = [&setting.read, &setting.write, Path::new("/"), Path::new("/tmp")];
+        let folders = [
+            &setting.read,
+            &setting.write,
+            Path::new("/"),
+            Path::new("/tmp"),
+        ];
         let up = |folder: &Path| folder.join("../".repeat(20)).join(tail);
-        let beside = setting.read.join("..").join(setting.secret.file_name().unwrap_or_default());
+        let beside = setting
+            .read
+            .join("..")
+            .join(setting.secret.file_name().unwrap_or_default());
         secret(setting, folders.map(up).into_iter().chain([beside]))
     }),
     vector("secret-above-descriptor", |setting| {
         let folder = sys::open(&setting.write, libc::O_RDONLY | libc::O_DIRECTORY);
         let name = setting.secret.file_name().unwrap_or_default();
         let opened = folder.and_then(|folder| {
-            sys::open_at(folder.as_raw_fd(), Path::new("..").join(name), libc::O_RDONLY)
+            sys::open_at(
+                folder.as_raw_fd(),
+                Path::new("..").join(name),
+                libc::O_RDONLY,
+            )
         });
         Attempt::succeeds(opened)
     }),
     vector("secret-by-proc", |setting| {
-        let links = ["/proc/self/root", "/proc/self/cwd", "/proc/thread-self/root", "/proc/self/fd/0/.."];
+        let links = [
+            "/proc/self/root",
+            "/proc/self/cwd",
+            "/proc/thread-self/root",
+            "/proc/self/fd/0/..",
+        ];
         let tail = setting.secret.strip_prefix("/").unwrap_or(&setting.secret);
         secret(setting, links.map(|link| Path::new(link).join(tail)))
     }),
     // Links that lie in the granted folder, made outside.
     vector("secret-by-link", |setting| {
-        secret(setting, ["absolute", "relative"].map(|link| setting.write.join(link)))
+        secret(
+            setting,
+            ["absolute", "relative"].map(|link| setting.write.join(link)),
+        )
     }),
     vector("shadow-by-own-link", |setting| {
         let link = setting.write.join(format!("shadow-{}", std::process::id()));
@@ -54,7 +79,9 @@ pub const ALL: &[Vector] = &[
         let _ = fs::remove_file(&link);
         Attempt::succeeds(read.map(|bytes| bytes.len()))
     }),
-    vector("shadow", |_| Attempt::succeeds(fs::read("/etc/shadow").map(|bytes| bytes.len()))),
+    vector("shadow", |_| {
+        Attempt::succeeds(fs::read("/etc/shadow").map(|bytes| bytes.len()))
+    }),
     vector("link-out-of-grant", |setting| {
         let link = setting.write.join(format!("link-{}", std::process::id()));
         let made = fs::hard_link(setting.read.join("file"), &link);
@@ -72,7 +99,10 @@ pub const ALL: &[Vector] = &[
     vector("write-read-grant", |setting| {
         let file = setting.read.join("file");
         Attempt::any([
-            ("open".into(), Attempt::succeeds(sys::open(&file, libc::O_WRONLY))),
+            (
+                "open".into(),
+                Attempt::succeeds(sys::open(&file, libc::O_WRONLY)),
+            ),
             ("create".into(), created(&setting.read)),
             ("mode".into(), Attempt::succeeds(set_mode(&file))),
         ])
@@ -82,10 +112,18 @@ pub const ALL: &[Vector] = &[
         Attempt::any(folders.map(|folder| (folder.to_owned(), created(Path::new(folder)))))
     }),
     vector("write-system-file", |_| {
-        let files = ["/usr/bin/true", "/etc/passwd", "/etc/ld.so.cache", "/etc/nsswitch.conf"];
+        let files = [
+            "/usr/bin/true",
+            "/etc/passwd",
+            "/etc/ld.so.cache",
+            "/etc/nsswitch.conf",
+        ];
         Attempt::any(files.map(|file| {
             // Without truncating: where it can be opened it stays as it is.
-            (file.to_owned(), Attempt::succeeds(sys::open(file, libc::O_WRONLY)))
+            (
+                file.to_owned(),
+                Attempt::succeeds(sys::open(file, libc::O_WRONLY)),
+            )
         }))
     }),
     vector("kernel-settings", |_| {
@@ -99,36 +137,72 @@ pub const ALL: &[Vector] = &[
             "/sys/power/state",
         ])
     }),
-    vector("proc-sys", |_| Attempt::succeeds(fs::read_dir("/proc/sys").map(drop))),
+    vector("proc-sys", |_| {
+        Attempt::succeeds(fs::read_dir("/proc/sys").map(drop))
+    }),
     vector("sys", |_| match fs::read_dir("/sys").map(Iterator::count) {
         Ok(0) => Attempt::Closed("empty".into()),
         other => Attempt::succeeds(other),
     }),
     vector("kernel-secrets", |_| {
         let files = [
-            "/proc/kallsyms", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/kmsg",
-            "/proc/config.gz", "/proc/modules", "/proc/mounts-host", "/proc/cmdline",
+            "/proc/kallsyms",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/timer_list",
+            "/proc/kmsg",
+            "/proc/config.gz",
+            "/proc/modules",
+            "/proc/mounts-host",
+            "/proc/cmdline",
         ];
         Attempt::any(files.map(|file| {
-            (file.to_owned(), Attempt::succeeds(sys::open(file, libc::O_RDONLY)))
+            (
+                file.to_owned(),
+                Attempt::succeeds(sys::open(file, libc::O_RDONLY)),
+            )
         }))
     }),
     vector("cgroup-join", |_| {
         let entered = cgroups().into_iter().map(|file| {
-            (file.display().to_string(), Attempt::succeeds(sys::open(&file, libc::O_WRONLY)))
+            (
+                file.display().to_string(),
+                Attempt::succeeds(sys::open(&file, libc::O_WRONLY)),
+            )
         });
         Attempt::any(entered)
     }),
-    vector("device-node-character", |setting| node(setting, libc::S_IFCHR, libc::makedev(1, 1))),
-    vector("device-node-block", |setting| node(setting, libc::S_IFBLK, libc::makedev(254, 0))),
-    vector("device-memory", |_| devices(&["/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg"])),
+    vector("device-node-character", |setting| {
+        node(setting, libc::S_IFCHR, libc::makedev(1, 1))
+    }),
+    vector("device-node-block", |setting| {
+        node(setting, libc::S_IFBLK, libc::makedev(254, 0))
+    }),
+    vector("device-memory", |_| {
+        devices(&["/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg"])
+    }),
     vector("device-disk", |_| {
-        devices(&["/dev/vda", "/dev/sda", "/dev/nvme0n1", "/dev/xvda", "/dev/loop0", "/dev/loop-control"])
+        devices(&[
+            "/dev/vda",
+            "/dev/sda",
+            "/dev/nvme0n1",
+            "/dev/xvda",
+            "/dev/loop0",
+            "/dev/loop-control",
+        ])
     }),
     vector("device-others", |_| {
         devices(&[
-            "/dev/kvm", "/dev/fuse", "/dev/net/tun", "/dev/vhost-vsock", "/dev/userfaultfd",
-            "/dev/sev-guest", "/dev/tdx_guest", "/dev/console", "/dev/ptmx", "/dev/pts/ptmx",
+            "/dev/kvm",
+            "/dev/fuse",
+            "/dev/net/tun",
+            "/dev/vhost-vsock",
+            "/dev/userfaultfd",
+            "/dev/sev-guest",
+            "/dev/tdx_guest",
+            "/dev/console",
+            "/dev/ptmx",
+            "/dev/pts/ptmx",
         ])
     }),
 ];
@@ -161,13 +235,23 @@ fn set_mode(file: &Path) -> io::Result<()> {
 }
 
 fn writable(files: &[&str]) -> Attempt {
-    let open = |file: &&str| ((*file).to_owned(), Attempt::succeeds(sys::open(file, libc::O_WRONLY)));
+    let open = |file: &&str| {
+        (
+            (*file).to_owned(),
+            Attempt::succeeds(sys::open(file, libc::O_WRONLY)),
+        )
+    };
     Attempt::any(files.iter().map(open))
 }
 
 fn devices(files: &[&str]) -> Attempt {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let open = |file: &&str| ((*file).to_owned(), Attempt::succeeds(sys::open(file, flags)));
+    let open = |file: &&str| {
+        (
+            (*file).to_owned(),
+            Attempt::succeeds(sys::open(file, flags)),
+        )
+    };
     Attempt::any(files.iter().map(open))
 }
 

@@ -21,14 +21,17 @@ pub const ALL: &[Vector] = &[
         }
         Attempt::reaches(result(got))
     }),
-    vector("x32", |_| Attempt::succeeds(sys::call(0x4000_0000 + libc::SYS_getppid, [0; 6]))),
+    vector("x32", |_| {
+        Attempt::succeeds(sys::call(0x4000_0000 + libc::SYS_getppid, [0; 6]))
+    }),
     // 0x4000_0000 + 520 is x32's own `execve`.
     vector("x32-execve", |_| {
         Attempt::reaches(sys::call(0x4000_0000 + 520, [1, 1, 1, 0, 0, 0]))
     }),
     vector("vsyscall", |_| {
         // SAFETY: vsyscall(2): the kernel runs `time` for a call to this address, or kills.
-        let time: extern "C" fn(usize) -> c_long = unsafe { std::mem::transmute(0xffff_ffff_ff60_0400_usize) };
+        let time: extern "C" fn(usize) -> c_long =
+            unsafe { std::mem::transmute(0xffff_ffff_ff60_0400_usize) };
         let by_page = time(0);
         let by_call = sys::call(libc::SYS_time, [0; 6]);
         // What is allowed as a call is no way out as a page.
@@ -37,14 +40,28 @@ pub const ALL: &[Vector] = &[
             (works, _) => Attempt::Closed(format!("as the call: {works}")),
         }
     }),
-    vector("modify-ldt", |_| Attempt::reaches(sys::call(libc::SYS_modify_ldt, [0; 6]))),
-    vector("iopl", |_| Attempt::reaches(sys::call(libc::SYS_iopl, [3, 0, 0, 0, 0, 0]))),
-    vector("ioperm", |_| Attempt::reaches(sys::call(libc::SYS_ioperm, [0x80, 1, 1, 0, 0, 0]))),
+    vector("modify-ldt", |_| {
+        Attempt::reaches(sys::call(libc::SYS_modify_ldt, [0; 6]))
+    }),
+    vector("iopl", |_| {
+        Attempt::reaches(sys::call(libc::SYS_iopl, [3, 0, 0, 0, 0, 0]))
+    }),
+    vector("ioperm", |_| {
+        Attempt::reaches(sys::call(libc::SYS_ioperm, [0x80, 1, 1, 0, 0, 0]))
+    }),
     // Old numbers that no library uses any more.
-    vector("uselib", |_| Attempt::reaches(sys::call(libc::SYS_uselib, [1; 6]))),
-    vector("sysfs", |_| Attempt::reaches(sys::call(libc::SYS_sysfs, [3, 0, 0, 0, 0, 0]))),
+    vector("uselib", |_| {
+        Attempt::reaches(sys::call(libc::SYS_uselib, [1; 6]))
+    }),
+    vector("sysfs", |_| {
+        Attempt::reaches(sys::call(libc::SYS_sysfs, [3, 0, 0, 0, 0, 0]))
+    }),
 ];
 
 fn result(value: i64) -> io::Result<i64> {
-    if value < 0 { Err(io::Error::from_raw_os_error(-value as i32)) } else { Ok(value) }
+    if value < 0 {
+        Err(io::Error::from_raw_os_error(-value as i32))
+    } else {
+        Ok(value)
+    }
 }

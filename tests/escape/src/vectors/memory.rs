@@ -16,24 +16,42 @@ use crate::sys;
 pub const ALL: &[Vector] = &[
     vector("map-write-exec", |_| runs(write_exec_mapping())),
     vector("protect-exec", |_| runs(made_executable())),
-    vector("memfd-double-map", |_| runs(double_mapping(libc::MAP_SHARED, memfd))),
-    vector("memfd-private-exec", |_| runs(double_mapping(libc::MAP_PRIVATE, memfd))),
-    vector("tmp-file-map-exec", |_| runs(double_mapping(libc::MAP_PRIVATE, || scratch("/tmp")))),
-    vector("shm-file-map-exec", |_| runs(double_mapping(libc::MAP_PRIVATE, || scratch("/dev/shm")))),
+    vector("memfd-double-map", |_| {
+        runs(double_mapping(libc::MAP_SHARED, memfd))
+    }),
+    vector("memfd-private-exec", |_| {
+        runs(double_mapping(libc::MAP_PRIVATE, memfd))
+    }),
+    vector("tmp-file-map-exec", |_| {
+        runs(double_mapping(libc::MAP_PRIVATE, || scratch("/tmp")))
+    }),
+    vector("shm-file-map-exec", |_| {
+        runs(double_mapping(libc::MAP_PRIVATE, || scratch("/dev/shm")))
+    }),
     vector("granted-file-map-exec", |setting| {
         let folder = setting.write.clone();
-        runs(double_mapping(libc::MAP_PRIVATE, || scratch(&folder.to_string_lossy())))
+        runs(double_mapping(libc::MAP_PRIVATE, || {
+            scratch(&folder.to_string_lossy())
+        }))
     }),
     vector("proc-self-mem", |_| runs(overwritten("/proc/self/mem"))),
-    vector("proc-task-mem", |_| runs(overwritten("/proc/thread-self/mem"))),
+    vector("proc-task-mem", |_| {
+        runs(overwritten("/proc/thread-self/mem"))
+    }),
     vector("shmat-exec", |_| runs(shared_segment())),
     vector("read-implies-exec", |_| {
         const READ_IMPLIES_EXEC: usize = 0x0040_0000;
-        Attempt::succeeds(sys::call(libc::SYS_personality, [READ_IMPLIES_EXEC, 0, 0, 0, 0, 0]))
+        Attempt::succeeds(sys::call(
+            libc::SYS_personality,
+            [READ_IMPLIES_EXEC, 0, 0, 0, 0, 0],
+        ))
     }),
     vector("no-randomisation", |_| {
         const ADDR_NO_RANDOMIZE: usize = 0x0004_0000;
-        Attempt::succeeds(sys::call(libc::SYS_personality, [ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0]))
+        Attempt::succeeds(sys::call(
+            libc::SYS_personality,
+            [ADDR_NO_RANDOMIZE, 0, 0, 0, 0, 0],
+        ))
     }),
     vector("remap-file-pages", |_: &Setting| {
         Attempt::reaches(sys::call(libc::SYS_remap_file_pages, [0; 6]))
@@ -67,7 +85,11 @@ fn runs(code: io::Result<usize>) -> Attempt {
 }
 
 fn write_exec_mapping() -> io::Result<usize> {
-    let at = map(READ_WRITE | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+    let at = map(
+        READ_WRITE | libc::PROT_EXEC,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        -1,
+    )?;
     put(at);
     Ok(at)
 }
@@ -91,9 +113,14 @@ fn double_mapping(kind: c_int, file: impl FnOnce() -> io::Result<fs::File>) -> i
 fn memfd() -> io::Result<fs::File> {
     let create = |flags: u32| {
         let name: &CStr = c"casemate-escape";
-        sys::call(libc::SYS_memfd_create, [sys::address(name), flags as usize, 0, 0, 0, 0])
+        sys::call(
+            libc::SYS_memfd_create,
+            [sys::address(name), flags as usize, 0, 0, 0, 0],
+        )
     };
-    let made = create(libc::MFD_EXEC).or_else(|_| create(0)).or_else(|_| create(libc::MFD_NOEXEC_SEAL));
+    let made = create(libc::MFD_EXEC)
+        .or_else(|_| create(0))
+        .or_else(|_| create(libc::MFD_NOEXEC_SEAL));
     Ok(sys::owned(made?)?.into())
 }
 
@@ -116,15 +143,25 @@ fn overwritten(memory: &str) -> io::Result<usize> {
 
 fn shared_segment() -> io::Result<usize> {
     const SHM_EXEC: usize = 0o100_000;
-    let made = sys::call(libc::SYS_shmget, [0, PAGE, 0o700 | libc::IPC_CREAT as usize, 0, 0, 0])?;
+    let made = sys::call(
+        libc::SYS_shmget,
+        [0, PAGE, 0o700 | libc::IPC_CREAT as usize, 0, 0, 0],
+    )?;
     let attach = |flags| sys::call(libc::SYS_shmat, [made as usize, 0, flags, 0, 0, 0]);
     let attached = attach(SHM_EXEC).or_else(|error| {
         // The other way: attach it as data, and make that executable.
         let at = attach(0).map_err(|_| error)?;
-        sys::call(libc::SYS_mprotect, [at as usize, PAGE, READ_EXEC as usize, 0, 0, 0]).map(|_| at)
+        sys::call(
+            libc::SYS_mprotect,
+            [at as usize, PAGE, READ_EXEC as usize, 0, 0, 0],
+        )
+        .map(|_| at)
     });
     // It goes with its last user.
-    sys::call(libc::SYS_shmctl, [made as usize, libc::IPC_RMID as usize, 0, 0, 0, 0])?;
+    sys::call(
+        libc::SYS_shmctl,
+        [made as usize, libc::IPC_RMID as usize, 0, 0, 0, 0],
+    )?;
     let at = attached? as usize;
     put(at);
     Ok(at)
@@ -133,7 +170,11 @@ fn shared_segment() -> io::Result<usize> {
 fn map(protection: c_int, flags: c_int, file: c_int) -> io::Result<usize> {
     // SAFETY: a new mapping where the kernel likes; nothing of ours is replaced.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, protection, flags, file, 0) };
-    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(at as usize) }
+    if at == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(at as usize)
+    }
 }
 
 fn put(at: usize) {

@@ -10,24 +10,45 @@ pub const ALL: &[Vector] = &[
     vector("capabilities", |_| {
         let none = "0000000000000000";
         let wanted = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| (set, none));
-        status(wanted.into_iter().chain([("NoNewPrivs", "1"), ("Seccomp", "2")]))
+        status(
+            wanted
+                .into_iter()
+                .chain([("NoNewPrivs", "1"), ("Seccomp", "2")]),
+        )
     }),
     vector("raise-capabilities", |_| {
-        // Version 3, this process; all that there are, effective and permitted.
-        let (header, all) = ([0x2008_0522_u32, 0], [u32::MAX, u32::MAX, 0, 0x1ff, 0x1ff, 0]);
-        Attempt::succeeds(sys::call(libc::SYS_capset, [sys::address(&header), sys::address(&all), 0, 0, 0, 0]))
+        // Version 3, this process; CAP_SYS_ADMIN, effective and permitted.
+        let (header, wanted) = ([0x2008_0522_u32, 0], [1_u32 << 21, 1 << 21, 0, 0, 0, 0]);
+        let (header, wanted) = (sys::address(&header), sys::address(&wanted));
+        Attempt::succeeds(sys::call(libc::SYS_capset, [header, wanted, 0, 0, 0, 0]))
     }),
     vector("securebits", |_| {
-        let set = |bits| sys::call(libc::SYS_prctl, [libc::PR_SET_SECUREBITS as usize, bits, 0, 0, 0, 0]);
+        let set = |bits| {
+            sys::call(
+                libc::SYS_prctl,
+                [libc::PR_SET_SECUREBITS as usize, bits, 0, 0, 0, 0],
+            )
+        };
         Attempt::succeeds(set(0))
     }),
     vector("become-root", |_| {
-        let ids = [sys::call(libc::SYS_setresuid, [0; 6]), sys::call(libc::SYS_setresgid, [0; 6])];
-        Attempt::any(["user", "group"].map(str::to_owned).into_iter().zip(ids.map(Attempt::succeeds)))
+        let ids = [
+            sys::call(libc::SYS_setresuid, [0; 6]),
+            sys::call(libc::SYS_setresgid, [0; 6]),
+        ];
+        Attempt::any(
+            ["user", "group"]
+                .map(str::to_owned)
+                .into_iter()
+                .zip(ids.map(Attempt::succeeds)),
+        )
     }),
     vector("setgroups", |_| {
         let group = [0_u32];
-        Attempt::succeeds(sys::call(libc::SYS_setgroups, [1, sys::address(&group), 0, 0, 0, 0]))
+        Attempt::succeeds(sys::call(
+            libc::SYS_setgroups,
+            [1, sys::address(&group), 0, 0, 0, 0],
+        ))
     }),
     // A set-user-ID program would run as its owner.
     vector("setuid-honoured", |_| {
@@ -62,7 +83,10 @@ pub const ALL: &[Vector] = &[
         let core = libc::RLIMIT_CORE as usize;
         let old = [1_u64; 2];
         let read = sys::call(libc::SYS_prlimit64, [0, core, 0, sys::address(&old), 0, 0]);
-        let raise = sys::call(libc::SYS_prlimit64, [0, core, sys::address(&raised), 0, 0, 0]);
+        let raise = sys::call(
+            libc::SYS_prlimit64,
+            [0, core, sys::address(&raised), 0, 0, 0],
+        );
         // SAFETY: `old` is as the kernel left it; the compiler did not see the write.
         let [soft, hard] = unsafe { std::ptr::from_ref(&old).read_volatile() };
         match (read, raise) {
@@ -76,7 +100,9 @@ pub const ALL: &[Vector] = &[
 fn status<'a>(wanted: impl Iterator<Item = (&'a str, &'a str)>) -> Attempt {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let value = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or("missing").trim().to_owned()
     };
     let wrong = wanted.map(|(name, wanted)| (name, wanted, value(name)));

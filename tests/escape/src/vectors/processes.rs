@@ -13,21 +13,30 @@ use crate::sys;
 pub const ALL: &[Vector] = &[
     vector("process-vm-readv", |setting| {
         let own = setting.keeper();
-        Attempt::any([(own.to_string(), read_memory(own)), ("parent".into(), read_memory(parent()))])
+        Attempt::any([
+            (own.to_string(), read_memory(own)),
+            ("parent".into(), read_memory(parent())),
+        ])
     }),
     vector("process-vm-writev", |_| {
         let (buffer, vectors) = ([0_u8; 8], 1);
         let vector = [sys::address(&buffer), 0];
         let at = sys::address(&vector);
         let pid = parent() as usize;
-        Attempt::succeeds(sys::call(libc::SYS_process_vm_writev, [pid, at, vectors, at, vectors, 0]))
+        Attempt::succeeds(sys::call(
+            libc::SYS_process_vm_writev,
+            [pid, at, vectors, at, vectors, 0],
+        ))
     }),
-    vector("ptrace-init", |setting| Attempt::succeeds(seize(setting.keeper()))),
+    vector("ptrace-init", |setting| {
+        Attempt::succeeds(seize(setting.keeper()))
+    }),
     vector("ptrace-parent", |_| Attempt::succeeds(seize(parent()))),
     vector("pidfd-getfd", |setting| {
         Attempt::any([setting.keeper(), parent()].map(|pid| {
-            let taken = pidfd(pid)
-                .and_then(|pidfd| sys::call(libc::SYS_pidfd_getfd, [pidfd as usize, 0, 0, 0, 0, 0]));
+            let taken = pidfd(pid).and_then(|pidfd| {
+                sys::call(libc::SYS_pidfd_getfd, [pidfd as usize, 0, 0, 0, 0, 0])
+            });
             (format!("process {pid}"), Attempt::succeeds(taken))
         }))
     }),
@@ -36,33 +45,50 @@ pub const ALL: &[Vector] = &[
         Attempt::succeeds(sys::call(libc::SYS_kcmp, [me, parent, 0, 0, 0, 0]))
     }),
     vector("process-madvise", |_| {
-        Attempt::reaches(sys::call(libc::SYS_process_madvise, [usize::MAX, 0, 0, 0, 0, 0]))
+        Attempt::reaches(sys::call(
+            libc::SYS_process_madvise,
+            [usize::MAX, 0, 0, 0, 0, 0],
+        ))
     }),
-    vector("init-memory", |setting| of_keeper(setting, |proc| open_both(&format!("{proc}/mem")))),
+    vector("init-memory", |setting| {
+        of_keeper(setting, |proc| open_both(&format!("{proc}/mem")))
+    }),
     vector("init-root", |setting| {
-        of_keeper(setting, |proc| fs::read_dir(format!("{proc}/root/")).map(drop))
+        of_keeper(setting, |proc| {
+            fs::read_dir(format!("{proc}/root/")).map(drop)
+        })
     }),
     vector("init-program", |setting| {
-        of_keeper(setting, |proc| sys::open(format!("{proc}/exe"), libc::O_RDONLY).map(drop))
+        of_keeper(setting, |proc| {
+            sys::open(format!("{proc}/exe"), libc::O_RDONLY).map(drop)
+        })
     }),
     vector("init-environment", |setting| {
-        of_keeper(setting, |proc| fs::read(format!("{proc}/environ")).map(drop))
+        of_keeper(setting, |proc| {
+            fs::read(format!("{proc}/environ")).map(drop)
+        })
     }),
     vector("init-descriptors", |setting| {
         of_keeper(setting, |proc| fs::read_dir(format!("{proc}/fd")).map(drop))
     }),
-    vector("init-maps", |setting| of_keeper(setting, |proc| fs::read(format!("{proc}/maps")).map(drop))),
+    vector("init-maps", |setting| {
+        of_keeper(setting, |proc| fs::read(format!("{proc}/maps")).map(drop))
+    }),
     // `/proc/self/exe` of runc was once the way out: nothing of the supervisor is executed inside.
     vector("own-program-writable", |_| {
         Attempt::succeeds(sys::open("/proc/self/exe", libc::O_RDWR))
     }),
-    vector("host-process-visible", |setting| outside(setting, |pid| fs::read_dir(format!("/proc/{pid}")))),
+    vector("host-process-visible", |setting| {
+        outside(setting, |pid| fs::read_dir(format!("/proc/{pid}")))
+    }),
     vector("host-process-command", |setting| {
         outside(setting, |pid| fs::read(format!("/proc/{pid}/cmdline")))
     }),
     vector("host-process-signal", |setting| {
         // Signal 0: may one be sent?
-        outside(setting, |pid| sys::call(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0]))
+        outside(setting, |pid| {
+            sys::call(libc::SYS_kill, [pid as usize, 0, 0, 0, 0, 0])
+        })
     }),
     vector("host-process-pidfd", |setting| outside(setting, pidfd)),
     vector("init-signal", |setting| {
@@ -88,22 +114,40 @@ pub const ALL: &[Vector] = &[
     vector("init-limits", |setting| {
         let old = [0_u64; 2];
         let (pid, which) = (setting.keeper() as usize, libc::RLIMIT_NOFILE as usize);
-        Attempt::succeeds(sys::call(libc::SYS_prlimit64, [pid, which, 0, sys::address(&old), 0, 0]))
+        Attempt::succeeds(sys::call(
+            libc::SYS_prlimit64,
+            [pid, which, 0, sys::address(&old), 0, 0],
+        ))
     }),
     vector("init-priority", |setting| {
         let set = |which: usize, who| sys::call(libc::SYS_setpriority, [which, who, 0, 0, 0, 0]);
-        let of_user = if setting.inside { set(2, 0) } else { Err(io::ErrorKind::Other.into()) };
+        let of_user = if setting.inside {
+            set(2, 0)
+        } else {
+            Err(io::ErrorKind::Other.into())
+        };
         Attempt::any([
-            ("process".into(), Attempt::succeeds(set(0, setting.keeper() as usize))),
+            (
+                "process".into(),
+                Attempt::succeeds(set(0, setting.keeper() as usize)),
+            ),
             ("user".into(), Attempt::succeeds(of_user)),
         ])
     }),
     vector("init-io-priority", |setting| {
         // Class 2 (best effort), level 4: what it is anyhow.
-        let set = |which: usize, who| sys::call(libc::SYS_ioprio_set, [which, who, 0x4004, 0, 0, 0]);
-        let of_user = if setting.inside { set(3, 1000) } else { Err(io::ErrorKind::Other.into()) };
+        let set =
+            |which: usize, who| sys::call(libc::SYS_ioprio_set, [which, who, 0x4004, 0, 0, 0]);
+        let of_user = if setting.inside {
+            set(3, 1000)
+        } else {
+            Err(io::ErrorKind::Other.into())
+        };
         Attempt::any([
-            ("process".into(), Attempt::succeeds(set(1, setting.keeper() as usize))),
+            (
+                "process".into(),
+                Attempt::succeeds(set(1, setting.keeper() as usize)),
+            ),
             ("user".into(), Attempt::succeeds(of_user)),
         ])
     }),
@@ -113,14 +157,26 @@ pub const ALL: &[Vector] = &[
         let pid = setting.keeper() as usize;
         let policy = libc::SCHED_OTHER as usize;
         Attempt::any([
-            ("policy".into(), Attempt::succeeds(sys::call(libc::SYS_sched_setscheduler, [pid, policy, at, 0, 0, 0]))),
-            ("parameter".into(), Attempt::succeeds(sys::call(libc::SYS_sched_setparam, [pid, at, 0, 0, 0, 0]))),
+            (
+                "policy".into(),
+                Attempt::succeeds(sys::call(
+                    libc::SYS_sched_setscheduler,
+                    [pid, policy, at, 0, 0, 0],
+                )),
+            ),
+            (
+                "parameter".into(),
+                Attempt::succeeds(sys::call(libc::SYS_sched_setparam, [pid, at, 0, 0, 0, 0])),
+            ),
         ])
     }),
     vector("init-affinity", |setting| {
         let all = [u64::MAX; 16];
         let pid = setting.keeper() as usize;
-        let set = sys::call(libc::SYS_sched_setaffinity, [pid, size_of_val(&all), sys::address(&all), 0, 0, 0]);
+        let set = sys::call(
+            libc::SYS_sched_setaffinity,
+            [pid, size_of_val(&all), sys::address(&all), 0, 0, 0],
+        );
         Attempt::succeeds(set)
     }),
 ];
@@ -145,11 +201,16 @@ fn read_memory(pid: i32) -> Attempt {
     let buffer = [0_u8; 8];
     let (local, remote) = ([sys::address(&buffer), 8], [sys::address(&THERE), 8]);
     let (local, remote) = (sys::address(&local), sys::address(&remote));
-    Attempt::succeeds(sys::call(libc::SYS_process_vm_readv, [pid as usize, local, 1, remote, 1, 0]))
+    Attempt::succeeds(sys::call(
+        libc::SYS_process_vm_readv,
+        [pid as usize, local, 1, remote, 1, 0],
+    ))
 }
 
 fn open_both(path: &str) -> io::Result<()> {
-    sys::open(path, libc::O_RDWR).or_else(|_| sys::open(path, libc::O_RDONLY)).map(drop)
+    sys::open(path, libc::O_RDWR)
+        .or_else(|_| sys::open(path, libc::O_RDONLY))
+        .map(drop)
 }
 
 fn of_keeper(setting: &Setting, attack: impl FnOnce(&str) -> io::Result<()>) -> Attempt {
@@ -157,7 +218,10 @@ fn of_keeper(setting: &Setting, attack: impl FnOnce(&str) -> io::Result<()>) -> 
 }
 
 /// Attacks the host's process, if no process inside can have its number.
-fn outside<T: std::fmt::Debug>(setting: &Setting, attack: impl FnOnce(i32) -> io::Result<T>) -> Attempt {
+fn outside<T: std::fmt::Debug>(
+    setting: &Setting,
+    attack: impl FnOnce(i32) -> io::Result<T>,
+) -> Attempt {
     if setting.inside && setting.host_pid <= std::process::id() as i32 {
         return Attempt::Closed("its number may be in use inside".into());
     }

@@ -19,7 +19,9 @@ pub const ALL: &[Vector] = &[
     }),
     vector("memfd-sealed-execve", |_| run_memfd(libc::MFD_NOEXEC_SEAL)),
     vector("execveat-descriptor", |_| {
-        judged("execveat", || sys::open(TRUE, libc::O_PATH).and_then(|program| execute_descriptor(&program)))
+        judged("execveat", || {
+            sys::open(TRUE, libc::O_PATH).and_then(|program| execute_descriptor(&program))
+        })
     }),
     vector("exec-from-grant", |setting| run_copy(&setting.write)),
     vector("exec-from-tmp", |_| run_copy(Path::new("/tmp"))),
@@ -37,6 +39,8 @@ pub const ALL: &[Vector] = &[
         let copy = setting.write.join(format!("loaded-{}", std::process::id()));
         let attempt = judged("loading", || {
             copy_of_true(&copy)?;
+            // The loader complains where the verdicts go.
+            sys::call(libc::SYS_close, [2, 0, 0, 0, 0, 0])?;
             execute(loader, &[loader, &copy.to_string_lossy()])
         });
         let _ = fs::remove_file(&copy);
@@ -69,12 +73,10 @@ fn run_copy(folder: &Path) -> Attempt {
 
 /// Runs an attack that ends in a program which ends with 0; what goes wrong before is the verdict.
 fn judged(what: &str, attack: impl FnOnce() -> io::Result<()>) -> Attempt {
-    let mut refused = String::new();
-    let (said, ending) = process::hear(|| match attack() {
+    let (refused, ending) = process::hear(|| match attack() {
         Ok(()) => String::new(),
         Err(error) => crate::attempt::name(&error),
     });
-    refused.push_str(&said);
     match ending {
         process::Ending::Code(0) if refused.is_empty() => Attempt::Open("the program ran".into()),
         _ => Attempt::Closed(format!("{what}: {refused} {ending:?}")),
@@ -83,7 +85,11 @@ fn judged(what: &str, attack: impl FnOnce() -> io::Result<()>) -> Attempt {
 
 fn copy_of_true(copy: &Path) -> io::Result<()> {
     let program = fs::read(TRUE)?;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o755).open(copy)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o755)
+        .open(copy)?;
     file.write_all(&program)?;
     file.set_permissions(fs::Permissions::from_mode(0o755))
 }
@@ -109,14 +115,25 @@ fn execute_descriptor(program: &OwnedFd) -> io::Result<()> {
     let (nothing, arguments) = (sys::address(c""), [sys::address(c"true"), 0]);
     let (arguments, empty) = (sys::address(&arguments), libc::AT_EMPTY_PATH as usize);
     let descriptor = program.as_raw_fd() as usize;
-    sys::call(libc::SYS_execveat, [descriptor, nothing, arguments, 0, empty, 0]).map(drop)
+    sys::call(
+        libc::SYS_execveat,
+        [descriptor, nothing, arguments, 0, empty, 0],
+    )
+    .map(drop)
 }
 
 /// Executes a path; returns only with the reason why that was not possible.
 fn execute(path: &str, arguments: &[&str]) -> io::Result<()> {
     let path = sys::text(path)?;
-    let arguments: Vec<_> = arguments.iter().filter_map(|a| CString::new(*a).ok()).collect();
-    let pointers: Vec<_> = arguments.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
+    let arguments: Vec<_> = arguments
+        .iter()
+        .filter_map(|a| CString::new(*a).ok())
+        .collect();
+    let pointers: Vec<_> = arguments
+        .iter()
+        .map(|a| a.as_ptr())
+        .chain([std::ptr::null()])
+        .collect();
     // SAFETY: the array ends with a null pointer and, like the strings, outlives the call; no
     // environment is allowed on Linux.
     unsafe { libc::execve(path.as_ptr(), pointers.as_ptr(), std::ptr::null()) };

@@ -43,7 +43,10 @@ pub struct Terminal {
 
 impl World {
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("casemate-escape-").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("casemate-escape-")
+            .tempdir()
+            .unwrap();
         let path = folder.path();
         for name in ["read", "write"] {
             fs::create_dir(path.join(name)).unwrap();
@@ -54,21 +57,36 @@ impl World {
         std::os::unix::fs::symlink("../secret", path.join("write/relative")).unwrap();
         let abstract_socket = path.file_name().unwrap().to_str().unwrap().to_owned();
         let address = SocketAddr::from_abstract_name(&abstract_socket).unwrap();
-        let datagrams = SocketAddr::from_abstract_name(format!("{abstract_socket}-datagram")).unwrap();
+        let datagrams =
+            SocketAddr::from_abstract_name(format!("{abstract_socket}-datagram")).unwrap();
         let sockets = (
             UnixListener::bind_addr(&address).unwrap(),
             UnixDatagram::bind_addr(&datagrams).unwrap(),
             ["socket", "read/socket"].map(|name| UnixListener::bind(path.join(name)).unwrap()),
         );
         // What a careless program leaves open for its children.
-        let leaks = (File::open("/").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let leaks = (
+            File::open("/").unwrap(),
+            TcpListener::bind("127.0.0.1:0").unwrap(),
+        );
         for descriptor in [leaks.0.as_raw_fd(), leaks.1.as_raw_fd()] {
             // SAFETY: takes integers; the descriptor is open.
             assert_eq!(unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) }, 0);
         }
         let mut sleep = Command::new("sleep");
-        let bystander = sleep.arg("300").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        Self { abstract_socket, bystander, _sockets: sockets, _leaks: leaks, folder }
+        let bystander = sleep
+            .arg("300")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            abstract_socket,
+            bystander,
+            _sockets: sockets,
+            _leaks: leaks,
+            folder,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -82,9 +100,16 @@ impl World {
 
     /// Runs the probe in a sandbox, with these limits and other lines for the policy.
     pub fn inside(&self, isolation: &str, more: &str, arguments: &[&str]) -> Run {
-        let command: Vec<_> = ["/probe"].iter().chain(arguments).map(|a| format!("{a:?}")).collect();
+        let command: Vec<_> = ["/probe"]
+            .iter()
+            .chain(arguments)
+            .map(|a| format!("{a:?}"))
+            .collect();
         let environment = self.environment("/granted".as_ref(), "/kept".as_ref());
-        let environment: Vec<_> = environment.iter().map(|(k, v)| format!("{k} = {v:?}")).collect();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(k, v)| format!("{k} = {v:?}"))
+            .collect();
         let source = format!(
             r#"
 version = 1
@@ -107,25 +132,39 @@ cedar = "permit (principal, action, resource);"
             environment = environment.join(", "),
             probe = PROBE,
         );
-        let bundle = Bundle::parse(&source, "escape.toml").unwrap_or_else(|error| panic!("{error}\n{source}"));
+        let bundle = Bundle::parse(&source, "escape.toml")
+            .unwrap_or_else(|error| panic!("{error}\n{source}"));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let tee = SimulatedTee::new(UnixTime(now.as_secs())).unwrap();
         let verifier = Verifier::builder().reference_values(tee.reference_values());
         let verifier = verifier.dangerous().accept_simulated().build().unwrap();
         // A folder of its own: the log's must not exist yet.
         let run = tempfile::tempdir_in(self.path()).unwrap();
-        let log = Log::create(&run.path().join("log"), "casemate/run", LogKey::generate().unwrap()).unwrap();
+        let log = Log::create(
+            &run.path().join("log"),
+            "casemate/run",
+            LogKey::generate().unwrap(),
+        )
+        .unwrap();
         let output = run.path().join("output");
         let written = File::create(&output).unwrap();
         let terminal = Terminal::open();
         let session = Session::builder(bundle)
             .base(self.path())
             .attested_by(Box::new(tee), verifier)
-            .stdio(terminal.end(), written.try_clone().unwrap().into(), written.into())
+            .stdio(
+                terminal.end(),
+                written.try_clone().unwrap().into(),
+                written.into(),
+            )
             .logged_to(log)
             .unwrap();
         let result = session.run();
-        Run { output: fs::read_to_string(&output).unwrap(), result, terminal }
+        Run {
+            output: fs::read_to_string(&output).unwrap(),
+            result,
+            terminal,
+        }
     }
 
     /// Runs all of the probe as an ordinary child.
@@ -167,16 +206,28 @@ impl Terminal {
         let null = std::ptr::null_mut();
         // SAFETY: both numbers have room; name, settings and size may be left out.
         let opened = unsafe {
-            libc::openpty(&raw mut master, &raw mut slave, null, null.cast(), null.cast())
+            libc::openpty(
+                &raw mut master,
+                &raw mut slave,
+                null,
+                null.cast(),
+                null.cast(),
+            )
         };
         assert_eq!(opened, 0, "{}", io::Error::last_os_error());
         // SAFETY: openpty has just made both, and nobody else has them.
         let [master, slave] = [master, slave].map(|end| unsafe { OwnedFd::from_raw_fd(end) });
         for end in [&master, &slave] {
             // SAFETY: takes integers; the descriptor is open.
-            assert_eq!(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }, 0);
+            assert_eq!(
+                unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) },
+                0
+            );
         }
-        Self { _master: master, slave }
+        Self {
+            _master: master,
+            slave,
+        }
     }
 
     fn end(&self) -> OwnedFd {
@@ -192,7 +243,10 @@ impl Terminal {
             let mut settings = std::mem::zeroed();
             assert_eq!(libc::tcgetattr(slave, &raw mut settings), 0);
             settings.c_lflag &= !libc::ICANON;
-            assert_eq!(libc::tcsetattr(slave, libc::TCSANOW, &raw const settings), 0);
+            assert_eq!(
+                libc::tcsetattr(slave, libc::TCSANOW, &raw const settings),
+                0
+            );
             assert_eq!(libc::ioctl(slave, libc::FIONREAD, &raw mut waiting), 0);
         }
         waiting

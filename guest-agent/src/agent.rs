@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::api::Listed;
 use crate::assembly::{Assembled, Assembly, AssemblyError};
-use crate::config::Config;
+use crate::config::{self, Config, ConfigError};
 
 /// Most sessions at once.
 pub const MAX_SESSIONS: usize = 16;
@@ -96,6 +96,9 @@ pub enum AgentError {
     /// The number is no Unix signal.
     #[error("there is no signal {0}")]
     NoSignal(i32),
+    /// The policy's file cannot be trusted.
+    #[error(transparent)]
+    PolicyFile(#[from] ConfigError),
     /// The policy cannot be made into a session.
     #[error(transparent)]
     Assembly(#[from] AssemblyError),
@@ -115,6 +118,7 @@ impl AgentError {
             Self::Stopping => "stopping",
             Self::NoSession(_) => "no-session",
             Self::NoSignal(_) => "no-signal",
+            Self::PolicyFile(_) => "policy-file",
             Self::Assembly(error) => error.code(),
             Self::Session(_) => "session",
         }
@@ -157,16 +161,29 @@ impl Agent {
         let state = config.state();
         let failed = |path: PathBuf| move |source| StartError::State { path, source };
         let runs = state.join("runs");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&runs).map_err(failed(runs.clone()))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&runs)
+            .map_err(failed(runs.clone()))?;
         let path = state.join("agent.lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let lock = lock.map_err(failed(path.clone()))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Running(state.into())),
             Err(error) => return Err(failed(path)(error.into())),
         }
-        Ok(Self { config, accept_simulated: false, sessions: Mutex::default(), _lock: lock })
+        Ok(Self {
+            config,
+            accept_simulated: false,
+            sessions: Mutex::default(),
+            _lock: lock,
+        })
     }
 
     /// Reaches settings that weaken what sessions prove.
@@ -193,19 +210,26 @@ impl Agent {
         }
         let place = self.place(caller, policy)?;
         let path = self.config.policies().join(format!("{policy}.toml"));
-        let assembly = match Assembly::read(&path) {
-            Err(AssemblyError::Policy { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        match config::only_ours(&path) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(AgentError::NoPolicy(policy.into()));
             }
             other => other?,
+        }
+        let assembly = Assembly::read(&path)?;
+        let assembly = if self.accept_simulated {
+            assembly.dangerous().accept_simulated()
+        } else {
+            assembly
         };
-        let assembly =
-            if self.accept_simulated { assembly.dangerous().accept_simulated() } else { assembly };
         let folder = self.config.state().join("runs").join(&place.id);
         let Assembled { session, log } = assembly.logged_to(&folder)?;
         let key = log.public_key();
         let [input, output, error] = stdio;
-        let session = session.stdio(input, output, error).watched_by(watcher).logged_to(log)?;
+        let session = session
+            .stdio(input, output, error)
+            .watched_by(watcher)
+            .logged_to(log)?;
         let mut sessions = self.sessions();
         if sessions.stopping {
             return Err(AgentError::Stopping);
@@ -214,14 +238,22 @@ impl Agent {
             running.handle = Some(session.handle());
         }
         drop(sessions);
-        Ok(Admitted { session, log: folder, key, place })
+        Ok(Admitted {
+            session,
+            log: folder,
+            key,
+            place,
+        })
     }
 
     /// The sessions that a caller may see.
     #[must_use]
     pub fn status(&self, caller: Caller) -> Vec<Listed> {
         let sessions = self.sessions();
-        let visible = sessions.running.values().filter(|running| may_reach(caller, running));
+        let visible = sessions
+            .running
+            .values()
+            .filter(|running| may_reach(caller, running));
         visible.map(|running| running.listed.clone()).collect()
     }
 
@@ -235,11 +267,16 @@ impl Agent {
             return Err(AgentError::NoSignal(signal));
         }
         let sessions = self.sessions();
-        let running = sessions.running.get(session).filter(|running| may_reach(caller, running));
+        let running = sessions
+            .running
+            .get(session)
+            .filter(|running| may_reach(caller, running));
         let handle = running.and_then(|running| running.handle.clone());
         // Not under the lock: a session with many events makes us wait.
         drop(sessions);
-        handle.ok_or_else(|| AgentError::NoSession(session.into()))?.kill(signal);
+        handle
+            .ok_or_else(|| AgentError::NoSession(session.into()))?
+            .kill(signal);
         Ok(())
     }
 
@@ -247,7 +284,11 @@ impl Agent {
     pub fn stop(&self) {
         let mut sessions = self.sessions();
         sessions.stopping = true;
-        let handles: Vec<_> = sessions.running.values().filter_map(|r| r.handle.clone()).collect();
+        let handles: Vec<_> = sessions
+            .running
+            .values()
+            .filter_map(|r| r.handle.clone())
+            .collect();
         drop(sessions);
         handles.iter().for_each(|handle| handle.kill(TERM));
     }
@@ -261,11 +302,28 @@ impl Agent {
             return Err(AgentError::Full);
         }
         sessions.started += 1;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let since = now.as_secs();
-        let id = format!("{policy}-{since}-{}-{}", std::process::id(), sessions.started);
-        let listed = Listed { id: id.clone(), policy: policy.into(), uid: caller.uid, since };
-        sessions.running.insert(id.clone(), Running { listed, handle: None });
+        let id = format!(
+            "{policy}-{since}-{}-{}",
+            std::process::id(),
+            sessions.started
+        );
+        let listed = Listed {
+            id: id.clone(),
+            policy: policy.into(),
+            uid: caller.uid,
+            since,
+        };
+        sessions.running.insert(
+            id.clone(),
+            Running {
+                listed,
+                handle: None,
+            },
+        );
         Ok(Place { agent: self, id })
     }
 
@@ -285,7 +343,10 @@ impl DangerousAgent {
     /// Its evidence proves nothing: anybody can forge it.
     #[must_use]
     pub fn accept_simulated(self) -> Agent {
-        Agent { accept_simulated: true, ..self.0 }
+        Agent {
+            accept_simulated: true,
+            ..self.0
+        }
     }
 }
 

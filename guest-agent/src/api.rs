@@ -153,10 +153,24 @@ mod tests {
     #[test]
     fn requests_are_read_as_documented() {
         let run = Request::parse(br#"{"run":{"policy":"clean-room"}}"#).unwrap();
-        assert_eq!(run, Request::Run { policy: "clean-room".into() });
-        assert_eq!(Request::parse(br#"{"status":{}}"#).unwrap(), Request::Status {});
+        assert_eq!(
+            run,
+            Request::Run {
+                policy: "clean-room".into()
+            }
+        );
+        assert_eq!(
+            Request::parse(br#"{"status":{}}"#).unwrap(),
+            Request::Status {}
+        );
         let kill = Request::parse(br#"{"kill":{"session":"a-1-1","signal":15}}"#).unwrap();
-        assert_eq!(kill, Request::Kill { session: "a-1-1".into(), signal: 15 });
+        assert_eq!(
+            kill,
+            Request::Kill {
+                session: "a-1-1".into(),
+                signal: 15
+            }
+        );
     }
 
     #[test]
@@ -172,16 +186,35 @@ mod tests {
         ] {
             assert!(Request::parse(line.as_bytes()).is_err(), "{line}");
         }
-        assert!(Request::parse(&[b'['; MAX_REQUEST]).is_err(), "nor does depth overflow the stack");
+        assert!(
+            Request::parse(&[b'['; MAX_REQUEST]).is_err(),
+            "nor does depth overflow the stack"
+        );
     }
 
     #[test]
     fn each_answer_is_one_line() {
         let lines = [
-            Reply::Record { at: 1.5, record: &Record::Started }.line(),
-            Reply::Error { code: "a", message: "two\nlines".into(), help: None }.line(),
+            Reply::Record {
+                at: 1.5,
+                record: &Record::Started,
+            }
+            .line(),
+            Reply::Error {
+                code: "a",
+                message: "two\nlines".into(),
+                help: None,
+            }
+            .line(),
         ];
-        assert_eq!(lines[0], b"{\"at\":1.5,\"record\":{\"kind\":\"started\"}}\n");
-        assert!(lines.iter().all(|line| line.iter().filter(|byte| **byte == b'\n').count() == 1));
+        assert_eq!(
+            lines[0],
+            b"{\"at\":1.5,\"record\":{\"kind\":\"started\"}}\n"
+        );
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.iter().filter(|byte| **byte == b'\n').count() == 1)
+        );
     }
 }

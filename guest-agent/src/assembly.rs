@@ -59,15 +59,27 @@ impl Assembly {
     ///
     /// [`AssemblyError::Policy`] if it cannot be read, [`AssemblyError::Bundle`] if it has mistakes.
     pub fn read(policy: &Path) -> Result<Self, AssemblyError> {
-        let unreadable = |source| AssemblyError::Policy { path: policy.into(), source };
+        let unreadable = |source| AssemblyError::Policy {
+            path: policy.into(),
+            source,
+        };
         let source = read_bounded(policy, Bundle::MAX_LEN as u64).map_err(unreadable)?;
         let source = String::from_utf8(source).map_err(|error| {
-            unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()))
+            unreadable(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                error.utf8_error(),
+            ))
         })?;
         let bundle = Bundle::parse(&source, &policy.display().to_string())?;
         let path = policy.canonicalize().map_err(unreadable)?;
-        let base = path.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-        Ok(Self { bundle, base, accept_simulated: false })
+        let base = path
+            .parent()
+            .map_or_else(|| PathBuf::from("/"), Path::to_owned);
+        Ok(Self {
+            bundle,
+            base,
+            accept_simulated: false,
+        })
     }
 
     /// The policy.
@@ -91,14 +103,18 @@ impl Assembly {
     pub fn logged_to(self, folder: &Path) -> Result<Assembled, AssemblyError> {
         let keys = self.keys()?;
         let reference = self.reference_values()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let accept = &self.bundle.tables().attestation.accept;
         let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
         let verifier = self.verifier(reference.clone())?;
         let broker = LocalBroker::new(self.verifier(reference)?, keys);
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
-        let log = Log::create(folder, LOG_ORIGIN, key)
-            .map_err(|source| AssemblyError::Log { path: folder.into(), source })?;
+        let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
+            path: folder.into(),
+            source,
+        })?;
         let session = Session::builder(self.bundle)
             .base(self.base)
             .attested_by(attester, verifier)
@@ -111,10 +127,16 @@ impl Assembly {
         let mut keys = BTreeMap::new();
         for (name, data) in &self.bundle.tables().data {
             let data_name = || name.clone();
-            let uri = data.key.as_ref().ok_or_else(|| AssemblyError::NoKey { data: data_name() })?;
+            let uri = data
+                .key
+                .as_ref()
+                .ok_or_else(|| AssemblyError::NoKey { data: data_name() })?;
             let path = uri
                 .strip_prefix("file:")
-                .ok_or_else(|| AssemblyError::KeyKind { data: data_name(), uri: uri.clone() })?;
+                .ok_or_else(|| AssemblyError::KeyKind {
+                    data: data_name(),
+                    uri: uri.clone(),
+                })?;
             keys.insert(data_name(), key_file::read(&self.base.join(path))?);
         }
         Ok(keys)
@@ -125,8 +147,12 @@ impl Assembly {
             return Ok(ReferenceValues::default());
         };
         let path = self.base.join(path);
-        let json = read_bounded(&path, MAX_REFERENCE_VALUES as u64)
-            .map_err(|source| AssemblyError::ReferenceFile { path: path.clone(), source })?;
+        let json = read_bounded(&path, MAX_REFERENCE_VALUES as u64).map_err(|source| {
+            AssemblyError::ReferenceFile {
+                path: path.clone(),
+                source,
+            }
+        })?;
         ReferenceValues::from_json(&json)
             .map_err(|source| AssemblyError::ReferenceValues { path, source })
     }
@@ -148,7 +174,10 @@ impl DangerousAssembly {
     /// Its evidence proves nothing: anybody can forge it.
     #[must_use]
     pub fn accept_simulated(self) -> Assembly {
-        Assembly { accept_simulated: true, ..self.0 }
+        Assembly {
+            accept_simulated: true,
+            ..self.0
+        }
     }
 }
 
@@ -163,15 +192,27 @@ pub fn new_log_folder(runs: &Path, bundle: &Bundle) -> Result<PathBuf, AssemblyE
         .recursive(true)
         .mode(0o700)
         .create(runs)
-        .map_err(|source| AssemblyError::LogFolder { path: runs.into(), source })?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(runs.join(format!("{}-{}-{}", bundle.name(), now.as_secs(), std::process::id())))
+        .map_err(|source| AssemblyError::LogFolder {
+            path: runs.into(),
+            source,
+        })?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(runs.join(format!(
+        "{}-{}-{}",
+        bundle.name(),
+        now.as_secs(),
+        std::process::id()
+    )))
 }
 
 /// Reads a file, and no more of it than its parser would take: one byte more is enough to be refused.
 fn read_bounded(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    fs::File::open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -201,15 +242,24 @@ cedar = "permit (principal, action, resource);"
 
     fn refused(tables: &str) -> AssemblyError {
         let (folder, path) = policy(tables);
-        let error = Assembly::read(&path).unwrap().logged_to(&folder.path().join("log")).err().unwrap();
-        assert!(!folder.path().join("log").exists(), "a failure leaves no log behind");
+        let error = Assembly::read(&path)
+            .unwrap()
+            .logged_to(&folder.path().join("log"))
+            .err()
+            .unwrap();
+        assert!(
+            !folder.path().join("log").exists(),
+            "a failure leaves no log behind"
+        );
         error
     }
 
     #[test]
     fn a_policy_that_asks_for_no_evidence_needs_no_tee() {
         let (folder, path) = policy("");
-        let assembled = Assembly::read(&path).unwrap().logged_to(&folder.path().join("log"));
+        let assembled = Assembly::read(&path)
+            .unwrap()
+            .logged_to(&folder.path().join("log"));
         assert!(assembled.is_ok());
     }
 
@@ -229,9 +279,14 @@ cedar = "permit (principal, action, resource);"
 
     #[test]
     fn vaults_need_a_key_that_is_there() {
-        let data = |key: &str| format!("[data]\nsales = {{ vault = \"sales.vault\", at = \"/data\" {key} }}");
+        let data = |key: &str| {
+            format!("[data]\nsales = {{ vault = \"sales.vault\", at = \"/data\" {key} }}")
+        };
         assert!(matches!(refused(&data("")), AssemblyError::NoKey { data } if data == "sales"));
-        assert!(matches!(refused(&data(", key = \"kbs:x\"")), AssemblyError::KeyKind { .. }));
+        assert!(matches!(
+            refused(&data(", key = \"kbs:x\"")),
+            AssemblyError::KeyKind { .. }
+        ));
         let missing = refused(&data(", key = \"file:sales.key\""));
         assert!(matches!(missing, AssemblyError::Key(_)));
         assert!(missing.hint().unwrap().contains("vault create"));
@@ -241,14 +296,22 @@ cedar = "permit (principal, action, resource);"
     fn a_log_is_never_written_over() {
         let (folder, path) = policy("");
         let log = folder.path().join("log");
-        Assembly::read(&path).unwrap().logged_to(&log).unwrap();
-        let error = Assembly::read(&path).unwrap().logged_to(&log).err().unwrap();
+        let first = Assembly::read(&path).unwrap().logged_to(&log).unwrap();
+        drop(first);
+        let error = Assembly::read(&path)
+            .unwrap()
+            .logged_to(&log)
+            .err()
+            .unwrap();
         assert!(matches!(error, AssemblyError::Log { .. }));
     }
 
     #[test]
     fn reference_values_must_be_there_and_be_read() {
         let attestation = "[attestation]\nreference-values = \"reference.json\"\n";
-        assert!(matches!(refused(attestation), AssemblyError::ReferenceFile { .. }));
+        assert!(matches!(
+            refused(attestation),
+            AssemblyError::ReferenceFile { .. }
+        ));
     }
 }

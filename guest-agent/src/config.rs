@@ -85,7 +85,10 @@ impl Config {
     ///
     /// [`ConfigError`] when it cannot be read, has mistakes, or names what cannot be used.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Read { path: path.into(), source };
+        let unreadable = |source| ConfigError::Read {
+            path: path.into(),
+            source,
+        };
         let path = path.canonicalize().map_err(unreadable)?;
         let length = fs::metadata(&path).map_err(unreadable)?.len();
         if length > MAX_LEN {
@@ -104,9 +107,15 @@ impl Config {
             return Err(ConfigError::SocketPath(config.socket));
         }
         for (key, folder) in [("policies", &config.policies), ("state", &config.state)] {
-            let unreadable = |source| ConfigError::Read { path: folder.clone(), source };
+            let unreadable = |source| ConfigError::Read {
+                path: folder.clone(),
+                source,
+            };
             if !fs::metadata(folder).map_err(unreadable)?.is_dir() {
-                return Err(ConfigError::NoFolder { key, path: folder.clone() });
+                return Err(ConfigError::NoFolder {
+                    key,
+                    path: folder.clone(),
+                });
             }
             only_ours(folder)?;
         }
@@ -139,15 +148,21 @@ impl Config {
 }
 
 /// Whether only root and the agent's user can change a file or folder.
-fn only_ours(path: &Path) -> Result<(), ConfigError> {
-    let metadata =
-        fs::metadata(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+pub(crate) fn only_ours(path: &Path) -> Result<(), ConfigError> {
+    let metadata = fs::metadata(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
     let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     let ours = [0, rustix::process::geteuid().as_raw()].contains(&owner);
     if ours && mode & 0o022 == 0 {
         return Ok(());
     }
-    Err(ConfigError::Exposed { path: path.into(), mode, owner })
+    Err(ConfigError::Exposed {
+        path: path.into(),
+        mode,
+        owner,
+    })
 }
 
 #[cfg(test)]
@@ -175,30 +190,54 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_keys_there_are() {
-        let error = read(&format!("{GOOD}allowed-uids = [0]\n")).unwrap_err().to_string();
-        assert!(error.contains("line 4") && error.contains("`allow-uids`"), "{error}");
+        let error = read(&format!("{GOOD}allowed-uids = [0]\n"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 4") && error.contains("`allow-uids`"),
+            "{error}"
+        );
     }
 
     #[test]
     fn what_is_missing_or_too_long_is_refused() {
-        assert!(matches!(read("socket = \"a\"\n"), Err(ConfigError::Form(_))));
+        assert!(matches!(
+            read("socket = \"a\"\n"),
+            Err(ConfigError::Form(_))
+        ));
         let long = GOOD.replace("a.sock", &"a".repeat(200));
         assert!(matches!(read(&long), Err(ConfigError::SocketPath(_))));
         let missing = GOOD.replace("state = \".\"", "state = \"nowhere\"");
         assert!(matches!(read(&missing), Err(ConfigError::Read { .. })));
         let file = GOOD.replace("policies = \".\"", "policies = \"agent.toml\"");
-        assert!(matches!(read(&file), Err(ConfigError::NoFolder { key: "policies", .. })));
+        assert!(matches!(
+            read(&file),
+            Err(ConfigError::NoFolder {
+                key: "policies",
+                ..
+            })
+        ));
     }
 
     #[test]
     fn policies_that_others_could_write_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, policies) = (folder.path().join("agent.toml"), folder.path().join("policies"));
+        let (path, policies) = (
+            folder.path().join("agent.toml"),
+            folder.path().join("policies"),
+        );
         fs::create_dir(&policies).unwrap();
-        fs::write(&path, GOOD.replace("policies = \".\"", "policies = \"policies\"")).unwrap();
+        fs::write(
+            &path,
+            GOOD.replace("policies = \".\"", "policies = \"policies\""),
+        )
+        .unwrap();
         for mode in [0o775, 0o757, 0o1777] {
             fs::set_permissions(&policies, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(Config::read(&path), Err(ConfigError::Exposed { .. })), "{mode:o}");
+            assert!(
+                matches!(Config::read(&path), Err(ConfigError::Exposed { .. })),
+                "{mode:o}"
+            );
         }
         fs::set_permissions(&policies, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(Config::read(&path).is_ok());

@@ -61,7 +61,9 @@ impl KeyFileError {
         match self {
             Self::Read { path, .. } => {
                 let path = path.display();
-                Some(format!("`sandboxctl vault create VAULT --key-file {path}` makes a vault and its key"))
+                Some(format!(
+                    "`sandboxctl vault create VAULT --key-file {path}` makes a vault and its key"
+                ))
             }
             Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
             _ => None,
@@ -76,20 +78,32 @@ impl KeyFileError {
 /// [`KeyFileError::Read`] if it is missing, [`KeyFileError::Exposed`] if it is open to others,
 /// [`KeyFileError::Form`] if it is something else than a key.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
-    let unreadable = |source| KeyFileError::Read { path: path.into(), source };
+    let unreadable = |source| KeyFileError::Read {
+        path: path.into(),
+        source,
+    };
     // A named pipe must not hold us up; whether it is a regular file is asked of what was opened.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(unreadable)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblock)
+        .open(path)
+        .map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(KeyFileError::Form { path: path.into() });
     }
     if metadata.mode() & 0o077 != 0 {
-        return Err(KeyFileError::Exposed { path: path.into(), mode: metadata.mode() & 0o777 });
+        return Err(KeyFileError::Exposed {
+            path: path.into(),
+            mode: metadata.mode() & 0o777,
+        });
     }
     // Room for all of it at once: a buffer that grows leaves copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE as usize + 1));
-    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut text)
+        .map_err(unreadable)?;
     decode(text.trim_ascii()).ok_or_else(|| KeyFileError::Form { path: path.into() })
 }
 
@@ -106,7 +120,9 @@ pub fn create(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     }
     let mut text = Zeroizing::new(String::with_capacity(2 * KEY_LEN + 1));
     for byte in key.iter() {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+        text.extend(
+            [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])),
+        );
     }
     text.push('\n');
     OpenOptions::new()
@@ -118,7 +134,10 @@ pub fn create(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
             file.write_all(text.as_bytes())?;
             file.sync_all()
         })
-        .map_err(|source| KeyFileError::Write { path: path.into(), source })?;
+        .map_err(|source| KeyFileError::Write {
+            path: path.into(),
+            source,
+        })?;
     Ok(key)
 }
 
@@ -126,7 +145,11 @@ fn decode(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if digits.len() != 2 * KEY_LEN {
         return None;
     }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let mut key = Zeroizing::new(Vec::with_capacity(KEY_LEN));
     for pair in digits.chunks_exact(2) {
         key.push(digit(pair[0])? << 4 | digit(pair[1])?);
@@ -149,7 +172,10 @@ mod tests {
         let made = create(&path).unwrap();
         assert_eq!(*read(&path).unwrap(), *made);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(create(&path), Err(KeyFileError::Write { .. })), "a key is never replaced");
+        assert!(
+            matches!(create(&path), Err(KeyFileError::Write { .. })),
+            "a key is never replaced"
+        );
     }
 
     #[test]
@@ -171,12 +197,24 @@ mod tests {
         let path = folder.path().join("a.key");
         create(&path).unwrap();
         let digits = "0f".repeat(KEY_LEN);
-        for text in ["", "0f", &digits[1..], &format!("{digits}0"), &digits.replacen('0', "+", 1)] {
+        for text in [
+            "",
+            "0f",
+            &digits[1..],
+            &format!("{digits}0"),
+            &digits.replacen('0', "+", 1),
+        ] {
             fs::write(&path, text).unwrap();
-            assert!(matches!(read(&path), Err(KeyFileError::Form { .. })), "{text:?}");
+            assert!(
+                matches!(read(&path), Err(KeyFileError::Form { .. })),
+                "{text:?}"
+            );
         }
         fs::write(&path, digits.to_uppercase() + "\n").unwrap();
         assert_eq!(*read(&path).unwrap(), [0x0f; KEY_LEN]);
-        assert!(matches!(read(folder.path()), Err(KeyFileError::Form { .. })), "a folder");
+        assert!(
+            matches!(read(folder.path()), Err(KeyFileError::Form { .. })),
+            "a folder"
+        );
     }
 }

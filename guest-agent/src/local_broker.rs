@@ -18,9 +18,11 @@ impl LocalBroker {
     /// Makes a broker that holds these keys, by resource.
     #[must_use]
     pub fn new(verifier: Verifier, keys: BTreeMap<String, Zeroizing<Vec<u8>>>) -> Self {
-        let builder = keys.into_iter().fold(Broker::builder(verifier), |builder, (name, key)| {
-            builder.resource(name, key, ReleasePolicy::default())
-        });
+        let builder = keys
+            .into_iter()
+            .fold(Broker::builder(verifier), |builder, (name, key)| {
+                builder.resource(name, key, ReleasePolicy::default())
+            });
         Self(builder.build())
     }
 }
@@ -43,6 +45,9 @@ impl KeyBroker for LocalBroker {
         self.0
             .release(evidence, challenge, resource, now)
             .map(|release| release.sealed)
-            .map_err(|error| Refusal { code: error.code().into(), message: describe(&error) })
+            .map_err(|error| Refusal {
+                code: error.code().into(),
+                message: describe(&error),
+            })
     }
 }

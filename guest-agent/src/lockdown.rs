@@ -12,7 +12,9 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 ///
 /// What prctl(2) answers.
 pub fn hide_memory() -> io::Result<()> {
-    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    Ok(rustix::process::set_dumpable_behavior(
+        DumpableBehavior::NotDumpable,
+    )?)
 }
 
 /// Confines a service: memory hidden, no core files, and no gain of privilege by whatever it or its
@@ -23,6 +25,12 @@ pub fn hide_memory() -> io::Result<()> {
 /// What the kernel answers; a service that cannot be confined should not serve.
 pub fn confine() -> io::Result<()> {
     hide_memory()?;
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
     Ok(rustix::thread::set_no_new_privs(true)?)
 }

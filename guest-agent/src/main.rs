@@ -49,7 +49,9 @@ fn serve(cli: &Cli) -> Result<(), Box<dyn Error>> {
     let agent = Agent::start(config.clone())?;
     let listener = Listener::bind(&config)?;
     let agent = if cli.dangerously_accept_simulated {
-        note(format_args!("simulated evidence is accepted: it proves nothing"));
+        note(format_args!(
+            "simulated evidence is accepted: it proves nothing"
+        ));
         agent.dangerous().accept_simulated()
     } else {
         agent
@@ -67,7 +69,9 @@ fn stop_on_signals(agent: Arc<Agent>, closer: Closer) -> Result<(), std::io::Err
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let follow = move || {
         for signal in signals.forever() {
-            note(format_args!("signal {signal}: takes no more callers, ends its sessions"));
+            note(format_args!(
+                "signal {signal}: takes no more callers, ends its sessions"
+            ));
             closer.close();
             agent.stop();
             let agent = agent.clone();
@@ -77,6 +81,8 @@ fn stop_on_signals(agent: Arc<Agent>, closer: Closer) -> Result<(), std::io::Err
             });
         }
     };
-    thread::Builder::new().name("signals".into()).spawn(follow)?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(follow)?;
     Ok(())
 }

@@ -53,7 +53,10 @@ impl Outbox {
             self.changed.notify_all();
             return false;
         }
-        inner.lines.push_back(Line { bytes, output: false });
+        inner.lines.push_back(Line {
+            bytes,
+            output: false,
+        });
         self.changed.notify_all();
         true
     }
@@ -62,12 +65,18 @@ impl Outbox {
     pub fn output(&self, bytes: Vec<u8>) -> bool {
         let mut inner = self.lock();
         while inner.state == State::Open && inner.outputs >= MAX_OUTPUTS {
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner = self
+                .changed
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if inner.state != State::Open {
             return false;
         }
-        inner.lines.push_back(Line { bytes, output: true });
+        inner.lines.push_back(Line {
+            bytes,
+            output: true,
+        });
         inner.outputs += 1;
         self.changed.notify_all();
         true
@@ -118,7 +127,10 @@ impl Outbox {
             if inner.state == State::Finished {
                 return None;
             }
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner = self
+                .changed
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -136,21 +148,32 @@ mod tests {
     #[test]
     fn lines_are_sent_in_order_and_to_the_last() {
         let outbox = Outbox::default();
-        assert!(outbox.record(b"a".to_vec()) && outbox.output(b"b".to_vec()) && outbox.record(b"c".to_vec()));
+        assert!(
+            outbox.record(b"a".to_vec())
+                && outbox.output(b"b".to_vec())
+                && outbox.record(b"c".to_vec())
+        );
         outbox.finish();
         let mut sent = Vec::new();
         outbox.send_to(&mut sent).unwrap();
         assert_eq!(sent, b"abc");
-        assert!(!outbox.record(b"d".to_vec()), "nothing is added after the end");
+        assert!(
+            !outbox.record(b"d".to_vec()),
+            "nothing is added after the end"
+        );
     }
 
     #[test]
     fn a_session_never_waits_for_a_caller_who_does_not_read() {
         let outbox = Outbox::default();
         (0..MAX_OUTPUTS).for_each(|_| assert!(outbox.output(Vec::new())));
-        (0..MAX_RECORDS).for_each(|_| assert!(outbox.record(Vec::new()), "outputs take no room of records"));
+        (0..MAX_RECORDS)
+            .for_each(|_| assert!(outbox.record(Vec::new()), "outputs take no room of records"));
         assert!(!outbox.record(Vec::new()), "the caller is given up");
-        assert!(!outbox.output(Vec::new()), "and outputs do not wait for ever");
+        assert!(
+            !outbox.output(Vec::new()),
+            "and outputs do not wait for ever"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -37,9 +38,13 @@ impl Service {
         for name in ["state", "policies"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let config = format!("socket = \"a.sock\"\nstate = \"state\"\npolicies = \"policies\"\n{further}");
+        let config =
+            format!("socket = \"a.sock\"\nstate = \"state\"\npolicies = \"policies\"\n{further}");
         fs::write(folder.path().join("agent.toml"), config).unwrap();
-        let process = program(folder.path()).stderr(Stdio::null()).spawn().unwrap();
+        let process = program(folder.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let service = Self { folder, process };
         within(|| UnixStream::connect(service.socket()).is_ok());
         service
@@ -57,7 +62,11 @@ impl Service {
             "version = 1\nname = \"{name}\"\n\n[workload]\ncommand = [\"sh\", \"-c\", {script:?}]\n\
              rootfs = \"host\"\n\n[rules]\ncedar = \"permit (principal, action, resource);\"\n"
         );
-        fs::write(self.folder.path().join(format!("policies/{name}.toml")), policy).unwrap();
+        fs::write(
+            self.folder.path().join(format!("policies/{name}.toml")),
+            policy,
+        )
+        .unwrap();
     }
 
     fn socket(&self) -> PathBuf {
@@ -73,7 +82,10 @@ impl Service {
     fn run_work(&self) -> (BufReader<UnixStream>, String, i64) {
         let mut caller = self.ask(&json!({ "run": { "policy": "work" } }));
         let session = line(&mut caller);
-        let id = session["session"]["id"].as_str().unwrap_or_else(|| panic!("{session}")).to_owned();
+        let id = session["session"]["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{session}"))
+            .to_owned();
         let mut init = 0;
         loop {
             let line = line(&mut caller);
@@ -87,7 +99,10 @@ impl Service {
 
     fn sessions(&self) -> Vec<Value> {
         let reply = line(&mut self.ask(&json!({ "status": {} })));
-        reply["sessions"].as_array().unwrap_or_else(|| panic!("{reply}")).clone()
+        reply["sessions"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{reply}"))
+            .clone()
     }
 
     /// Asks the agent to end, and waits until it has.
@@ -126,7 +141,10 @@ fn line(caller: &mut BufReader<UnixStream>) -> Value {
 
 /// All further lines up to the end of the answer.
 fn rest(caller: BufReader<UnixStream>) -> Vec<Value> {
-    caller.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+    caller
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect()
 }
 
 fn within(mut holds: impl FnMut() -> bool) {
@@ -145,29 +163,49 @@ fn alive(process: i64) -> bool {
 fn a_run_streams_its_records_and_output_and_ends_with_its_outcome() {
     let service = Service::with_work("echo to out; echo to err >&2; exit 7");
     let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
-    let kinds: Vec<_> = lines.iter().filter_map(|line| line["record"]["kind"].as_str()).collect();
+    let kinds: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line["record"]["kind"].as_str())
+        .collect();
     assert_eq!(kinds.first(), Some(&"opened"), "{lines:?}");
     assert_eq!(kinds.last(), Some(&"closed"));
     assert!(kinds.contains(&"prepared") && kinds.contains(&"started"));
     let written = |stream: &str| -> String {
-        let pieces = lines.iter().filter(|line| line["output"]["stream"] == stream);
+        let pieces = lines
+            .iter()
+            .filter(|line| line["output"]["stream"] == stream);
         let decoded = pieces.map(|line| {
             let base64 = line["output"]["base64"].as_str().unwrap();
-            String::from_utf8(base64::engine::general_purpose::STANDARD.decode(base64).unwrap()).unwrap()
+            String::from_utf8(
+                base64::engine::general_purpose::STANDARD
+                    .decode(base64)
+                    .unwrap(),
+            )
+            .unwrap()
         });
         decoded.collect()
     };
-    assert_eq!((written("stdout"), written("stderr")), ("to out\n".into(), "to err\n".into()));
+    assert_eq!(
+        (written("stdout"), written("stderr")),
+        ("to out\n".into(), "to err\n".into())
+    );
     let outcome = &lines.last().unwrap()["outcome"];
     assert_eq!(outcome["ending"], json!({ "code": 7 }));
     assert_eq!(outcome["why"], "the workload ended");
     // What was streamed is what the log proves.
     let session = &lines[0]["session"];
     let key: Vec<u8> = (0..32)
-        .map(|i| u8::from_str_radix(&session["key"].as_str().unwrap()[2 * i..2 * i + 2], 16).unwrap())
+        .map(|i| {
+            u8::from_str_radix(&session["key"].as_str().unwrap()[2 * i..2 * i + 2], 16).unwrap()
+        })
         .collect();
     let key = LogVerifier::new("casemate/run", key.try_into().unwrap()).unwrap();
-    let log = verify(Path::new(session["log"].as_str().unwrap()), Some(&key), None).unwrap();
+    let log = verify(
+        Path::new(session["log"].as_str().unwrap()),
+        Some(&key),
+        None,
+    )
+    .unwrap();
     assert_eq!(usize::try_from(log.size()).unwrap(), kinds.len());
     assert_eq!(service.sessions(), Vec::<Value>::new());
 }
@@ -178,7 +216,12 @@ fn much_output_reaches_a_caller_that_reads() {
     let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
     let length = |line: &Value| {
         let base64 = line["output"]["base64"].as_str()?;
-        Some(base64::engine::general_purpose::STANDARD.decode(base64).unwrap().len())
+        Some(
+            base64::engine::general_purpose::STANDARD
+                .decode(base64)
+                .unwrap()
+                .len(),
+        )
     };
     assert_eq!(lines.iter().filter_map(length).sum::<usize>(), 3_000_000);
     assert!(lines.last().unwrap()["outcome"].is_object());
@@ -200,7 +243,10 @@ fn a_caller_that_only_stops_writing_is_still_there() {
     let (caller, _, _) = service.run_work();
     caller.get_ref().shutdown(Shutdown::Write).unwrap();
     let lines = rest(caller);
-    assert_eq!(lines.last().unwrap()["outcome"]["why"], "the workload ended");
+    assert_eq!(
+        lines.last().unwrap()["outcome"]["why"],
+        "the workload ended"
+    );
 }
 
 #[test]
@@ -223,7 +269,10 @@ fn kill_reaches_the_workload_of_the_session_it_names() {
     // The shell may not have set its trap yet.
     thread::sleep(Duration::from_millis(300));
     assert_eq!(kill(&id, 10)["killed"]["session"], id.as_str());
-    assert_eq!(rest(caller).last().unwrap()["outcome"]["ending"], json!({ "code": 5 }));
+    assert_eq!(
+        rest(caller).last().unwrap()["outcome"]["ending"],
+        json!({ "code": 5 })
+    );
 }
 
 #[test]
@@ -251,7 +300,10 @@ fn a_killed_agent_takes_its_sandboxes_along_and_its_socket_is_replaced() {
     service.process.wait().unwrap();
     within(|| !alive(init));
     assert!(service.socket().exists());
-    service.process = program(service.folder.path()).stderr(Stdio::null()).spawn().unwrap();
+    service.process = program(service.folder.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     within(|| UnixStream::connect(service.socket()).is_ok());
     assert!(service.terminate().success());
 }
@@ -266,12 +318,21 @@ fn a_second_agent_refuses_to_start() {
     // Nor with a state of its own, on the same socket.
     fs::create_dir(service.folder.path().join("elsewhere")).unwrap();
     let config = service.folder.path().join("agent.toml");
-    let text = fs::read_to_string(&config).unwrap().replace("\"state\"", "\"elsewhere\"");
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"state\"", "\"elsewhere\"");
     fs::write(&config, text).unwrap();
     let third = program(service.folder.path()).output().unwrap();
     let said = String::from_utf8(third.stderr).unwrap();
-    assert!(said.contains("listens on") && said.contains("already"), "{said}");
-    assert_eq!(service.sessions(), Vec::<Value>::new(), "the first one still serves");
+    assert!(
+        said.contains("listens on") && said.contains("already"),
+        "{said}"
+    );
+    assert_eq!(
+        service.sessions(),
+        Vec::<Value>::new(),
+        "the first one still serves"
+    );
 }
 
 #[test]
@@ -292,13 +353,30 @@ fn requests_that_are_none_are_refused_with_the_reason() {
     fs::write(&broken, "version = 1\nnam = \"x\"\n").unwrap();
     let refused = |request: Value| line(&mut service.ask(&request))["error"].clone();
     assert_eq!(refused(json!({ "walk": {} }))["code"], "request");
-    assert_eq!(refused(json!({ "run": { "policy": "absent" } }))["code"], "no-policy");
+    assert_eq!(
+        refused(json!({ "run": { "policy": "absent" } }))["code"],
+        "no-policy"
+    );
     for name in ["", "../work", "a/b", "work.toml", "w\u{0}", &"a".repeat(65)] {
-        assert_eq!(refused(json!({ "run": { "policy": name } }))["code"], "name", "{name:?}");
+        assert_eq!(
+            refused(json!({ "run": { "policy": name } }))["code"],
+            "name",
+            "{name:?}"
+        );
     }
     let mistakes = refused(json!({ "run": { "policy": "broken" } }));
     assert_eq!(mistakes["code"], "policy");
-    assert!(mistakes["message"].as_str().unwrap().contains("broken.toml:"), "{mistakes}");
+    assert!(
+        mistakes["message"]
+            .as_str()
+            .unwrap()
+            .contains("broken.toml:"),
+        "{mistakes}"
+    );
+    // A policy that others can write is not ours to run.
+    fs::set_permissions(&broken, Permissions::from_mode(0o666)).unwrap();
+    let exposed = refused(json!({ "run": { "policy": "broken" } }));
+    assert_eq!(exposed["code"], "policy-file", "{exposed}");
     // 64 KiB without an end.
     let mut stream = UnixStream::connect(service.socket()).unwrap();
     let _ = stream.write_all(&vec![b' '; 80 << 10]);
@@ -316,7 +394,13 @@ fn a_slow_caller_holds_up_nobody_and_is_dropped() {
     assert!(service.sessions().is_empty(), "others are served meanwhile");
     let began = Instant::now();
     let answer = line(&mut slow);
-    assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("in time"),
+        "{answer}"
+    );
     assert!(began.elapsed() < PATIENCE);
 }
 
@@ -333,54 +417,113 @@ fn callers_beyond_the_bound_are_told_so() {
 }
 
 #[test]
-fn the_agent_hides_its_memory_and_gains_no_privilege() {
+fn the_agent_gains_no_privilege_and_keeps_its_files_to_itself() {
     let service = Service::start("");
     let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
-    assert!(status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])));
+    assert!(
+        status
+            .lines()
+            .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]))
+    );
     let limits = fs::read_to_string(format!("/proc/{}/limits", service.process.id())).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert!(core.split_whitespace().nth(4) == Some("0") && core.split_whitespace().nth(5) == Some("0"));
-    assert_eq!(fs::metadata(service.socket()).unwrap().mode() & 0o777, 0o600);
-    assert_eq!(fs::metadata(service.folder.path().join("state/runs")).unwrap().mode() & 0o777, 0o700);
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let limits: Vec<_> = core.split_whitespace().collect();
+    assert_eq!(limits[4..6], ["0", "0"]);
+    assert_eq!(mode(&service.socket()), 0o600);
+    assert_eq!(mode(&service.folder.path().join("state/runs")), 0o700);
 }
 
-/// What the agent answers to another user's request. Only root can become one.
-fn as_nobody(socket: PathBuf) -> Option<std::io::Result<Value>> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can call as another user");
-        return None;
+#[test]
+fn an_agent_of_an_ordinary_user_hides_its_memory_from_that_user_and_serves() {
+    if !can_become_nobody() {
+        return;
     }
+    let mut service = Service::start("");
+    assert!(service.terminate().success());
+    service.policy("work", "echo hello");
+    let ours = |path: &Path| std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    ours(service.folder.path());
+    fs::remove_dir_all(service.folder.path().join("state")).unwrap();
+    fs::create_dir(service.folder.path().join("state")).unwrap();
+    ours(&service.folder.path().join("state"));
+    let mut agent = program(service.folder.path());
+    service.process = agent
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    within(|| UnixStream::connect(service.socket()).is_ok());
+    // proc(5): files of a process that is not dumpable belong to root.
+    let memory = fs::metadata(format!("/proc/{}/mem", service.process.id())).unwrap();
+    assert_eq!(memory.uid(), 0);
+    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    assert_eq!(
+        lines.last().unwrap()["outcome"]["ending"],
+        json!({ "code": 0 }),
+        "{lines:?}"
+    );
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+/// Only root can become somebody else.
+fn can_become_nobody() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: only root can become another user");
+    }
+    root
+}
+
+/// What the agent answers to another user's request.
+fn as_nobody(socket: PathBuf, request: Value) -> std::io::Result<Value> {
     let call = move || {
         // For this thread only, which ends with it.
         let nobody = Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
         let mut stream = UnixStream::connect(socket)?;
-        let _ = stream.write_all(b"{\"status\":{}}\n");
+        let _ = writeln!(stream, "{request}");
         Ok(line(&mut BufReader::new(stream)))
     };
-    Some(thread::spawn(call).join().unwrap())
+    thread::spawn(call).join().unwrap()
 }
 
 #[test]
 fn another_user_is_refused() {
-    let closed = Service::start("");
-    if let Some(answer) = as_nobody(closed.socket()) {
-        assert_eq!(answer.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    if !can_become_nobody() {
+        return;
     }
+    let closed = Service::start("");
+    let answer = as_nobody(closed.socket(), json!({ "status": {} }));
+    assert_eq!(
+        answer.unwrap_err().kind(),
+        std::io::ErrorKind::PermissionDenied
+    );
     // A socket that is open to some users is not open to others.
     let open = Service::start("allow-uids = [12345]\n");
-    if let Some(answer) = as_nobody(open.socket()) {
-        assert_eq!(answer.unwrap()["error"]["code"], "caller");
-    }
+    assert_eq!(mode(&open.socket()), 0o666);
+    let answer = as_nobody(open.socket(), json!({ "status": {} }));
+    assert_eq!(answer.unwrap()["error"]["code"], "caller");
 }
 
 #[test]
-fn a_user_who_is_allowed_sees_no_session_of_others() {
+fn a_user_who_is_allowed_reaches_no_session_of_others() {
+    if !can_become_nobody() {
+        return;
+    }
     let service = Service::start(&format!("allow-uids = [{NOBODY}]\n"));
     service.policy("work", "while :; do sleep 0.1; done");
-    let (_caller, _, _) = service.run_work();
+    let (_caller, id, init) = service.run_work();
     assert_eq!(service.sessions().len(), 1);
-    if let Some(answer) = as_nobody(service.socket()) {
-        assert_eq!(answer.unwrap(), json!({ "sessions": [] }));
-    }
+    let asked = |request| as_nobody(service.socket(), request).unwrap();
+    assert_eq!(asked(json!({ "status": {} })), json!({ "sessions": [] }));
+    let kill = asked(json!({ "kill": { "session": id, "signal": 9 } }));
+    assert_eq!(kill["error"]["code"], "no-session");
+    assert!(alive(init));
 }

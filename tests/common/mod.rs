@@ -71,8 +71,9 @@ pub fn verifier() -> Verifier {
 
 /// A folder with a vault, its key, and a place for results.
 pub struct Room {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
     pub key: [u8; 32],
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Room {
@@ -83,18 +84,28 @@ impl Room {
             println!("skipped: this host forbids namespaces: {reason}");
             return None;
         }
-        let folder = tempfile::Builder::new().prefix("casemate-story-").tempdir().unwrap();
+        let temporary = tempfile::Builder::new().prefix("story-").tempdir().unwrap();
         let mut key = [0; 32];
         rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()).unwrap();
-        fs::create_dir(folder.path().join("out")).unwrap();
-        let room = Self { folder, key };
+        fs::create_dir(temporary.path().join("out")).unwrap();
+        let folder = temporary.path().to_owned();
+        let room = Self { folder, key, _temporary: Some(temporary) };
         let mut vault = Vault::create(&room.vault(), &room.kek(), CreateOptions::default()).unwrap();
         vault.put("customers.csv", DATA.as_bytes()).unwrap();
         Some(room)
     }
 
+    /// The room of another process.
+    pub fn at(folder: &Path, key: &str) -> Self {
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(key.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        }
+        Self { folder: folder.to_owned(), key: bytes, _temporary: None }
+    }
+
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     /// Folder of the vault.
@@ -302,6 +313,12 @@ impl Running {
         self.heard.wait(what, |inner| inner.records.iter().any(&wanted));
     }
 
+    /// Waits until as many such records were written.
+    pub fn wait_for_records(&self, count: usize, wanted: impl Fn(&Record) -> bool) {
+        let what = format!("{count} records");
+        self.heard.wait(&what, |inner| inner.records.iter().filter(|r| wanted(r)).count() >= count);
+    }
+
     /// Process id of the sandbox's init.
     pub fn init(&self) -> i32 {
         self.heard.wait("the init", |inner| inner.traces.is_some());
@@ -500,7 +517,11 @@ pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        if path.is_dir() { copy(&path, &to.join(name)) } else { drop(fs::copy(&path, to.join(name)).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &to.join(name));
+        } else {
+            fs::copy(&path, to.join(name)).unwrap();
+        }
     }
 }
 

@@ -29,7 +29,9 @@ fn without_hardware(
         return Ok(Box::new(NoTee(Some(missing))));
     }
     match (accept_simulated, accept.contains(&TeeName::Simulated)) {
-        (true, true) => Ok(Box::new(SimulatedTee::new(now).map_err(AssemblyError::Simulated)?)),
+        (true, true) => Ok(Box::new(
+            SimulatedTee::new(now).map_err(AssemblyError::Simulated)?,
+        )),
         (true, false) => Err(AssemblyError::SimulatedUnwelcome(missing)),
         (false, _) => Err(AssemblyError::NoEvidence(missing)),
     }
@@ -44,7 +46,11 @@ impl Attester for NoTee {
     }
 
     fn attest(&mut self, _: &[u8; 64]) -> Result<Evidence, AttestError> {
-        Err(self.0.take().map_or_else(|| attestation::detect().err(), Some).unwrap_or(AttestError::NoTee))
+        Err(self
+            .0
+            .take()
+            .map_or_else(|| attestation::detect().err(), Some)
+            .unwrap_or(AttestError::NoTee))
     }
 }
 
@@ -63,9 +69,15 @@ mod tests {
     fn simulated_evidence_takes_both_the_user_and_the_policy() {
         let both = [TeeName::SevSnp, TeeName::Simulated];
         assert!(chosen(&both, true).unwrap().attest(&[0; 64]).is_ok());
-        assert!(matches!(chosen(&both, false).err().unwrap(), AssemblyError::NoEvidence(_)));
+        assert!(matches!(
+            chosen(&both, false).err().unwrap(),
+            AssemblyError::NoEvidence(_)
+        ));
         let hardware = [TeeName::SevSnp];
-        assert!(matches!(chosen(&hardware, true).err().unwrap(), AssemblyError::SimulatedUnwelcome(_)));
+        assert!(matches!(
+            chosen(&hardware, true).err().unwrap(),
+            AssemblyError::SimulatedUnwelcome(_)
+        ));
     }
 
     #[test]

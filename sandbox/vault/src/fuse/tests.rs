@@ -80,7 +80,7 @@ fn a_served_lease_reads_as_files() {
     let Some(mounted) = mounted(None) else { return };
     assert_eq!(fs::read(mounted.at.join("a")).unwrap(), content(1, 300_000));
     assert_eq!(fs::read(mounted.at.join("dir/b")).unwrap(), content(2, 10));
-    assert_eq!(fs::read(mounted.at.join("dir/empty")).unwrap(), []);
+    assert_eq!(fs::read(mounted.at.join("dir/empty")).unwrap(), b"");
     let mut names: Vec<_> = fs::read_dir(mounted.at.join("dir"))
         .unwrap()
         .map(|e| e.unwrap().file_name())

@@ -270,6 +270,8 @@ const PRIVILEGED: &[&str] = &[
     "setgroups",
     "shadow",
     "shadow-by-own-link",
+    "tiocsti",
+    "tiocsti-high-bits",
     "unshare-mount",
     "write-system",
 ];

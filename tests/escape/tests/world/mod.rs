@@ -219,10 +219,8 @@ impl Terminal {
         let [master, slave] = [master, slave].map(|end| unsafe { OwnedFd::from_raw_fd(end) });
         for end in [&master, &slave] {
             // SAFETY: takes integers; the descriptor is open.
-            assert_eq!(
-                unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) },
-                0
-            );
+            let set = unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+            assert_eq!(set, 0);
         }
         Self {
             _master: master,

@@ -22,6 +22,17 @@ pub enum TrustTier {
 }
 
 impl TrustTier {
+    /// The name used in appraisals and policies.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Affirming => "affirming",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
+        }
+    }
+
     /// The number that AR4SI gives to the tier.
     #[must_use]
     pub fn value(self) -> u8 {
@@ -61,6 +72,18 @@ pub enum TcbStatus {
     OutOfDate,
     /// No minimum is stated for this product.
     Unknown,
+}
+
+impl TcbStatus {
+    /// The name used in appraisals and policies.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UpToDate => "up-to-date",
+            Self::OutOfDate => "out-of-date",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// How one check went.

@@ -60,6 +60,10 @@ pub struct SnpReferenceValues {
     /// attacks that need the machine in hand. A VLEK proves no chip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chip_ids: Option<Vec<Hex<64>>>,
+    /// Cloud service providers whose keys (VLEK) are allowed, as their certificates name them, for
+    /// example `CN=cc-eu-west-1.amazonaws.com`. The key of a chip is no provider's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub providers: Option<Vec<String>>,
     /// The lowest firmware versions, by generation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub minimum_tcb: BTreeMap<Product, TcbVersion>,

@@ -121,8 +121,9 @@ impl TsmReports {
     ///
     /// [`TsmError::Io`] or [`TsmError::Malformed`].
     pub fn provider(&self) -> Result<String, TsmError> {
-        let request = Request::new(&*self.tree)?;
-        request.text("provider").map_err(|fault| self.error(fault))
+        Request::new(&*self.tree)
+            .and_then(|request| request.text("provider"))
+            .map_err(|fault| self.error(fault))
     }
 
     /// Asks for a report bound to `inblob`.
@@ -161,8 +162,8 @@ impl TsmReports {
         }
     }
 
-    fn error(&self, fault: impl Into<Fault>) -> TsmError {
-        match fault.into() {
+    fn error(&self, fault: Fault) -> TsmError {
+        match fault {
             Fault::Interference => TsmError::Contended,
             Fault::Io(step, source) => TsmError::Io {
                 step,
@@ -256,20 +257,6 @@ impl Fault {
                 Self::Interference
             }
             _ => Self::Io(step, error),
-        }
-    }
-}
-
-impl From<Fault> for TsmError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Interference => Self::Contended,
-            Fault::Io(step, source) => Self::Io {
-                step,
-                root: PathBuf::from(TSM_ROOT),
-                source,
-            },
-            Fault::Other(error) => error,
         }
     }
 }

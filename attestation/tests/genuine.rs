@@ -439,6 +439,40 @@ fn genuine_revocation_lists_count_for_their_own_root_while_current() {
 }
 
 #[test]
+fn the_authorities_of_another_generation_are_refused() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let ca = |name: &str| {
+        let files = vectors.files("snp/ca");
+        let prefix = format!("snp/ca/{name}");
+        vectors.read(files.iter().find(|file| file.starts_with(&prefix)).unwrap())
+    };
+    let cases = vectors.genuine();
+    let milan = cases
+        .iter()
+        .find(|case| case.name.contains("milan-v3-azure"))
+        .unwrap();
+    let code = |intermediate: &str, root: &str| {
+        let chain = Endorsements::default()
+            .with_vek(milan.vek.clone())
+            .and_then(|chain| chain.with_intermediate(ca(intermediate)))
+            .and_then(|chain| chain.with_root(ca(root)))
+            .unwrap();
+        let evidence = Evidence::new(Tee::SevSnp, milan.report.clone(), chain).unwrap();
+        let verifier = Verifier::builder().build().unwrap();
+        verifier
+            .appraise_bound_to(&evidence, &milan.report_data(), milan.now)
+            .map_or_else(|error| error.code(), |_| "believed")
+    };
+    assert_eq!(code("sev-milan", "ark-milan"), "believed");
+    assert_eq!(code("sev-genoa", "ark-genoa"), "certificate-issuer");
+    assert_eq!(code("sev-milan", "ark-genoa"), "intermediate-name");
+    assert_eq!(code("sev-vlek-milan", "ark-milan"), "intermediate-name");
+    assert_eq!(code("sev-genoa", "ark-milan"), "intermediate-name");
+}
+
+#[test]
 fn reports_without_a_key_parse_and_are_not_believed() {
     let Some(vectors) = Vectors::open() else {
         return;
@@ -454,4 +488,21 @@ fn reports_without_a_key_parse_and_are_not_believed() {
                 .appraise_bound_to(&bare, report.report_data(), UnixTime(0));
         assert_eq!(verdict.unwrap_err().code(), "vek-missing");
     }
+}
+
+#[test]
+#[ignore = "prints a measurement; run by hand"]
+fn how_long_an_appraisal_takes() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let verifier = vectors.verifier();
+    let cases = vectors.genuine();
+    let (evidence, data, now) = (cases[0].evidence(), cases[0].report_data(), cases[0].now);
+    let rounds = 500;
+    let start = std::time::Instant::now();
+    for _ in 0..rounds {
+        verifier.appraise_bound_to(&evidence, &data, now).unwrap();
+    }
+    println!("{:?} for each appraisal", start.elapsed() / rounds);
 }

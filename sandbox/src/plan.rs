@@ -338,6 +338,8 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
 /// What the workload may touch of the base: the second wall behind the mounts.
 fn base_rights(rootfs: &Rootfs) -> Vec<(String, Rights)> {
     let mut rights: Vec<_> = [
+        // Everything that can be seen was mounted for the workload; what it may read of it is below.
+        ("/", Rights::LIST),
         ("/etc", Rights::READ),
         ("/proc", Rights::READ),
         ("/tmp", Rights::READ_WRITE),

@@ -8,19 +8,23 @@
 //!                     decision ─▶ plan ─▶ changes ─▶ levers ─▶ … ─▶ stop, close
 //! ```
 //!
-//! Every arrow is a record, durable before its effect. On any error the workload is stopped: a sandbox
+//! What is about to be done is a durable record before it is done, and what came of it is another. On
+//! any error the workload is stopped: a sandbox
 //! that cannot be adjusted is not left open.
 
+mod attested;
 mod builder;
+mod watch;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use attestation::{Appraisal, Attester, UnixTime, Verifier};
-use policy::{Bundle, Decision, Facts, Risk};
+use attestation::UnixTime;
+use policy::{Bundle, Decision, Facts, Grant};
+use sha2::{Digest, Sha256};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
@@ -33,12 +37,17 @@ use crate::lever::{self, data::Vaults};
 use crate::plan::{self, Plan, Run};
 use crate::record::{Record, hex, rule};
 use crate::release::{self, Identity, KeyBroker};
-use crate::sensor::{Kind, Look, Sensor, Signal};
+use attested::Attested;
+use watch::Watch;
 
 pub use builder::{Handle, SessionBuilder};
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
+/// Most rules that are named as the reason of one change.
+const MAX_REASONS: usize = 8;
+/// Shortest wait, so that no rounding of times makes the loop spin.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// How long a stopped sandbox may take to be gone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -47,24 +56,19 @@ pub struct Session {
     bundle: Bundle,
     base: PathBuf,
     identity: Identity,
-    attester: Box<dyn Attester>,
-    verifier: Verifier,
     broker: Option<Box<dyn KeyBroker>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     log: Log,
-    watcher: Box<dyn FnMut(&Record, Duration) + Send>,
+    watcher: builder::Watcher,
     clock: Clock,
 
-    appraisal: Option<Appraisal>,
-    believed: Option<Duration>,
-    attest_at: Option<Duration>,
-    deadline: Option<Duration>,
-    risk: Risk,
-    sensors: Vec<Box<dyn Sensor>>,
+    attested: Attested,
+    watch: Watch,
     gaps: BTreeSet<String>,
     plan: Plan,
     withdrawn: BTreeSet<String>,
+    deadline: Option<Duration>,
     asked_to_end: bool,
     started: bool,
 
@@ -147,16 +151,16 @@ impl Session {
                 Event::Failed(failure) => Some(Err(failure.clone())),
                 _ => None,
             });
-            let stopped = self.step(events)?;
-            match (ended, stopped) {
-                (Some(ending), _) => {
-                    let ending = ending?;
-                    self.record(Record::Ended { ending })?;
-                    let why = if self.asked_to_end { Why::Asked } else { Why::Ended };
-                    return Ok(Outcome { ending, why });
-                }
-                (None, Some(why)) => return self.end(why),
-                (None, None) => {}
+            if let Some(ending) = ended {
+                // What it did last is still worth a record; there is nothing left to adjust.
+                self.look(&events)?;
+                let ending = ending?;
+                self.record(Record::Ended { ending })?;
+                let why = if self.asked_to_end { Why::Asked } else { Why::Ended };
+                return Ok(Outcome { ending, why });
+            }
+            if let Some(why) = self.step(events)? {
+                return self.end(why);
             }
         }
     }
@@ -174,52 +178,11 @@ impl Session {
         self.record(record)
     }
 
-    /// Evidence ─▶ appraisal. Evidence that cannot be had or believed leaves the old appraisal to age.
+    /// Evidence ─▶ appraisal.
     fn attest(&mut self) -> Result<(), SessionError> {
-        let now = self.clock.now();
-        let max_age = self.bundle.tables().attestation.max_age;
         let challenge = self.identity.challenge(builder::nonce()?);
-        let believed = self
-            .attester
-            .attest(&challenge.report_data())
-            .map_err(|error| ("no-evidence".to_owned(), describe(&error)))
-            .and_then(|evidence| {
-                let appraisal = self
-                    .verifier
-                    .appraise(&evidence, &challenge, UnixTime(now.as_secs()))
-                    .map_err(|error| (error.code().to_owned(), describe(&error)))?;
-                self.accepts(&appraisal)?;
-                Ok(appraisal)
-            });
-        match believed {
-            Ok(appraisal) => {
-                self.record(Record::Attested {
-                    tee: appraisal.tee().to_string(),
-                    evidence: hex(appraisal.evidence_digest()),
-                    appraisal: serde_json::to_value(&appraisal)?,
-                })?;
-                self.appraisal = Some(appraisal);
-                self.believed = Some(now);
-                // Well before it is too old; if that fails there is time for more tries.
-                self.attest_at = max_age.map(|age| now + age - age / 5);
-            }
-            Err((code, error)) => {
-                self.record(Record::NotAttested { code, error })?;
-                self.attest_at = max_age.map(|age| now + (age / 10).max(Duration::from_millis(200)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the bundle wants evidence of this kind.
-    fn accepts(&self, appraisal: &Appraisal) -> Result<(), (String, String)> {
-        let name = if appraisal.is_simulated() { "simulated" } else { appraisal.tee().name() };
-        let accepted = &self.bundle.tables().attestation.accept;
-        if accepted.iter().any(|tee| tee.as_str() == name) {
-            return Ok(());
-        }
-        let error = format!("evidence of `{name}` is not in the policy's `[attestation] accept`");
-        Err(("not-accepted".into(), error))
+        let record = self.attested.renew(&challenge, &self.bundle, self.clock.now());
+        self.record(record)
     }
 
     /// Facts ─▶ decision.
@@ -230,16 +193,13 @@ impl Session {
         if decision.live() {
             return Ok(decision);
         }
-        Err(SessionError::NotGranted(reasons(&decision, &policy::Grant::live())))
+        Err(SessionError::NotGranted(reasons(&decision, &Grant::live())))
     }
 
     fn facts(&self) -> Facts {
         let now = self.clock.now();
-        facts::gather(self.appraisal.as_ref(), self.evidence_age(), self.risk.score(now), &self.gaps)
-    }
-
-    fn evidence_age(&self) -> Option<Duration> {
-        self.believed.map(|at| self.clock.now().saturating_sub(at))
+        let (appraisal, age) = (self.attested.appraisal(), self.attested.age(now));
+        facts::gather(appraisal, age, self.watch.risk(now), &self.gaps)
     }
 
     /// Keys for the vaults that the plan shows, and the vaults opened with them.
@@ -247,10 +207,11 @@ impl Session {
         let paths = release::vault_paths(&self.bundle, &self.base);
         for name in &self.plan.data.clone() {
             let path = &paths[name];
+            self.record(Record::Releasing { data: name.clone() })?;
             let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
             let now = UnixTime(self.clock.now().as_secs());
             let opened =
-                release::open_vault(name, path, &self.identity, &mut *self.attester, broker, now);
+                release::open_vault(name, path, &self.identity, &mut *self.attested.attester, broker, now);
             match opened {
                 Ok(vault) => {
                     self.record(Record::Released {
@@ -275,6 +236,10 @@ impl Session {
         let sizes = self.vaults.sizes();
         let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
         let limits = plan::limits(self.bundle.tables(), self.plan.tier);
+        self.record(Record::Launching {
+            floor: hex(&Sha256::digest(serde_json::to_vec(&floor)?)),
+            data: self.plan.data.clone(),
+        })?;
         let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
             return Err(SessionError::Lost);
         };
@@ -286,7 +251,9 @@ impl Session {
             serve: &mut |name, place| vaults.show(name, place),
             events: self.sender.clone(),
         })?;
-        let enforcement = instance.enforcement();
+        let mut enforcement = instance.enforcement().clone();
+        enforcement.extend(self.vaults.freshness());
+        enforcement.extend(watch::missing_sensors(&self.bundle));
         self.gaps = enforcement.gaps();
         let record = Record::Prepared {
             enforcement: enforcement.items().to_vec(),
@@ -295,7 +262,7 @@ impl Session {
         self.instance = Some(instance);
         self.record(record)?;
         if self.plan.run == Run::Frozen {
-            self.instance()?.freeze(true)?;
+            self.apply(&Change::Freeze(true), vec!["not granted from the start: proceed".into()])?;
         }
         Ok(())
     }
@@ -303,13 +270,12 @@ impl Session {
     /// Waits until something happens, or the mere passing of time may change a decision.
     fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
         let now = self.clock.now();
-        let stale = self.bundle.tables().attestation.max_age.zip(self.believed);
-        let stale = stale.map(|(age, at)| at + age).filter(|at| *at > now);
-        let fades = self.risk.next_change(now);
-        let wake = [stale, fades, self.attest_at, self.deadline].into_iter().flatten().min();
+        let evidence = self.attested.next_change(&self.bundle, now);
+        let wake = [evidence, self.watch.next_change(now), self.deadline];
+        let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
         let first = match wake {
-            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now)),
+            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now).max(SHORTEST_WAIT)),
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match first {
@@ -331,10 +297,10 @@ impl Session {
                 return Ok(Some(Why::Asked));
             }
         }
-        if self.attest_at.is_some_and(|at| now >= at) {
+        if self.attested.is_due(now) {
             self.attest()?;
         }
-        self.sense(&events)?;
+        self.look(&events)?;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Some(Why::Time));
         }
@@ -348,7 +314,7 @@ impl Session {
         self.record(Record::decided(facts, &decision))?;
         for change in changes {
             if change == Change::Stop {
-                return Ok(Some(Why::Policy(reasons(&decision, &policy::Grant::live()))));
+                return Ok(Some(Why::Policy(reasons(&decision, &Grant::live()))));
             }
             self.apply(&change, because(&change, &decision))?;
         }
@@ -357,37 +323,10 @@ impl Session {
     }
 
     /// Sensors ─▶ signals ─▶ risk.
-    fn sense(&mut self, events: &[Event]) -> Result<(), SessionError> {
-        let now = self.clock.now();
-        let mut seen: VecDeque<(Signal, u32)> = VecDeque::new();
-        let looks = events.iter().map(Some).chain([None]);
-        let (evidence_age, max_age) =
-            (self.evidence_age(), self.bundle.tables().attestation.max_age);
-        for happened in looks {
-            let look = Look { happened, evidence_age, max_age, gaps: &self.gaps };
-            for signal in self.sensors.iter_mut().filter_map(|sensor| sensor.sense(&look)) {
-                match signal.kind {
-                    Kind::Happened => self.risk.signal(signal.sensor, now),
-                    Kind::Began => self.risk.hold(signal.sensor, now),
-                    Kind::Ended => self.risk.release(signal.sensor, now),
-                }
-                match seen.iter_mut().find(|(known, _)| *known == signal) {
-                    Some((_, count)) => *count += 1,
-                    None => seen.push_back((signal, 1)),
-                }
-            }
-        }
-        let risk = self.risk.score(now);
-        for (signal, count) in seen {
-            let holds = match signal.kind {
-                Kind::Happened => None,
-                Kind::Began => Some(true),
-                Kind::Ended => Some(false),
-            };
-            let Signal { sensor, detail, .. } = signal;
-            self.record(Record::Signal { sensor, detail, count, holds, risk })?;
-        }
-        Ok(())
+    fn look(&mut self, events: &[Event]) -> Result<(), SessionError> {
+        let (attested, now) = (&self.attested, self.clock.now());
+        let signals = self.watch.look(events, attested, &self.gaps, &self.bundle, now);
+        signals.into_iter().try_for_each(|signal| self.record(signal))
     }
 
     /// One change: the record, the effect, the record of the effect.
@@ -447,7 +386,8 @@ impl Session {
         }
         self.asked_to_end |= ends;
         self.record(Record::Kill { signal })?;
-        self.instance()?.kill(signal)?;
+        // A sandbox that is gone needs no signal, and will be heard of.
+        let _ = self.instance()?.kill(signal);
         Ok(false)
     }
 
@@ -468,7 +408,6 @@ impl Session {
 
 /// The rules behind a change.
 fn because(change: &Change, decision: &Decision) -> Vec<String> {
-    use policy::Grant;
     let grant = match change {
         Change::Withdraw(name) => Grant::read_vault(name),
         Change::Limit(_) => Grant::full_tier(),
@@ -481,8 +420,8 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
     reasons(decision, &grant)
 }
 
-fn reasons(decision: &Decision, grant: &policy::Grant) -> Vec<String> {
-    decision.because(grant).iter().map(rule).collect()
+fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {
+    decision.because(grant).iter().take(MAX_REASONS).map(rule).collect()
 }
 
 impl std::fmt::Display for Why {

@@ -139,6 +139,8 @@ impl Broker {
 
 impl BrokerBuilder {
     /// Adds a secret under a name; a second one of the same name takes the place of the first.
+    ///
+    /// A secret of more than [`attestation::MAX_SECRET`] bytes is never released.
     #[must_use]
     pub fn resource(
         mut self,

@@ -113,6 +113,22 @@ mod tests {
     }
 
     #[test]
+    fn the_algorithm_named_inside_is_the_one_used_outside() {
+        // The whole of a certificate but the algorithm in its signed part, spelt the other way.
+        let root = originals().swap_remove(1);
+        let length = PSS_SHA384_EXPLICIT.len();
+        let at = root
+            .windows(length)
+            .position(|bytes| bytes == PSS_SHA384_EXPLICIT)
+            .unwrap();
+        let mut other = [&root[..at], PSS_SHA384, &root[at + length..]].concat();
+        // Five bytes less in the two-byte lengths of certificate and signed part.
+        other[3] -= 5;
+        other[7] -= 5;
+        assert_eq!(Certificate::parse(&other).err(), Some(X509Error::Algorithm));
+    }
+
+    #[test]
     fn every_truncation_is_refused() {
         for der in originals() {
             for length in 0..der.len() {

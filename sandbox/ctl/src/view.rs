@@ -91,11 +91,11 @@ impl Inner {
             Record::NotReleased { data, error } => {
                 vec![self.line("layer 1", &self.bad(&format!("key of `{data}` not released: {error}")))]
             }
-            Record::Decided { facts, granted, denied, .. } => {
+            Record::Decided { facts, granted, refused, denied, .. } => {
                 let mut lines = vec![self.event(
                     at,
                     "decide",
-                    &format!("risk {}: {granted} granted, {} denied", facts.risk, denied.len()),
+                    &format!("risk {}: {granted} granted, {refused} denied", facts.risk),
                 )];
                 for denial in denied {
                     let why = denial.because.first().map_or("", String::as_str);
@@ -142,7 +142,8 @@ impl Inner {
         let text = |name: &str| appraisal[name].as_str().unwrap_or("?").to_owned();
         let simulated = appraisal["simulated"].as_bool().unwrap_or(true);
         let checks = appraisal["checks"].as_array().map_or(&[][..], Vec::as_slice);
-        let passed = checks.iter().filter(|check| check["outcome"] == "pass").count();
+        let count = |outcome: &str| checks.iter().filter(|c| c["outcome"] == outcome).count();
+        let (passed, failed) = (count("pass"), count("fail"));
         let kind = if simulated {
             self.warn("simulated (proves nothing)")
         } else {
@@ -151,8 +152,9 @@ impl Inner {
         self.line(
             "layer 1",
             &format!(
-                "evidence {kind}: {passed} of {} checks passed; tier {}, tcb {}",
-                checks.len(),
+                "evidence {kind}: {passed} checks passed, {failed} failed, {} not asked for; tier {}, \
+                 tcb {}",
+                checks.len() - passed - failed,
                 text("tier"),
                 text("tcb-status"),
             ),

@@ -161,7 +161,8 @@ impl Cgroup {
                 return vec![Item::not(
                     2,
                     "cgroup",
-                    "no cgroup can be made by this user: limits by rlimit only, freezing by SIGSTOP",
+                    "no cgroup can be made by this user: processes are limited together, memory only for each \
+                     process, and the CPU not at all",
                 )];
             }
         };
@@ -176,6 +177,11 @@ impl Cgroup {
     /// Where the sandbox is to be born.
     pub fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// Whether this controller limits the sandbox.
+    pub fn limits(&self, controller: &str) -> bool {
+        self.controllers.contains_key(controller)
     }
 
     /// Whether limits can be set at all.

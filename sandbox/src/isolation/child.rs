@@ -26,6 +26,7 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::floor::{Floor, INSIDE_ID};
+use super::namespace;
 use super::rootfs::{self, DataPlace, Prepared};
 use super::spawner::Failure;
 use super::wire;
@@ -121,6 +122,9 @@ fn prepare(
     stdio: [OwnedFd; 3],
 ) -> Result<Workload, Failure> {
     tie_to_parent()?;
+    if !floor.privileged {
+        namespace::map_own_user(floor)?;
+    }
     // Also catches a spawner that ended before the line above: its end of the pipe is then closed.
     if !matches!(rustix::io::read(&mapped, &mut [0u8; 1]), Ok(1)) {
         process::exit_now(1);
@@ -188,7 +192,7 @@ fn prepare(
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
     drop(listener);
-    expect(control, |said| matches!(said, ToInit::Start));
+    wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
     std::mem::forget((go, start));
@@ -205,6 +209,17 @@ fn expect(control: &OwnedFd, wanted: impl FnOnce(&ToInit) -> bool) {
     match wire::receive::<ToInit>(control.as_fd()) {
         Ok(Some((said, _))) if wanted(&said) => {}
         _ => process::exit_now(1),
+    }
+}
+
+/// Waits for the word to start. Without a cgroup the workload can be frozen before it.
+fn wait_to_start(control: &OwnedFd) {
+    loop {
+        match wire::receive::<ToInit>(control.as_fd()) {
+            Ok(Some((ToInit::Start, _))) => return,
+            Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
+            _ => process::exit_now(1),
+        }
     }
 }
 

@@ -44,12 +44,17 @@ impl Backend for Container {
         let Launch { floor, limits, stdio, serve, events } = launch;
         let mut enforcement = Enforcement::default();
         enforcement.extend(self.items.iter().cloned());
+        let mut floor = floor.clone();
+        if let Some(memory) = limits.memory.filter(|_| !self.cgroup.limits("memory")) {
+            // Per process, and all that is left without a cgroup.
+            floor.limits.push((libc::RLIMIT_DATA, memory));
+        }
         self.cgroup.limit(&limits).map_err(Failure::at("setting cgroup limits"))?;
         enforcement.extend(lever_items(&self.cgroup));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
         let [input, output, error] = &stdio;
         let (pid, pidfd) = self.spawner.launch(
-            floor,
+            &floor,
             theirs.as_fd(),
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;
@@ -139,6 +144,14 @@ impl Running {
         wire::send(self.control.as_fd(), message, &[])
             .map_err(Failure::at("speaking to the sandbox"))
     }
+
+    /// Tells the init, unless it has just ended: then nothing is left to signal or to freeze.
+    fn tell_if_there(&self, message: &ToInit) -> Result<(), Failure> {
+        match self.tell(message) {
+            Err(failure) if failure.errno == Some(libc::EPIPE) => Ok(()),
+            told => told,
+        }
+    }
 }
 
 impl Instance for Running {
@@ -172,7 +185,7 @@ impl Instance for Running {
     }
 
     fn kill(&mut self, signal: i32) -> Result<(), Failure> {
-        self.tell(&ToInit::Kill(signal))
+        self.tell_if_there(&ToInit::Kill(signal))
     }
 
     fn limit(&mut self, limits: &Limits) -> Result<(), Failure> {
@@ -190,7 +203,7 @@ impl Instance for Running {
         if self.cgroup.freezes() {
             self.cgroup.freeze(frozen).map_err(Failure::at("freezing"))
         } else {
-            self.tell(&ToInit::Pause(frozen))
+            self.tell_if_there(&ToInit::Pause(frozen))
         }
     }
 

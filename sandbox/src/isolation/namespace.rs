@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{Pid, Signal};
 
+use super::floor::{Floor, INSIDE_ID};
 use super::spawner::Failure;
 use crate::sys::process::{self, Forked, NamespaceFlags};
 
@@ -29,21 +30,25 @@ pub fn sandbox_uid() -> u32 {
     FIRST_SANDBOX_UID + (std::process::id() & 0xffff)
 }
 
-/// Lets exactly one user and group exist in the user namespace of `pid`.
-pub fn map_user(
-    pid: Pid,
-    host_uid: u32,
-    host_gid: u32,
-    inside: u32,
-    privileged: bool,
-) -> Result<(), Failure> {
-    let pid = pid.as_raw_nonzero();
-    if !privileged {
-        // Without this an ordinary user may not map a group. See user_namespaces(7).
-        write(&format!("/proc/{pid}/setgroups"), "deny")?;
-    }
-    write(&format!("/proc/{pid}/uid_map"), &format!("{inside} {host_uid} 1\n"))?;
-    write(&format!("/proc/{pid}/gid_map"), &format!("{inside} {host_gid} 1\n"))
+/// Lets exactly one user and group exist in the user namespace of `pid`. For root, from outside.
+pub fn map_user(pid: Pid, floor: &Floor) -> Result<(), Failure> {
+    map(&format!("/proc/{}", pid.as_raw_nonzero()), floor)
+}
+
+/// Lets exactly one user and group exist in the user namespace that this process was born into. For an
+/// ordinary user, who may map nobody but himself.
+pub fn map_own_user(floor: &Floor) -> Result<(), Failure> {
+    // The files of a process that cannot be dumped, as the spawner is, belong to root.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+        .map_err(|errno| Failure::at("mapping the sandbox's user")(errno.into()))?;
+    // Without this an ordinary user may not map a group. See user_namespaces(7).
+    write("/proc/self/setgroups", "deny")?;
+    map("/proc/self", floor)
+}
+
+fn map(process: &str, floor: &Floor) -> Result<(), Failure> {
+    write(&format!("{process}/uid_map"), &format!("{INSIDE_ID} {} 1\n", floor.host_uid))?;
+    write(&format!("{process}/gid_map"), &format!("{INSIDE_ID} {} 1\n", floor.host_gid))
 }
 
 /// Makes a user namespace in which `from` stands for `to`, for mounts that show files of one user as

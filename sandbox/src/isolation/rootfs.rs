@@ -6,6 +6,7 @@
 //! move_mount(2), pivot_root(2).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,11 +50,13 @@ pub fn prepare_owned(floor: &Floor) -> Result<Prepared, Failure> {
         let tree = clone_tree(&bind.from).map_err(|e| Failure::at(step())(e.into()))?;
         let owner = std::fs::metadata(&bind.from).map_err(Failure::at(step()))?;
         let owner = (owner.uid(), owner.gid());
-        if !mappings.contains_key(&owner) {
-            let made = namespace::mapping(owner, (floor.host_uid, floor.host_gid))?;
-            mappings.insert(owner, made);
-        }
-        if mount::set_attributes(tree.as_fd(), 0, mappings.get(&owner).map(AsFd::as_fd)).is_err() {
+        let mapping = match mappings.entry(owner) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(namespace::mapping(owner, (floor.host_uid, floor.host_gid))?)
+            }
+        };
+        if mount::set_attributes(tree.as_fd(), 0, Some(mapping.as_fd())).is_err() {
             prepared.unmapped.push(bind.from.clone());
         }
         prepared.trees.insert(bind.at.clone(), tree);

@@ -15,7 +15,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
-use super::floor::{Floor, INSIDE_ID};
+use super::floor::Floor;
 use super::{child, namespace, rootfs, wire};
 use crate::sys::process::{self, Forked};
 
@@ -264,10 +264,10 @@ fn spawn(
             child::init(floor, prepared, wait_mapped, control, [input, output, error])
         }
         Forked::Parent { pid, pidfd } => {
-            let made = namespace::map_user(pid, floor.host_uid, floor.host_gid, INSIDE_ID, floor.privileged)
-                .and_then(|()| {
-                    rustix::io::write(&mapped, &[1]).map(drop).map_err(into("starting the init"))
-                });
+            let made = if floor.privileged { namespace::map_user(pid, floor) } else { Ok(()) };
+            let made = made.and_then(|()| {
+                rustix::io::write(&mapped, &[1]).map(drop).map_err(into("starting the init"))
+            });
             if let Err(failure) = made {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
                 reap(&pidfd);

@@ -120,6 +120,15 @@ impl Vaults {
         }
     }
 
+    /// What nothing remembers: without an anchor, a vault that was put back as a whole to an earlier day
+    /// looks like a fresh one.
+    pub fn freshness(&self) -> impl Iterator<Item = Item> {
+        self.open.keys().map(|name| {
+            let detail = format!("{name}: no anchor remembers its newest root; putting back the whole vault goes unseen");
+            Item::partly(4, "freshness", detail)
+        })
+    }
+
     /// What the workload read of each vault.
     pub fn usage(&self) -> BTreeMap<String, LeaseUse> {
         self.open

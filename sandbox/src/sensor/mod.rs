@@ -43,6 +43,9 @@ pub struct Look<'a> {
     pub evidence_age: Option<Duration>,
     /// Age at which evidence is stale.
     pub max_age: Option<Duration>,
+    /// Whether something that the newest evidence rests on (a certificate, a revocation list) is past
+    /// its end.
+    pub expired: bool,
     /// Protections that are not wholly in force.
     pub gaps: &'a BTreeSet<String>,
 }
@@ -53,7 +56,10 @@ pub trait Sensor: Send {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal>;
 }
 
-/// Every sensor there is. A new one is a file beside this and a line here.
+/// Names of the sensors there are. What else the policy language knows is reported as a gap.
+pub const NAMES: [&str; 4] = ["denied-syscall", "operator", "stale-evidence", "enforcement-gap"];
+
+/// Every sensor there is. A new one is a file beside this, a line here, and its name above.
 pub fn all() -> Vec<Box<dyn Sensor>> {
     vec![
         Box::new(denied_syscall::DeniedSyscall),

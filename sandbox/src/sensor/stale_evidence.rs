@@ -13,11 +13,12 @@ impl Sensor for StaleEvidence {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
         let max_age = look.max_age?;
         // Evidence that is not there is not fresh.
-        let holds = look.evidence_age.is_none_or(|age| age >= max_age);
-        let kind = self.stale.turn(holds)?;
+        let old = look.evidence_age.is_none_or(|age| age >= max_age);
+        let kind = self.stale.turn(old || look.expired)?;
         let detail = match look.evidence_age {
-            Some(age) => format!("evidence is {}s old, {}s at most", age.as_secs(), max_age.as_secs()),
             None => "there is no evidence".to_owned(),
+            Some(_) if look.expired => "what the evidence rests on has expired".to_owned(),
+            Some(age) => format!("evidence is {}s old, {}s at most", age.as_secs(), max_age.as_secs()),
         };
         Some(Signal { sensor: "stale-evidence", kind, detail })
     }
@@ -40,6 +41,7 @@ mod tests {
                 happened: None,
                 evidence_age: age.map(Duration::from_secs),
                 max_age: Some(Duration::from_secs(10)),
+                expired: age == Some(3),
                 gaps: &gaps,
             };
             sensor.sense(&look).map(|signal| signal.kind)
@@ -49,5 +51,7 @@ mod tests {
         assert_eq!(at(Some(11)), None);
         assert_eq!(at(Some(0)), Some(Kind::Ended));
         assert_eq!(at(None), Some(Kind::Began));
+        assert_eq!(at(Some(1)), Some(Kind::Ended));
+        assert_eq!(at(Some(3)), Some(Kind::Began), "young, but its certificate has expired");
     }
 }

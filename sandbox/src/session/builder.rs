@@ -7,10 +7,12 @@ use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
-use policy::{BackendName, Bundle, Risk, RiskModel};
+use policy::{BackendName, Bundle};
 use vault::audit::Log;
 
 use super::Session;
+use super::attested::Attested;
+use super::watch::Watch;
 use crate::error::SessionError;
 use crate::event::{Clock, Event};
 use crate::isolation::Backend;
@@ -19,13 +21,12 @@ use crate::lever::data::Vaults;
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::release::{Identity, KeyBroker};
-use crate::sensor;
 
 /// Events that may wait for the session; whoever has more to report waits too.
 const WAITING_EVENTS: usize = 1024;
 
 /// Shows each record, with its time since the Unix epoch.
-type Watcher = Box<dyn FnMut(&Record, Duration) + Send>;
+pub(super) type Watcher = Box<dyn FnMut(&Record, Duration) + Send>;
 
 /// Everything a session needs, gathered step by step.
 pub struct SessionBuilder {
@@ -124,23 +125,18 @@ impl SessionBuilder {
             release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
         };
         Ok(Session {
-            risk: Risk::new(RiskModel::from(&self.bundle)),
+            watch: Watch::new(&self.bundle),
             bundle: self.bundle,
             base: self.base,
             identity,
-            attester,
-            verifier,
+            attested: Attested::new(attester, verifier),
             broker: self.broker,
             backend: Some(backend),
             stdio: Some(stdio),
             log,
             watcher: self.watcher,
             clock: Clock::start(),
-            appraisal: None,
-            believed: None,
-            attest_at: None,
             deadline: None,
-            sensors: sensor::all(),
             gaps: Default::default(),
             plan: Plan::default(),
             withdrawn: Default::default(),

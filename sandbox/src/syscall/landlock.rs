@@ -22,7 +22,9 @@ use crate::sys;
 /// What may be done beneath a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rights {
-    /// Read files, list directories.
+    /// List directories.
+    pub list: bool,
+    /// Read files.
     pub read: bool,
     /// Write, create, rename and remove; connect to Unix sockets; ioctls of devices.
     ///
@@ -33,20 +35,30 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// See what there is, and read none of it.
+    pub const LIST: Self = Self {
+        list: true,
+        read: false,
+        write: false,
+        exec: false,
+    };
     /// Read only.
     pub const READ: Self = Self {
+        list: true,
         read: true,
         write: false,
         exec: false,
     };
     /// Read and execute: programs and libraries.
     pub const READ_EXEC: Self = Self {
+        list: true,
         read: true,
         write: false,
         exec: true,
     };
     /// Read and write: data.
     pub const READ_WRITE: Self = Self {
+        list: true,
         read: true,
         write: true,
         exec: false,
@@ -54,8 +66,11 @@ impl Rights {
 
     fn access(self) -> BitFlags<AccessFs> {
         let mut access = BitFlags::empty();
+        if self.list {
+            access |= AccessFs::ReadDir;
+        }
         if self.read {
-            access |= make_bitflags!(AccessFs::{ReadFile | ReadDir});
+            access |= AccessFs::ReadFile;
         }
         if self.write {
             access |= make_bitflags!(AccessFs::{
@@ -342,6 +357,7 @@ mod tests {
         // A single file is a fine place for a right, also for rights meant for directories.
         let plan = LandlockPlan::new(
             [
+                (dir.path().to_owned(), Rights::LIST),
                 (dir.path().join("read"), Rights::READ),
                 (dir.path().join("write"), Rights::READ_WRITE),
                 ("/dev/null".into(), Rights::READ_WRITE),
@@ -351,6 +367,8 @@ mod tests {
         confined(&plan, |enforced| {
             assert!(enforced.abi() >= 1);
             assert_eq!(fs::read(at("read")).unwrap(), b"text");
+            let hidden = fs::read_dir(dir.path().join("hidden")).unwrap();
+            assert_eq!(hidden.count(), 1, "what may be listed is seen");
             fs::write(at("write"), "other").unwrap();
             fs::write("/dev/null", "gone").unwrap();
             fs::rename(at("write"), dir.path().join("write/renamed")).unwrap();
@@ -409,6 +427,7 @@ mod tests {
         let everything = [(
             "/",
             Rights {
+                list: true,
                 read: true,
                 write: true,
                 exec: true,

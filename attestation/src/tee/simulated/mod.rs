@@ -417,6 +417,17 @@ impl SimulatedTeeBuilder {
         self
     }
 
+    /// Changes the certificates of the root and of the intermediate before the root signs them.
+    #[cfg(test)]
+    pub(crate) fn edit_authorities(
+        mut self,
+        root: fn(&mut Template),
+        intermediate: fn(&mut Template),
+    ) -> Self {
+        self.chain = Chain::Edited(root, intermediate);
+        self
+    }
+
     /// Makes the key and its certificate.
     ///
     /// # Errors

@@ -68,6 +68,9 @@ pub(super) enum Chain {
     Simulated,
     /// Under a root of the same name with another key.
     LookAlike,
+    /// Under the simulated root, after its certificate and then the intermediate's were changed.
+    #[cfg(test)]
+    Edited(fn(&mut Template), fn(&mut Template)),
 }
 
 impl Chain {
@@ -78,18 +81,19 @@ impl Chain {
     ) -> Result<Endorsements, AttestError> {
         // The look-alike swaps the two keys, which is as good as having others.
         let (root_key, intermediate_key) = match self {
-            Self::Simulated => (ARK_KEY, ASK_KEY),
             Self::LookAlike => (ASK_KEY, ARK_KEY),
+            _ => (ARK_KEY, ASK_KEY),
         };
         let (root, intermediate) = match (self, is_vlek) {
             (Self::Simulated, false) => (ARK.to_vec(), ASK.to_vec()),
             _ => {
-                let root = root_template(&public(root_key)?);
-                let intermediate = intermediate_template(&public(intermediate_key)?, is_vlek);
-                (
-                    certificate(&root, root_key)?,
-                    certificate(&intermediate, root_key)?,
-                )
+                let mut templates = [
+                    root_template(&public(root_key)?),
+                    intermediate_template(&public(intermediate_key)?, is_vlek),
+                ];
+                self.edit(&mut templates);
+                let [root, intermediate] = templates.map(|it| certificate(&it, root_key));
+                (root?, intermediate?)
             }
         };
         Ok(Endorsements::default()
@@ -97,6 +101,17 @@ impl Chain {
             .with_intermediate(intermediate)?
             .with_root(root)?)
     }
+
+    #[cfg(test)]
+    fn edit(self, [root, intermediate]: &mut [Template; 2]) {
+        if let Self::Edited(edit_root, edit_intermediate) = self {
+            edit_root(root);
+            edit_intermediate(intermediate);
+        }
+    }
+
+    #[cfg(not(test))]
+    fn edit(self, _: &mut [Template; 2]) {}
 }
 
 fn root_template(key: &[u8]) -> Template {

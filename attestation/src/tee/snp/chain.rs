@@ -381,7 +381,7 @@ fn unrevoked(
             continue;
         }
         if !crl.is_signed_by(root.public_key) {
-            // The simulated root has the same kind of name as a genuine one, but not the same name.
+            // Whole names are compared above, so a list of the simulated root is not mistaken for AMD's.
             return Err(ChainError::CrlSignature);
         }
         if crl.lists(intermediate.serial).map_err(ChainError::Crl)? {

@@ -255,6 +255,18 @@ fn platform_identity(list: &mut List, subject: &Subject<'_>) {
         claims.chip_id.as_ref(),
         reference.chip_ids.as_deref(),
     );
+    let provider = claims.provider.as_deref();
+    let observed = provider.unwrap_or("none").to_owned();
+    match &reference.providers {
+        None => list.skipped("snp.provider", observed, REFERENCE),
+        Some(allowed) => list.contraindicated(
+            "snp.provider",
+            allowed.iter().any(|name| Some(name.as_str()) == provider),
+            observed,
+            &format!("one of [{}]", allowed.join(", ")),
+            REFERENCE,
+        ),
+    }
 }
 
 fn firmware(list: &mut List, subject: &Subject<'_>) -> TcbStatus {

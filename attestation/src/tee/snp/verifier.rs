@@ -151,8 +151,9 @@ fn agreed<'a>(
     let vek = vek::read(&chain.vek, chain.kind, product)
         .map_err(|extension| AppraiseError::VekExtension { extension })?;
     if let Identity::Chip(hwid) = vek.identity {
-        let (chip, rest) = report.chip_id().split_at(product.hwid_length());
-        if chip != hwid || rest.iter().any(|byte| *byte != 0) {
+        let mut chip = [0; 64];
+        chip.iter_mut().zip(hwid).for_each(|(to, from)| *to = *from);
+        if *report.chip_id() != chip {
             return Err(AppraiseError::ChipId);
         }
     }

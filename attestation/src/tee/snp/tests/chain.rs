@@ -354,3 +354,70 @@ fn certificates_of_two_instances_do_not_mix() {
     let verdict = verifier(reference()).appraise(&mixed, &challenge(), NOW);
     assert_eq!(verdict.unwrap_err().code(), "signature");
 }
+
+fn keep(_: &mut Template) {}
+
+#[test]
+fn an_authority_is_named_and_used_as_one() {
+    fn other_product(root: &mut Template) {
+        root.issuer = "ARK-Turin".to_owned();
+        root.subject = "ARK-Turin".to_owned();
+    }
+    fn issued_by_other(intermediate: &mut Template) {
+        intermediate.issuer = "ARK-Turin".to_owned();
+    }
+    fn no_authority(it: &mut Template) {
+        it.extensions.clear();
+    }
+    fn no_certificate_signing(it: &mut Template) {
+        it.extensions.pop();
+    }
+    fn of_another_kind(it: &mut Template) {
+        it.key_algorithm = crate::endorsement::EC_P384.to_vec();
+    }
+    assert!(appraise(tee().edit_authorities(keep, keep)).is_ok());
+    let renamed = tee().edit_authorities(other_product, issued_by_other);
+    assert_eq!(code(renamed), "root-name");
+    assert_eq!(
+        code(tee().edit_authorities(other_product, keep)),
+        "root-name"
+    );
+    assert_eq!(
+        code(tee().edit_authorities(keep, issued_by_other)),
+        "certificate-issuer"
+    );
+    for useless in [no_authority as fn(&mut Template), no_certificate_signing] {
+        assert_eq!(
+            code(tee().edit_authorities(keep, useless)),
+            "certificate-usage"
+        );
+        assert_eq!(
+            code(tee().edit_authorities(useless, keep)),
+            "certificate-usage"
+        );
+    }
+    assert_eq!(
+        code(tee().edit_authorities(keep, of_another_kind)),
+        "certificate-key"
+    );
+}
+
+#[test]
+fn an_expired_authority_ends_the_chain() {
+    fn expired(it: &mut Template) {
+        it.not_after = NOW.minus_seconds(1);
+    }
+    fn soon(it: &mut Template) {
+        it.not_after = NOW.plus_seconds(1);
+    }
+    assert_eq!(
+        code(tee().edit_authorities(expired, keep)),
+        "certificate-expired"
+    );
+    assert_eq!(
+        code(tee().edit_authorities(keep, expired)),
+        "certificate-expired"
+    );
+    let appraisal = appraise(tee().edit_authorities(soon, keep)).unwrap();
+    assert_eq!(appraisal.not_after(), NOW.plus_seconds(1));
+}

@@ -357,3 +357,35 @@ fn the_worse_tier_wins() {
         [0, 2, 32, 96]
     );
 }
+
+#[test]
+fn only_the_keys_of_named_providers_are_welcome() {
+    let id = "snp.provider";
+    let named = |name: &str| Some(vec![name.to_owned()]);
+    let guest = || tee().vlek("CN=cc-test.example");
+    assert_eq!(
+        judge(guest(), id, |r| r.providers = named("CN=cc-test.example")),
+        PASSED
+    );
+    assert_eq!(
+        judge(guest(), id, |r| r.providers =
+            named("CN=cc-test.example.org")),
+        FAILED
+    );
+    assert_eq!(judge(tee(), id, |r| r.providers = named("none")), FAILED);
+    assert_eq!(judge(guest(), id, |_| {}), SKIPPED);
+}
+
+#[test]
+fn names_are_those_of_the_serialized_form() {
+    for tier in [TrustTier::None, TrustTier::Affirming, TrustTier::Warning] {
+        assert_eq!(serde_json::to_value(tier).unwrap(), tier.name());
+    }
+    for status in [
+        TcbStatus::UpToDate,
+        TcbStatus::OutOfDate,
+        TcbStatus::Unknown,
+    ] {
+        assert_eq!(serde_json::to_value(status).unwrap(), status.name());
+    }
+}

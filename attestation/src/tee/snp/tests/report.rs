@@ -1,5 +1,7 @@
 //! The report itself: its bytes, its signature, and what it says of its signer.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::tee::snp::report::{REPORT_LENGTH, SIGNED_LENGTH, at};
 use crate::tee::snp::{Product, Report};
@@ -314,4 +316,36 @@ fn the_simulator_fails_when_told_to() {
     assert!(tee.attest(&[0; 64]).is_ok());
     assert!(tee.attest(&[0; 64]).is_err());
     assert!(tee.attest(&[0; 64]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn arbitrary_evidence_is_refused_without_a_panic(
+        report in proptest::collection::vec(any::<u8>(), REPORT_LENGTH),
+        noise in proptest::collection::vec(any::<u8>(), 0..100),
+        genuine in any::<[bool; 3]>(),
+        believable in any::<bool>(),
+    ) {
+        let original = evidence(tee());
+        let mut report = report;
+        if believable {
+            // As far as the signature: a version, an algorithm, and a VCEK as the signer.
+            report[..4].copy_from_slice(&3_u32.to_le_bytes());
+            report[at::SIGNATURE_ALGO..at::CURRENT_TCB].copy_from_slice(&1_u32.to_le_bytes());
+            report[at::SIGNER_INFO..at::REPORT_DATA].fill(0);
+            report[at::RESERVED_SIGNATURE..].fill(0);
+            report[at::SIGNATURE_R + 48..at::SIGNATURE_S].fill(0);
+            report[at::SIGNATURE_S + 48..at::RESERVED_SIGNATURE].fill(0);
+        }
+        let chain = certificates(&original);
+        let chain = std::array::from_fn(|which| {
+            if genuine[which] { chain[which].clone() } else { noise.clone() }
+        });
+        let made_up = with_certificates(&with_report(&original, report), chain)
+            .with_crl(noise.clone())
+            .unwrap();
+        prop_assert!(verifier(reference()).appraise(&made_up, &challenge(), NOW).is_err());
+    }
 }

@@ -1,0 +1,76 @@
+//! Sensors and the risk that their signals add up to.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use policy::{Bundle, Risk, RiskModel};
+
+use super::attested::Attested;
+use crate::enforcement::Item;
+use crate::event::Event;
+use crate::record::Record;
+use crate::sensor::{self, Kind, Look, Sensor, Signal};
+
+/// What looks, and what it adds up to.
+pub(super) struct Watch {
+    sensors: Vec<Box<dyn Sensor>>,
+    risk: Risk,
+}
+
+impl Watch {
+    pub(super) fn new(bundle: &Bundle) -> Self {
+        Self { sensors: sensor::all(), risk: Risk::new(RiskModel::from(bundle)) }
+    }
+
+    pub(super) fn risk(&self, now: Duration) -> u8 {
+        self.risk.score(now)
+    }
+
+    /// When the risk next falls by itself.
+    pub(super) fn next_change(&self, now: Duration) -> Option<Duration> {
+        self.risk.next_change(now)
+    }
+
+    /// Shows the sensors what happened, and how things are. Equal signals become one record.
+    pub(super) fn look(
+        &mut self,
+        events: &[Event],
+        attested: &Attested,
+        gaps: &BTreeSet<String>,
+        bundle: &Bundle,
+        now: Duration,
+    ) -> Vec<Record> {
+        let mut seen: Vec<(Signal, u32)> = Vec::new();
+        for happened in events.iter().map(Some).chain([None]) {
+            let look = Look {
+                happened,
+                evidence_age: attested.age(now),
+                max_age: bundle.tables().attestation.max_age,
+                expired: attested.is_expired(now),
+                gaps,
+            };
+            for signal in self.sensors.iter_mut().filter_map(|sensor| sensor.sense(&look)) {
+                match signal.kind {
+                    Kind::Happened => self.risk.signal(signal.sensor, now),
+                    Kind::Began => self.risk.hold(signal.sensor, now),
+                    Kind::Ended => self.risk.release(signal.sensor, now),
+                }
+                match seen.iter_mut().find(|(known, _)| *known == signal) {
+                    Some((_, count)) => *count += 1,
+                    None => seen.push((signal, 1)),
+                }
+            }
+        }
+        let risk = self.risk.score(now);
+        seen.into_iter().map(|(signal, count)| Record::signal(signal, count, risk)).collect()
+    }
+}
+
+/// Sensors that the policy weighs and this version does not have: gaps, since they never report.
+pub(super) fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
+    let names = bundle.tables().risk.keys().filter(|name| !sensor::NAMES.contains(&name.as_str()));
+    names.map(|name| {
+        let detail = format!("{name}: this version has no such sensor; it never adds to the risk");
+        Item::not(3, "sensor", detail)
+    })
+}

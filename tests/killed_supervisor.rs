@@ -92,9 +92,11 @@ fn in_session(session: i32) -> Vec<i32> {
     processes()
         .filter(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // After the name, which may hold anything: state, parent, group, session.
-            let session = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3));
-            session == Some(&wanted)
+            // After the name, which may hold anything: state, parent, group, session. One that has
+            // exited, and waits for the host's own init to notice, is no process any more.
+            let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+            let fields: Vec<_> = fields.into_iter().flatten().take(4).collect();
+            matches!(fields[..], [state, _, _, session] if state != "Z" && session == wanted)
         })
         .collect()
 }

@@ -11,7 +11,8 @@ use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::rootfs::{HostEntry, host_entry};
-use crate::syscall::landlock::Rights;
+use crate::syscall::landlock::{self, Rights};
+use crate::syscall::table::syscall_number;
 use crate::syscall::{Profile, ProfileError};
 
 /// Whether the workload may run.
@@ -245,10 +246,11 @@ pub fn floor(
     rootfs.binds.sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let profile = Profile::named(&tables.syscalls.profile)?
-        .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?
-        .without_broker();
+    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
+    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
+        profile = profile.without_unix_connect();
+    }
+    let profile = profile.allow(&tables.syscalls.allow)?.deny(&tables.syscalls.deny)?;
     Ok(Floor {
         host_uid,
         host_gid,
@@ -257,6 +259,7 @@ pub fn floor(
         rootfs,
         landlock: rights,
         limits: resource_limits(tables),
+        unix_connect: syscall_number("connect").is_some_and(|nr| profile.allows(nr)),
         filter: profile.compile(true)?,
         silent_filter: profile.compile(false)?,
         command: tables.workload.command.clone(),

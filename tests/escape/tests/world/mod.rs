@@ -21,7 +21,7 @@ pub struct World {
     folder: TempDir,
     abstract_socket: String,
     bystander: Child,
-    _sockets: (UnixListener, UnixDatagram, [UnixListener; 2]),
+    _sockets: (UnixListener, [UnixDatagram; 2], [UnixListener; 2]),
     _leaks: (File, TcpListener),
 }
 
@@ -61,7 +61,10 @@ impl World {
             SocketAddr::from_abstract_name(format!("{abstract_socket}-datagram")).unwrap();
         let sockets = (
             UnixListener::bind_addr(&address).unwrap(),
-            UnixDatagram::bind_addr(&datagrams).unwrap(),
+            [
+                UnixDatagram::bind_addr(&datagrams).unwrap(),
+                UnixDatagram::bind(path.join("read/datagram")).unwrap(),
+            ],
             ["socket", "read/socket"].map(|name| UnixListener::bind(path.join(name)).unwrap()),
         );
         // What a careless program leaves open for its children.

@@ -112,5 +112,5 @@ fn a_call_that_the_profile_has_raises_nothing() {
     let policy = script("cat /data/customers.csv > /dev/null; ls / > /dev/null; exit 0").with_rules(RISK, STOP);
     let told = room.setup(&policy).run();
     assert_eq!(told.outcome().ending, Ending::Code(0));
-    assert!(!told.kinds().contains(&"signal"), "{:#?}", told.records);
+    assert_eq!(told.signals("denied-syscall"), 0, "{:#?}", told.records);
 }

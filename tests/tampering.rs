@@ -5,7 +5,8 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use casemate::isolation::child::Ending;
@@ -15,12 +16,12 @@ use vault::{Access, Vault};
 
 /// Flips the bits of one byte, looks, and puts it back.
 fn with_flipped<T>(file: &Path, at: usize, look: impl FnOnce() -> T) -> T {
-    let good = fs::read(file).unwrap();
-    let mut bad = good.clone();
-    bad[at] ^= 0xff;
-    fs::write(file, bad).unwrap();
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 0xff], at as u64).unwrap();
     let seen = look();
-    fs::write(file, good).unwrap();
+    file.write_all_at(&byte, at as u64).unwrap();
     seen
 }
 

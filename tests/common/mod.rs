@@ -525,10 +525,14 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The program `sandboxctl`, built once, from beside this test's own program.
+/// The program `sandboxctl`: the one that `CASEMATE_SANDBOXCTL` names, or built once, beside this
+/// test's own program.
 pub fn sandboxctl() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let program = BUILT.get_or_init(|| {
+        if let Some(program) = std::env::var_os("CASEMATE_SANDBOXCTL") {
+            return program.into();
+        }
         // target/<profile>/deps/<test>
         let profile = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
         let mut cargo = Command::new(env!("CARGO"));

@@ -41,6 +41,13 @@ impl Told {
         found.unwrap_or_else(|| panic!("no record of {what} in {:#?}", self.records))
     }
 
+    /// How many records say that this sensor saw something. What a host cannot enforce is seen on some
+    /// hosts and not on others: ask for the sensor that matters.
+    pub fn signals(&self, wanted: &str) -> usize {
+        let seen = |r: &&Record| matches!(r, Record::Signal { sensor, .. } if *sensor == wanted);
+        self.records.iter().filter(seen).count()
+    }
+
     /// The records as the verified log has them.
     pub fn entries(&self) -> Vec<Entry> {
         let verified = vault::audit::verify(&self.log, Some(&self.pinned), None).unwrap();

@@ -22,7 +22,12 @@ struct Desk {
 impl Desk {
     fn new() -> Option<Self> {
         let desk = Self { room: Room::new()? };
-        let key: String = desk.room.key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key: String = desk
+            .room
+            .key
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let key_file = desk.room.path().join("customers.key");
         fs::write(&key_file, key).unwrap();
         fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
@@ -52,7 +57,11 @@ impl Desk {
 
     fn command(&self) -> Command {
         let mut command = sandboxctl();
-        command.arg("run").arg(self.policy()).arg("--log").arg(self.log());
+        command
+            .arg("run")
+            .arg(self.policy())
+            .arg("--log")
+            .arg(self.log());
         command.args(["--quiet", SIMULATED]).stdin(Stdio::null());
         command
     }
@@ -78,10 +87,24 @@ impl Desk {
 fn failure(output: &Output) -> (i32, String) {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
     assert!(!output.status.success(), "it succeeded: {said}");
-    assert!(output.stdout.is_empty(), "on stdout: {}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.stdout.is_empty(),
+        "on stdout: {}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     assert!(said.starts_with("sandboxctl: "), "{said}");
-    assert_eq!(said.matches("sandboxctl: ").count(), 1, "more than one message: {said}");
-    assert!(said.lines().filter(|line| line.starts_with("  help: ")).count() <= 1, "{said}");
+    assert_eq!(
+        said.matches("sandboxctl: ").count(),
+        1,
+        "more than one message: {said}"
+    );
+    assert!(
+        said.lines()
+            .filter(|line| line.starts_with("  help: "))
+            .count()
+            <= 1,
+        "{said}"
+    );
     assert!(!said.contains("panicked"), "{said}");
     println!("{said}");
     (output.status.code().unwrap(), said)
@@ -97,7 +120,11 @@ fn assert_says(said: &str, words: &[&str]) {
 fn what_is_right_runs() {
     let Some(desk) = Desk::new() else { return };
     let output = desk.command().output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.stderr.is_empty(), "--quiet says nothing");
     assert!(desk.room.out().join("ran").exists());
 }
@@ -132,7 +159,10 @@ fn an_unknown_key_is_shown_with_what_was_probably_meant() {
 #[test]
 fn a_mistake_in_a_rule_is_shown_with_line_and_column() {
     let Some(desk) = Desk::new() else { return };
-    desk.change("permit (principal, action, resource);", "permit (principal, action, resource)\n  when { context.rsik > 1 };");
+    desk.change(
+        "permit (principal, action, resource);",
+        "permit (principal, action, resource)\n  when { context.rsik > 1 };",
+    );
     let (code, said) = desk.fails_early();
     assert_eq!(code, 125);
     let line = fs::read_to_string(desk.policy()).unwrap();
@@ -152,14 +182,23 @@ fn a_command_that_does_not_exist_is_named_as_a_shell_would() {
 #[test]
 fn a_vault_with_a_flipped_byte_is_named() {
     let Some(desk) = Desk::new() else { return };
-    let index = files(&desk.room.vault()).into_iter().find(|path| path.parent().unwrap().ends_with("index"));
+    let index = files(&desk.room.vault())
+        .into_iter()
+        .find(|path| path.parent().unwrap().ends_with("index"));
     let index = index.unwrap();
     let mut bytes = fs::read(&index).unwrap();
     bytes[40] ^= 1;
     fs::write(&index, bytes).unwrap();
     let (code, said) = desk.fails();
     assert_eq!(code, 125);
-    assert_says(&said, &["customers.vault", "tampered with or damaged", "restore it from a copy"]);
+    assert_says(
+        &said,
+        &[
+            "customers.vault",
+            "tampered with or damaged",
+            "restore it from a copy",
+        ],
+    );
 }
 
 #[test]
@@ -181,7 +220,10 @@ fn a_key_file_that_is_missing_or_open_to_others_or_no_key_is_named() {
     assert_says(&desk.fails_early().1, &["customers.key", "help: chmod 600"]);
     fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
     fs::write(&key, "not a key").unwrap();
-    assert_says(&desk.fails_early().1, &["customers.key", "64 hexadecimal digits"]);
+    assert_says(
+        &desk.fails_early().1,
+        &["customers.key", "64 hexadecimal digits"],
+    );
     fs::remove_file(&key).unwrap();
     assert_says(&desk.fails_early().1, &["customers.key", "help:"]);
 }
@@ -200,7 +242,12 @@ fn reference_values_that_are_missing_or_malformed_are_named() {
 fn without_the_dangerous_flag_simulated_evidence_is_not_even_collected() {
     let Some(desk) = Desk::new() else { return };
     let mut command = sandboxctl();
-    command.arg("run").arg(desk.policy()).arg("--log").arg(desk.log()).arg("--quiet");
+    command
+        .arg("run")
+        .arg(desk.policy())
+        .arg("--log")
+        .arg(desk.log())
+        .arg("--quiet");
     let (code, said) = failure(&command.output().unwrap());
     assert_eq!(code, 125);
     assert_says(&said, &["no evidence", "help:", SIMULATED]);
@@ -212,11 +259,18 @@ fn a_log_folder_that_holds_a_log_already_is_left_as_it_is() {
     let Some(desk) = Desk::new() else { return };
     assert!(desk.command().output().unwrap().status.success());
     fs::remove_file(desk.room.out().join("ran")).unwrap();
-    let before = vault::audit::verify(&desk.log(), None, None).unwrap().size();
+    let before = vault::audit::verify(&desk.log(), None, None)
+        .unwrap()
+        .size();
     let (code, said) = desk.fails();
     assert_eq!(code, 125);
     assert_says(&said, &["log", "help:", "--log DIR"]);
-    assert_eq!(vault::audit::verify(&desk.log(), None, None).unwrap().size(), before);
+    assert_eq!(
+        vault::audit::verify(&desk.log(), None, None)
+            .unwrap()
+            .size(),
+        before
+    );
 }
 
 #[test]
@@ -226,7 +280,13 @@ fn a_log_whose_tail_is_lost_does_not_verify() {
     let entries = files(&desk.log().join("tile/entries")).pop().unwrap();
     let whole = fs::read(&entries).unwrap();
     fs::write(&entries, &whole[..whole.len() / 2]).unwrap();
-    let (code, said) = failure(&sandboxctl().args(["audit", "verify"]).arg(desk.log()).output().unwrap());
+    let (code, said) = failure(
+        &sandboxctl()
+            .args(["audit", "verify"])
+            .arg(desk.log())
+            .output()
+            .unwrap(),
+    );
     assert_eq!(code, 1);
     assert_says(&said, &["does not verify", "help:"]);
 }
@@ -238,7 +298,10 @@ fn no_room_for_the_log_means_nothing_runs() {
     let run = desk.command();
     let mut limited = Command::new("sh");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh"]);
-    limited.arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+    limited
+        .arg(run.get_program())
+        .args(run.get_args())
+        .stdin(Stdio::null());
     let (code, said) = failure(&limited.output().unwrap());
     assert_eq!(code, 125);
     assert_says(&said, &["log", "help:"]);
@@ -260,11 +323,26 @@ fn a_disk_that_fills_up_stops_the_workload() {
     // A private mount namespace, in which the folder is moved to a disk of four mebibytes.
     let mount = "cp -a \"$1\" \"$1.copy\" && mount -t tmpfs -o size=4m small \"$1\" && \
                  cp -a \"$1.copy/.\" \"$1\" && rm -r \"$1.copy\" && shift && exec \"$@\"";
-    small.args(["--mount", "--propagation", "private", "sh", "-c", mount, "sh"]);
-    small.arg(folder).arg(run.get_program()).args(run.get_args()).stdin(Stdio::null());
+    small.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        mount,
+        "sh",
+    ]);
+    small
+        .arg(folder)
+        .arg(run.get_program())
+        .args(run.get_args())
+        .stdin(Stdio::null());
     let output = small.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    let own: Vec<_> = said.lines().filter(|line| line.starts_with("sandboxctl: ")).collect();
+    let own: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("sandboxctl: "))
+        .collect();
     println!("{said}");
     assert_eq!(output.status.code(), Some(125), "{said}");
     assert!(own.len() == 1 && own[0].contains("audit log"), "{said}");

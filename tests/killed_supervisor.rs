@@ -30,7 +30,10 @@ fn nothing_of_a_sandbox_outlives_its_supervisor() {
         let mut supervisor = start(&room);
         if round % 3 == 0 {
             wait_until("the workload to run", || {
-                assert!(supervisor.try_wait().unwrap().is_none(), "the supervisor ended by itself");
+                assert!(
+                    supervisor.try_wait().unwrap().is_none(),
+                    "the supervisor ended by itself"
+                );
                 up.exists()
             });
         } else {
@@ -43,13 +46,23 @@ fn nothing_of_a_sandbox_outlives_its_supervisor() {
         let pid = i32::try_from(supervisor.id()).unwrap();
         supervisor.kill().unwrap();
         supervisor.wait().unwrap();
-        wait_until("every process of the sandbox to be gone", || in_session(pid).is_empty());
+        wait_until("every process of the sandbox to be gone", || {
+            in_session(pid).is_empty()
+        });
         if round % 3 == 0 {
-            assert_eq!(cgroups_of(pid), Vec::<String>::new(), "cgroups in round {round}");
+            assert_eq!(
+                cgroups_of(pid),
+                Vec::<String>::new(),
+                "cgroups in round {round}"
+            );
         } else if !cgroups_of(pid).is_empty() {
             // Killed before anybody else knew of them: the next sandbox removes them.
             drop(casemate::isolation::cgroup::Cgroup::create());
-            assert_eq!(cgroups_of(pid), Vec::<String>::new(), "cgroups in round {round}");
+            assert_eq!(
+                cgroups_of(pid),
+                Vec::<String>::new(),
+                "cgroups in round {round}"
+            );
             swept += 1;
         }
     }
@@ -65,7 +78,10 @@ fn supervise(room: &str, key: &str) {
     let script = "exec 3< /data/customers.csv; read -r line <&3\n\
                   sh -c 'trap \"\" TERM HUP; while :; do sleep 1000; done' &\n\
                   echo up > /out/up; wait";
-    let told = room.setup(&Policy::shell(script).with_data()).start().wait_until_over();
+    let told = room
+        .setup(&Policy::shell(script).with_data())
+        .start()
+        .wait_until_over();
     panic!("nothing was to end this: {told:#?}");
 }
 
@@ -104,7 +120,10 @@ fn in_session(session: i32) -> Vec<i32> {
 fn cgroups_of(supervisor: i32) -> Vec<String> {
     let prefix = format!("casemate-{supervisor}-");
     let names = cgroups().into_iter().filter(|path| {
-        path.file_name().unwrap().to_str().is_some_and(|name| name.starts_with(&prefix))
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .is_some_and(|name| name.starts_with(&prefix))
     });
     names.map(|path| path.display().to_string()).collect()
 }

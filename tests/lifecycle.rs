@@ -28,14 +28,27 @@ fn the_exit_code_is_passed_through() {
 #[test]
 fn a_run_with_data_is_recorded_step_by_step() {
     let Some(room) = Room::new() else { return };
-    let told = room.setup(&Policy::shell("cat /data/customers.csv").with_data()).run();
+    let told = room
+        .setup(&Policy::shell("cat /data/customers.csv").with_data())
+        .run();
     assert_eq!(told.outcome().ending, Ending::Code(0));
     assert_eq!(told.stdout, DATA);
-    let steps = ["opened", "attested", "decided", "released", "prepared", "started", "ended", "closed"];
+    let steps = [
+        "opened", "attested", "decided", "released", "prepared", "started", "ended", "closed",
+    ];
     let kinds = told.kinds();
-    let told_steps: Vec<_> = kinds.iter().filter(|kind| steps.contains(kind)).copied().collect();
+    let told_steps: Vec<_> = kinds
+        .iter()
+        .filter(|kind| steps.contains(kind))
+        .copied()
+        .collect();
     assert_eq!(told_steps, steps);
-    let Some(Record::Closed { read, withdrawn, .. }) = told.records.last() else { unreachable!() };
+    let Some(Record::Closed {
+        read, withdrawn, ..
+    }) = told.records.last()
+    else {
+        unreachable!()
+    };
     assert!(read["customers"] >= DATA.len() as u64, "{read:?}");
     assert!(withdrawn.is_empty());
 }
@@ -55,10 +68,18 @@ fn stdin_stdout_and_stderr_are_passed_through() {
     let Some(room) = Room::new() else { return };
     let script = "cat; echo complaint >&2";
     let mut running = room.setup(&Policy::shell(script)).start();
-    running.stdin.as_mut().unwrap().write_all(b"from outside\n").unwrap();
+    running
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"from outside\n")
+        .unwrap();
     running.wait_for_output("from outside\n");
     let told = running.finish();
-    assert_eq!((told.stdout.as_str(), told.stderr.as_str()), ("from outside\n", "complaint\n"));
+    assert_eq!(
+        (told.stdout.as_str(), told.stderr.as_str()),
+        ("from outside\n", "complaint\n")
+    );
 }
 
 #[test]
@@ -66,7 +87,10 @@ fn what_is_written_to_a_granted_folder_is_there_afterwards() {
     let Some(room) = Room::new() else { return };
     let told = room.run("echo result > /out/result");
     assert_eq!(told.outcome().ending, Ending::Code(0), "{told:#?}");
-    assert_eq!(fs::read_to_string(room.out().join("result")).unwrap(), "result\n");
+    assert_eq!(
+        fs::read_to_string(room.out().join("result")).unwrap(),
+        "result\n"
+    );
 }
 
 #[test]
@@ -78,8 +102,18 @@ fn a_unix_signal_is_passed_on_to_the_workload() {
     running.handle.kill(libc::SIGUSR1);
     running.wait_for_output("heard");
     let told = running.finish();
-    assert_eq!((told.outcome().ending, &told.outcome().why), (Ending::Code(7), &Why::Ended));
-    let passed = told.at("the signal", |r| matches!(r, Record::Kill { signal: libc::SIGUSR1 }));
+    assert_eq!(
+        (told.outcome().ending, &told.outcome().why),
+        (Ending::Code(7), &Why::Ended)
+    );
+    let passed = told.at("the signal", |r| {
+        matches!(
+            r,
+            Record::Kill {
+                signal: libc::SIGUSR1
+            }
+        )
+    });
     assert!(passed < told.at("its end", |r| matches!(r, Record::Ended { .. })));
 }
 
@@ -91,7 +125,10 @@ fn a_workload_that_ends_on_the_first_sigterm_was_asked_to() {
     running.wait_for_output("ready");
     running.handle.kill(libc::SIGTERM);
     let told = running.wait_until_over();
-    assert_eq!((told.outcome().ending, &told.outcome().why), (Ending::Code(4), &Why::Asked));
+    assert_eq!(
+        (told.outcome().ending, &told.outcome().why),
+        (Ending::Code(4), &Why::Asked)
+    );
 }
 
 #[test]
@@ -104,7 +141,10 @@ fn a_second_sigterm_stops_a_workload_that_ignores_the_first() {
     running.wait_for_output("ignored");
     running.handle.kill(libc::SIGTERM);
     let told = running.wait_until_over();
-    assert_eq!((told.outcome().ending, &told.outcome().why), (Ending::Killed(9), &Why::Asked));
+    assert_eq!(
+        (told.outcome().ending, &told.outcome().why),
+        (Ending::Killed(9), &Why::Asked)
+    );
 }
 
 #[test]
@@ -113,9 +153,17 @@ fn the_time_limit_stops_the_workload() {
     let mut policy = Policy::shell("echo ready; while :; do read -r line; done").with_data();
     policy.time = "1s".into();
     let told = room.setup(&policy).start().wait_until_over();
-    assert_eq!((told.outcome().ending, &told.outcome().why), (Ending::Killed(9), &Why::Time));
-    let Some(Record::Closed { withdrawn, .. }) = told.records.last() else { unreachable!() };
-    assert!(withdrawn.contains("customers"), "the data goes before the workload");
+    assert_eq!(
+        (told.outcome().ending, &told.outcome().why),
+        (Ending::Killed(9), &Why::Time)
+    );
+    let Some(Record::Closed { withdrawn, .. }) = told.records.last() else {
+        unreachable!()
+    };
+    assert!(
+        withdrawn.contains("customers"),
+        "the data goes before the workload"
+    );
 }
 
 #[test]
@@ -130,7 +178,10 @@ fn a_daemon_that_was_left_behind_is_gone_when_run_returns() {
     let told = room.run(&script);
     assert_eq!(told.outcome().ending, Ending::Code(0), "{told:#?}");
     // That no process of the sandbox's namespace is left was checked when the run was over.
-    assert_eq!(fs::read_to_string(room.out().join("daemon")).unwrap(), "here\n");
+    assert_eq!(
+        fs::read_to_string(room.out().join("daemon")).unwrap(),
+        "here\n"
+    );
 }
 
 fn launch_failure(told: &Told) -> (String, Option<i32>) {
@@ -145,7 +196,10 @@ fn a_command_that_does_not_exist_is_told_from_one_that_failed() {
     let Some(room) = Room::new() else { return };
     for command in ["no-such-command", "/usr/bin/no-such-command"] {
         let told = room.setup(&Policy::command(&[command])).run();
-        assert_eq!(launch_failure(&told), (format!("executing `{command}`"), Some(libc::ENOENT)));
+        assert_eq!(
+            launch_failure(&told),
+            (format!("executing `{command}`"), Some(libc::ENOENT))
+        );
         assert!(!told.kinds().contains(&"ended"));
     }
 }
@@ -159,6 +213,9 @@ fn a_command_that_may_not_be_executed_is_told_so() {
         // Not even with the bit set: nothing that can be written is executed.
         fs::set_permissions(&program, PermissionsExt::from_mode(mode)).unwrap();
         let told = room.setup(&Policy::command(&["/out/program"])).run();
-        assert_eq!(launch_failure(&told), ("executing `/out/program`".into(), Some(libc::EACCES)));
+        assert_eq!(
+            launch_failure(&told),
+            ("executing `/out/program`".into(), Some(libc::EACCES))
+        );
     }
 }

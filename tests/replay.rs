@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 /// Facts and digest of every decision in the verified log, as text.
 fn decisions(told: &Told) -> Vec<(Facts, String)> {
     let entries = told.entries();
-    let decided = entries.iter().filter(|entry| entry.record.kind == "decided");
+    let decided = entries
+        .iter()
+        .filter(|entry| entry.record.kind == "decided");
     decided
         .map(|entry| {
             let payload = &entry.record.payload;
@@ -25,7 +27,9 @@ fn decisions(told: &Told) -> Vec<(Facts, String)> {
 
 /// The digest of what this bundle decides from these facts.
 fn decide(bundle: &Bundle, facts: &Facts) -> String {
-    hex(&Sha256::digest(serde_json::to_vec(&bundle.decide(facts)).unwrap()))
+    hex(&Sha256::digest(
+        serde_json::to_vec(&bundle.decide(facts)).unwrap(),
+    ))
 }
 
 /// A run whose risk rises in steps, so that several decisions differ.
@@ -47,7 +51,9 @@ fn every_recorded_decision_is_arrived_at_again() {
     assert!(decisions.len() >= 3, "{:?}", told.kinds());
     // From the text of the policy, as a reader of the log has it; the log names its digest.
     let bundle = policy().bundle();
-    let Record::Opened { digest, .. } = &told.records[0] else { unreachable!() };
+    let Record::Opened { digest, .. } = &told.records[0] else {
+        unreachable!()
+    };
     assert_eq!(*digest, hex(&bundle.digest()));
     for (facts, digest) in &decisions {
         assert_eq!(decide(&bundle, facts), *digest, "{facts:?}");
@@ -60,7 +66,16 @@ fn other_facts_or_another_policy_do_not_arrive_there() {
     let told = room.setup(&policy()).run();
     let (facts, digest) = decisions(&told).pop().unwrap();
     let bundle = policy().bundle();
-    assert_ne!(decide(&bundle, &Facts { risk: 0, ..facts.clone() }), digest);
+    assert_ne!(
+        decide(
+            &bundle,
+            &Facts {
+                risk: 0,
+                ..facts.clone()
+            }
+        ),
+        digest
+    );
     let mut other = policy();
     other.rules = other.rules.replace(">= 60", ">= 61");
     assert_ne!(decide(&other.bundle(), &facts), digest);

@@ -5,7 +5,8 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use casemate::isolation::child::Ending;
@@ -15,20 +16,23 @@ use vault::{Access, Vault};
 
 /// Flips the bits of one byte, looks, and puts it back.
 fn with_flipped<T>(file: &Path, at: usize, look: impl FnOnce() -> T) -> T {
-    let good = fs::read(file).unwrap();
-    let mut bad = good.clone();
-    bad[at] ^= 0xff;
-    fs::write(file, bad).unwrap();
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 0xff], at as u64).unwrap();
     let seen = look();
-    fs::write(file, good).unwrap();
+    file.write_all_at(&byte, at as u64).unwrap();
     seen
 }
 
 /// What the vault crate gives for the room's object: its content, or a refusal.
 fn read(room: &Room) -> Result<Vec<u8>, String> {
-    let vault = Vault::open(&room.vault(), &room.kek(), Access::ReadOnly).map_err(|e| e.to_string())?;
+    let vault =
+        Vault::open(&room.vault(), &room.kek(), Access::ReadOnly).map_err(|e| e.to_string())?;
     let mut content = Vec::new();
-    vault.get("customers.csv", &mut content).map_err(|e| e.to_string())?;
+    vault
+        .get("customers.csv", &mut content)
+        .map_err(|e| e.to_string())?;
     vault.verify(|_| {}).map_err(|e| e.to_string())?;
     Ok(content)
 }
@@ -46,7 +50,11 @@ fn no_flipped_byte_of_a_vault_gives_wrong_plaintext() {
                     // The older of the two manifests is not in use; the other one is whole.
                     assert_eq!(content, DATA.as_bytes(), "{} byte {at}", file.display());
                     let name = file.file_name().unwrap().to_str().unwrap();
-                    assert!(name.starts_with("manifest."), "{} byte {at} is not noticed", file.display());
+                    assert!(
+                        name.starts_with("manifest."),
+                        "{} byte {at} is not noticed",
+                        file.display()
+                    );
                     harmless += 1;
                 }
             }
@@ -114,11 +122,17 @@ fn a_lost_tail_of_a_log_is_noticed() {
     let whole = fs::read(&bundle).unwrap();
     for kept in [0, whole.len() / 2, whole.len() - 1] {
         fs::write(&bundle, &whole[..kept]).unwrap();
-        assert!(verify(&told.log, Some(&told.pinned), None).is_err(), "{kept} bytes kept");
+        assert!(
+            verify(&told.log, Some(&told.pinned), None).is_err(),
+            "{kept} bytes kept"
+        );
     }
     fs::remove_file(&bundle).unwrap();
     let lost = verify(&told.log, Some(&told.pinned), None).unwrap_err();
-    assert!(matches!(lost, VerifyError::TailLost { .. } | VerifyError::Missing(_)), "{lost}");
+    assert!(
+        matches!(lost, VerifyError::TailLost { .. } | VerifyError::Missing(_)),
+        "{lost}"
+    );
 }
 
 #[test]
@@ -127,6 +141,12 @@ fn a_log_that_was_written_anew_is_noticed_with_the_pinned_key() {
     let (told, forged) = (room.run("exit 0"), room.run("exit 0"));
     fs::remove_dir_all(&told.log).unwrap();
     copy(&forged.log, &told.log);
-    assert!(verify(&told.log, None, None).is_ok(), "by itself it is in order");
-    assert!(matches!(verify(&told.log, Some(&told.pinned), None), Err(VerifyError::OtherKey)));
+    assert!(
+        verify(&told.log, None, None).is_ok(),
+        "by itself it is in order"
+    );
+    assert!(matches!(
+        verify(&told.log, Some(&told.pinned), None),
+        Err(VerifyError::OtherKey)
+    ));
 }

@@ -47,7 +47,12 @@ pub const DATA: &str = "name,region\nAda,north\nGrace,south\n";
 
 /// The time now, as attestation counts it.
 pub fn now() -> UnixTime {
-    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs())
+    UnixTime(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs(),
+    )
 }
 
 /// A well-behaved simulated TEE, to be changed.
@@ -80,7 +85,10 @@ impl Room {
     /// A room, or `None` with a printed reason on a host that forbids namespaces.
     pub fn new() -> Option<Self> {
         if let Err(reason) = namespaces() {
-            assert!(std::env::var_os("CI").is_none(), "no namespaces here: {reason}");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "no namespaces here: {reason}"
+            );
             println!("skipped: this host forbids namespaces: {reason}");
             return None;
         }
@@ -89,8 +97,13 @@ impl Room {
         rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()).unwrap();
         fs::create_dir(temporary.path().join("out")).unwrap();
         let folder = temporary.path().to_owned();
-        let room = Self { folder, key, _temporary: Some(temporary) };
-        let mut vault = Vault::create(&room.vault(), &room.kek(), CreateOptions::default()).unwrap();
+        let room = Self {
+            folder,
+            key,
+            _temporary: Some(temporary),
+        };
+        let mut vault =
+            Vault::create(&room.vault(), &room.kek(), CreateOptions::default()).unwrap();
         vault.put("customers.csv", DATA.as_bytes()).unwrap();
         Some(room)
     }
@@ -101,7 +114,11 @@ impl Room {
         for (byte, digits) in bytes.iter_mut().zip(key.as_bytes().chunks(2)) {
             *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
         }
-        Self { folder: folder.to_owned(), key: bytes, _temporary: None }
+        Self {
+            folder: folder.to_owned(),
+            key: bytes,
+            _temporary: None,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -192,7 +209,13 @@ impl Policy {
 
     /// The text of the policy file.
     pub fn text(&self) -> String {
-        let Self { max_age, time, risk, rules, .. } = self;
+        let Self {
+            max_age,
+            time,
+            risk,
+            rules,
+            ..
+        } = self;
         let command = serde_json::to_string(&self.command).unwrap();
         let data = if self.data {
             "customers = { vault = \"customers.vault\", at = \"/data\", access = \"read\", \
@@ -222,15 +245,20 @@ pub struct Local(pub Broker);
 impl Local {
     pub fn new(verifier: Verifier, resource: &str, key: &[u8]) -> Self {
         let key = Zeroizing::new(key.to_vec());
-        Self(Broker::builder(verifier).resource(resource, key, ReleasePolicy::default()).build())
+        Self(
+            Broker::builder(verifier)
+                .resource(resource, key, ReleasePolicy::default())
+                .build(),
+        )
     }
 }
 
 impl KeyBroker for Local {
     fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal> {
-        self.0
-            .challenge(now)
-            .map_err(|error| Refusal { code: "challenge".into(), message: error.to_string() })
+        self.0.challenge(now).map_err(|error| Refusal {
+            code: "challenge".into(),
+            message: error.to_string(),
+        })
     }
 
     fn release(
@@ -240,9 +268,13 @@ impl KeyBroker for Local {
         resource: &str,
         now: UnixTime,
     ) -> Result<SealedSecret, Refusal> {
-        self.0.release(evidence, challenge, resource, now).map(|release| release.sealed).map_err(|error| {
-            Refusal { code: error.code().into(), message: casemate::error::describe(&error) }
-        })
+        self.0
+            .release(evidence, challenge, resource, now)
+            .map(|release| release.sealed)
+            .map_err(|error| Refusal {
+                code: error.code().into(),
+                message: casemate::error::describe(&error),
+            })
     }
 }
 
@@ -278,7 +310,9 @@ impl Setup<'_> {
         if let Some(broker) = self.broker {
             builder = builder.keys_from(broker);
         }
-        let session = builder.logged_to(Log::create(&log, ORIGIN, key).unwrap()).unwrap();
+        let session = builder
+            .logged_to(Log::create(&log, ORIGIN, key).unwrap())
+            .unwrap();
         let handle = session.handle();
         let readers = [heard.read(output, false), heard.read(error, true)];
         let failed = heard.clone();
@@ -287,7 +321,15 @@ impl Setup<'_> {
             failed.change(|inner| inner.over = true);
             result
         });
-        Running { handle, stdin: Some(ours.into()), heard, readers, thread, log, pinned }
+        Running {
+            handle,
+            stdin: Some(ours.into()),
+            heard,
+            readers,
+            thread,
+            log,
+            pinned,
+        }
     }
 }
 
@@ -305,18 +347,23 @@ pub struct Running {
 impl Running {
     /// Waits until stdout of the workload contains this text.
     pub fn wait_for_output(&self, text: &str) {
-        self.heard.wait(text, |inner| String::from_utf8_lossy(&inner.stdout).contains(text));
+        self.heard.wait(text, |inner| {
+            String::from_utf8_lossy(&inner.stdout).contains(text)
+        });
     }
 
     /// Waits until such a record was written.
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&Record) -> bool) {
-        self.heard.wait(what, |inner| inner.records.iter().any(&wanted));
+        self.heard
+            .wait(what, |inner| inner.records.iter().any(&wanted));
     }
 
     /// Waits until as many such records were written.
     pub fn wait_for_records(&self, count: usize, wanted: impl Fn(&Record) -> bool) {
         let what = format!("{count} records");
-        self.heard.wait(&what, |inner| inner.records.iter().filter(|r| wanted(r)).count() >= count);
+        self.heard.wait(&what, |inner| {
+            inner.records.iter().filter(|r| wanted(r)).count() >= count
+        });
     }
 
     /// Process id of the sandbox's init.
@@ -393,7 +440,11 @@ impl Heard {
             let mut chunk = [0; 4096];
             while let Ok(read @ 1..) = pipe.read(&mut chunk) {
                 heard.change(|inner| {
-                    let sink = if error { &mut inner.stderr } else { &mut inner.stdout };
+                    let sink = if error {
+                        &mut inner.stderr
+                    } else {
+                        &mut inner.stdout
+                    };
                     sink.extend_from_slice(&chunk[..read]);
                 });
             }
@@ -402,8 +453,11 @@ impl Heard {
 
     fn wait(&self, what: &str, there: impl Fn(&Inner) -> bool) {
         let inner = self.0.0.lock().unwrap();
-        let (inner, _) =
-            self.0.1.wait_timeout_while(inner, DEADLINE, |inner| !there(inner) && !inner.over).unwrap();
+        let (inner, _) = self
+            .0
+            .1
+            .wait_timeout_while(inner, DEADLINE, |inner| !there(inner) && !inner.over)
+            .unwrap();
         assert!(
             there(&inner),
             "waited in vain for {what}; records {:#?}, stdout {:?}, stderr {:?}",
@@ -426,22 +480,39 @@ impl Traces {
     pub fn of(init: i32) -> Self {
         let namespace = fs::read_link(format!("/proc/{init}/ns/pid")).unwrap_or_default();
         let own = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
-        let names = own.lines().filter_map(|line| Path::new(line).file_name()?.to_str());
+        let names = own
+            .lines()
+            .filter_map(|line| Path::new(line).file_name()?.to_str());
         let names: Vec<_> = names.filter(|name| name.starts_with("casemate-")).collect();
         let cgroups = cgroups().into_iter();
-        let cgroups = cgroups.filter(|path| names.iter().any(|name| path.ends_with(name))).collect();
-        Self { init, namespace, cgroups }
+        let cgroups = cgroups
+            .filter(|path| names.iter().any(|name| path.ends_with(name)))
+            .collect();
+        Self {
+            init,
+            namespace,
+            cgroups,
+        }
     }
 
     /// Nothing of the sandbox is left: no process, no cgroup, no mount.
     pub fn assert_gone(&self) {
-        assert!(!Path::new(&format!("/proc/{}", self.init)).exists(), "the init is left");
+        assert!(
+            !Path::new(&format!("/proc/{}", self.init)).exists(),
+            "the init is left"
+        );
         let left: Vec<_> = processes().filter(|pid| self.holds(*pid)).collect();
-        assert!(left.is_empty(), "processes of the sandbox are left: {left:?}");
+        assert!(
+            left.is_empty(),
+            "processes of the sandbox are left: {left:?}"
+        );
         let left: Vec<_> = self.cgroups.iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "cgroups of the sandbox are left: {left:?}");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let left: Vec<_> = mounts.lines().filter(|line| line.contains("casemate")).collect();
+        let left: Vec<_> = mounts
+            .lines()
+            .filter(|line| line.contains("casemate"))
+            .collect();
         assert!(left.is_empty(), "mounts of a sandbox are left: {left:?}");
     }
 
@@ -453,7 +524,9 @@ impl Traces {
 
 /// Every process id of the host. Command lines are not read: that can wait for a process that hangs.
 pub fn processes() -> impl Iterator<Item = i32> {
-    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// Every cgroup of a sandbox there is.
@@ -461,14 +534,20 @@ pub fn cgroups() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        points.filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect();
+    let mut folders: Vec<PathBuf> = points
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with("casemate-")) {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with("casemate-"))
+            {
                 found.push(entry.path());
             } else {
                 folders.push(entry.path());
@@ -482,7 +561,9 @@ pub fn cgroups() -> Vec<PathBuf> {
 fn namespaces() -> &'static Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     ANSWER.get_or_init(|| {
-        let tried = Command::new("unshare").args(["--user", "--mount", "--pid", "--fork", "true"]).output();
+        let tried = Command::new("unshare")
+            .args(["--user", "--mount", "--pid", "--fork", "true"])
+            .output();
         match tried {
             Ok(tried) if tried.status.success() => Ok(()),
             Ok(tried) => Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()),
@@ -506,7 +587,11 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+        if path.is_dir() {
+            found.extend(files(&path))
+        } else {
+            found.push(path)
+        }
     }
     found.sort();
     found
@@ -516,7 +601,9 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        let (path, name) = entry
+            .map(|entry| (entry.path(), entry.file_name()))
+            .unwrap();
         if path.is_dir() {
             copy(&path, &to.join(name));
         } else {
@@ -525,19 +612,33 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The program `sandboxctl`, built once, from beside this test's own program.
+/// The program `sandboxctl`: the one that `CASEMATE_SANDBOXCTL` names, or built once, beside this
+/// test's own program.
 pub fn sandboxctl() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let program = BUILT.get_or_init(|| {
+        if let Some(program) = std::env::var_os("CASEMATE_SANDBOXCTL") {
+            return program.into();
+        }
         // target/<profile>/deps/<test>
-        let profile = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
+        let profile = std::env::current_exe()
+            .unwrap()
+            .ancestors()
+            .nth(2)
+            .unwrap()
+            .to_owned();
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "-p", "sandboxctl", "--target-dir"]);
-        cargo.arg(profile.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo
+            .arg(profile.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             cargo.arg("--release");
         }
-        assert!(cargo.status().unwrap().success(), "sandboxctl does not build");
+        assert!(
+            cargo.status().unwrap().success(),
+            "sandboxctl does not build"
+        );
         profile.join("sandboxctl")
     });
     Command::new(program)

@@ -19,7 +19,9 @@ pub struct Told {
 
 impl Told {
     pub fn outcome(&self) -> &Outcome {
-        self.result.as_ref().unwrap_or_else(|error| panic!("{error}: {self:#?}"))
+        self.result
+            .as_ref()
+            .unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 
     /// Why it failed, with the causes.
@@ -41,22 +43,48 @@ impl Told {
         found.unwrap_or_else(|| panic!("no record of {what} in {:#?}", self.records))
     }
 
+    /// How many records say that this sensor saw something. What a host cannot enforce is seen on some
+    /// hosts and not on others: ask for the sensor that matters.
+    pub fn signals(&self, wanted: &str) -> usize {
+        let seen = |r: &&Record| matches!(r, Record::Signal { sensor, .. } if *sensor == wanted);
+        self.records.iter().filter(seen).count()
+    }
+
     /// The records as the verified log has them.
     pub fn entries(&self) -> Vec<Entry> {
         let verified = vault::audit::verify(&self.log, Some(&self.pinned), None).unwrap();
         assert_eq!(verified.key_source(), KeySource::Pinned);
-        assert_eq!(verified.unsigned_tail(), 0, "records after the last checkpoint");
+        assert_eq!(
+            verified.unsigned_tail(),
+            0,
+            "records after the last checkpoint"
+        );
         verified.records().map(Result::unwrap).collect()
     }
 
     /// The log verifies, and says what was seen, in this order, from opened to closed.
     pub fn assert_logged(&self) {
         let entries = self.entries();
-        let logged: Vec<_> = entries.iter().map(|entry| entry.record.payload.clone()).collect();
-        let seen: Vec<_> = self.records.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
+        let logged: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.record.payload.clone())
+            .collect();
+        let seen: Vec<_> = self
+            .records
+            .iter()
+            .map(|r| serde_json::to_value(r).unwrap())
+            .collect();
         assert_eq!(logged, seen);
         let kinds = self.kinds();
-        assert_eq!((kinds.first(), kinds.last()), (Some(&"opened"), Some(&"closed")));
-        assert!(entries.iter().zip(kinds).all(|(entry, kind)| entry.record.kind == kind));
+        assert_eq!(
+            (kinds.first(), kinds.last()),
+            (Some(&"opened"), Some(&"closed"))
+        );
+        assert!(
+            entries
+                .iter()
+                .zip(kinds)
+                .all(|(entry, kind)| entry.record.kind == kind)
+        );
     }
 }

@@ -50,6 +50,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     println!("{}: {:?}", outcome.why, outcome.ending);
     let verified = vault::audit::verify(&folder, None, None)?;
-    println!("the log verifies: {} records in {}", verified.size(), folder.display());
+    println!(
+        "the log verifies: {} records in {}",
+        verified.size(),
+        folder.display()
+    );
     Ok(())
 }

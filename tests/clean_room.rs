@@ -20,7 +20,9 @@ fn spend_by_region() -> String {
         *count += 1;
         *sum += seed % 9973;
     }
-    sums.iter().map(|(region, (count, sum))| format!("{region},{count},{sum}\n")).collect()
+    sums.iter()
+        .map(|(region, (count, sum))| format!("{region},{count},{sum}\n"))
+        .collect()
 }
 
 #[test]
@@ -37,7 +39,10 @@ fn the_clean_room_gives_the_agreed_result_and_stops_what_was_not_agreed() {
 
     let result = fs::read_to_string(room.path().join("run/out/spend-by-region.csv"));
     assert_eq!(result.expect("a result"), spend_by_region());
-    assert!(shown.contains("analysis: the data is gone, also from the open descriptor"), "{shown}");
+    assert!(
+        shown.contains("analysis: the data is gone, also from the open descriptor"),
+        "{shown}"
+    );
     assert!(shown.contains("/etc/shadow"), "{shown}");
     assert!(shown.contains("log verified"), "{shown}");
 
@@ -72,5 +77,8 @@ fn the_clean_room_gives_the_agreed_result_and_stops_what_was_not_agreed() {
         position(&kind("closed")),
     ];
     assert!(order.iter().all(Option::is_some), "{order:?}\n{shown}");
-    assert!(order.is_sorted(), "records are out of order: {order:?}\n{shown}");
+    assert!(
+        order.is_sorted(),
+        "records are out of order: {order:?}\n{shown}"
+    );
 }

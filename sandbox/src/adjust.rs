@@ -37,8 +37,12 @@ impl fmt::Display for Change {
 /// What takes away comes before what gives back, and a stop makes all else needless except taking
 /// the data away.
 pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
-    let mut changes: Vec<_> =
-        now.data.difference(&wanted.data).cloned().map(Change::Withdraw).collect();
+    let mut changes: Vec<_> = now
+        .data
+        .difference(&wanted.data)
+        .cloned()
+        .map(Change::Withdraw)
+        .collect();
     if wanted.run == Run::Stopped {
         if now.run != Run::Stopped {
             changes.push(Change::Stop);
@@ -63,7 +67,12 @@ mod tests {
     use super::*;
 
     fn plan(run: Run, tier: Tier, data: &[&str]) -> Plan {
-        Plan { run, tier, data: data.iter().map(|s| (*s).to_owned()).collect(), ..Plan::default() }
+        Plan {
+            run,
+            tier,
+            data: data.iter().map(|s| (*s).to_owned()).collect(),
+            ..Plan::default()
+        }
     }
 
     #[test]
@@ -76,14 +85,20 @@ mod tests {
     fn data_is_withdrawn_before_the_workload_is_stopped() {
         let now = plan(Run::Running, Tier::Full, &["a", "b"]);
         let wanted = plan(Run::Stopped, Tier::Reduced, &["b"]);
-        assert_eq!(between(&now, &wanted), [Change::Withdraw("a".into()), Change::Stop]);
+        assert_eq!(
+            between(&now, &wanted),
+            [Change::Withdraw("a".into()), Change::Stop]
+        );
     }
 
     #[test]
     fn limits_change_while_the_workload_is_still_frozen() {
         let now = plan(Run::Frozen, Tier::Full, &[]);
         let wanted = plan(Run::Running, Tier::Reduced, &[]);
-        assert_eq!(between(&now, &wanted), [Change::Limit(Tier::Reduced), Change::Freeze(false)]);
+        assert_eq!(
+            between(&now, &wanted),
+            [Change::Limit(Tier::Reduced), Change::Freeze(false)]
+        );
     }
 
     #[test]

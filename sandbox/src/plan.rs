@@ -70,7 +70,11 @@ impl Plan {
                 (true, false) => Run::Frozen,
                 (true, true) => Run::Running,
             },
-            tier: if decision.grants(&Grant::full_tier()) { Tier::Full } else { Tier::Reduced },
+            tier: if decision.grants(&Grant::full_tier()) {
+                Tier::Full
+            } else {
+                Tier::Reduced
+            },
             ..Self::default()
         };
         for grant in &decision.granted {
@@ -115,13 +119,17 @@ pub fn limits(tables: &Tables, tier: Tier) -> Limits {
             pids: reduced.pids.or(full.pids),
             cpu: reduced.cpu.or(full.cpu),
         },
-        (Tier::Reduced, None) => Limits { cpu: full.cpu.map(|cores| cores / 10.0), ..full },
+        (Tier::Reduced, None) => Limits {
+            cpu: full.cpu.map(|cores| cores / 10.0),
+            ..full
+        },
     }
 }
 
 /// Parts of the host's own file system that make `rootfs = "host"`.
-const HOST_TREES: [&str; 7] =
-    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+const HOST_TREES: [&str; 7] = [
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+];
 /// Parts of the host's `/etc` that programs need and that tell nothing of the host's secrets.
 const HOST_ETC: [&str; 12] = [
     "/etc/ld.so.cache",
@@ -180,14 +188,23 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
-    if plan.fixed.iter().any(|grant| grant.action == Action::Connect) {
+    if plan
+        .fixed
+        .iter()
+        .any(|grant| grant.action == Action::Connect)
+    {
         return Err(PlanError::Unsupported(
             "the policy grants `connect`, but the container backend has no network yet: remove \
              `[network] connect` or forbid it in the rules"
                 .into(),
         ));
     }
-    if plan.fixed.iter().any(|grant| matches!((grant.action, &grant.resource), (Action::Write, Resource::Vault(_)))) {
+    if plan.fixed.iter().any(|grant| {
+        matches!(
+            (grant.action, &grant.resource),
+            (Action::Write, Resource::Vault(_))
+        )
+    }) {
         return Err(PlanError::Unsupported(
             "the policy grants writing to a vault, but vaults are read-only inside a sandbox yet: \
              use `access = \"read\"` and write results through `[files] write`"
@@ -207,9 +224,11 @@ pub fn floor(
     let mut granted = Vec::new();
     let mut grant = |file: &policy::FileGrant, writable: bool, table| -> Result<(), PlanError> {
         let from = base.join(&file.from);
-        let from = from
-            .canonicalize()
-            .map_err(|source| PlanError::Path { table, path: from, source })?;
+        let from = from.canonicalize().map_err(|source| PlanError::Path {
+            table,
+            path: from,
+            source,
+        })?;
         let bind = Bind {
             from: text(&from)?,
             at: text(&file.at)?,
@@ -244,22 +263,34 @@ pub fn floor(
         rights.push((bind.at.clone(), may));
         rootfs.binds.push(bind);
     }
-    for (name, data) in tables.data.iter().filter(|(name, _)| plan.data.contains(*name)) {
+    for (name, data) in tables
+        .data
+        .iter()
+        .filter(|(name, _)| plan.data.contains(*name))
+    {
         let at = text(&data.at)?;
         rights.push((at.clone(), Rights::READ));
         let size = vault_sizes.get(name).copied().unwrap_or(0);
         // Room for the last page of each file and for folders.
-        rootfs.data.push(DataMount { name: name.clone(), at, size: size + size / 8 + (1 << 20) });
+        rootfs.data.push(DataMount {
+            name: name.clone(),
+            at,
+            size: size + size / 8 + (1 << 20),
+        });
     }
     // What lies deeper is mounted later, whatever the order in the policy.
-    rootfs.binds.sort_by_key(|bind| bind.at.matches('/').count());
+    rootfs
+        .binds
+        .sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
     let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
     if landlock::abi() < landlock::UNIX_CONNECT_ABI {
         profile = profile.without_unix_connect();
     }
-    let profile = profile.allow(&tables.syscalls.allow)?.deny(&tables.syscalls.deny)?;
+    let profile = profile
+        .allow(&tables.syscalls.allow)?
+        .deny(&tables.syscalls.deny)?;
     Ok(Floor {
         host_uid,
         host_gid,
@@ -280,11 +311,16 @@ pub fn floor(
 /// Takes execution from trees that can be written through another grant: what the workload writes, it
 /// never executes.
 fn no_execution_of_writable(granted: &mut [Bind]) {
-    let writable: Vec<PathBuf> =
-        granted.iter().filter(|bind| bind.writable).map(|bind| bind.from.clone().into()).collect();
+    let writable: Vec<PathBuf> = granted
+        .iter()
+        .filter(|bind| bind.writable)
+        .map(|bind| bind.from.clone().into())
+        .collect();
     for bind in granted {
         let from = Path::new(&bind.from);
-        bind.executable &= !writable.iter().any(|w| w.starts_with(from) || from.starts_with(w));
+        bind.executable &= !writable
+            .iter()
+            .any(|w| w.starts_with(from) || from.starts_with(w));
     }
 }
 
@@ -308,10 +344,16 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
         policy::Rootfs::Path(folder) => {
             let table = "workload.rootfs";
             let folder = base.join(folder);
-            let failed = |source| PlanError::Path { table, path: folder.clone(), source };
+            let failed = |source| PlanError::Path {
+                table,
+                path: folder.clone(),
+                source,
+            };
             for entry in std::fs::read_dir(&folder).map_err(failed)? {
                 let path = entry.map_err(failed)?.path();
-                let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+                let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+                    continue;
+                };
                 if !OWN_FOLDERS.contains(&name) {
                     tree(&text(&path)?, &format!("/{name}"), true);
                 }
@@ -329,7 +371,10 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
             for (path, content) in [
                 ("/etc/passwd", "workload:x:1000:1000::/tmp:/bin/sh\n"),
                 ("/etc/group", "workload:x:1000:\n"),
-                ("/etc/hosts", "127.0.0.1 localhost casemate\n::1 localhost\n"),
+                (
+                    "/etc/hosts",
+                    "127.0.0.1 localhost casemate\n::1 localhost\n",
+                ),
             ] {
                 rootfs.files.push((path.into(), content.into()));
             }
@@ -372,7 +417,14 @@ fn base_rights(rootfs: &Rootfs) -> Vec<(String, Rights)> {
     .map(|(path, may)| (path.to_owned(), may))
     .into();
     rights.extend(rootfs.binds.iter().map(|bind| {
-        (bind.at.clone(), if bind.device { Rights::READ_WRITE } else { Rights::READ_EXEC })
+        (
+            bind.at.clone(),
+            if bind.device {
+                Rights::READ_WRITE
+            } else {
+                Rights::READ_EXEC
+            },
+        )
     }));
     rights
 }
@@ -398,7 +450,10 @@ fn environment(tables: &Tables) -> Vec<String> {
         ("TMPDIR".to_owned(), "/tmp".to_owned()),
     ]);
     variables.extend(tables.workload.env.clone());
-    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    variables
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn text(path: &Path) -> Result<String, PlanError> {
@@ -429,8 +484,11 @@ mod tests {
             bind("/srv/app/out/bin", false),
         ];
         no_execution_of_writable(&mut granted);
-        let executable: Vec<_> =
-            granted.iter().filter(|b| b.executable).map(|b| b.from.as_str()).collect();
+        let executable: Vec<_> = granted
+            .iter()
+            .filter(|b| b.executable)
+            .map(|b| b.from.as_str())
+            .collect();
         assert_eq!(executable, ["/srv/application"]);
     }
 }

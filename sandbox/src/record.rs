@@ -182,7 +182,8 @@ impl Record {
                 because: denial.because.iter().take(3).map(rule).collect(),
             })
             .take_while(|denied| {
-                let size = denied.grant.len() + denied.because.iter().map(String::len).sum::<usize>();
+                let size =
+                    denied.grant.len() + denied.because.iter().map(String::len).sum::<usize>();
                 let fits = size <= room;
                 room = room.saturating_sub(size);
                 fits
@@ -203,7 +204,13 @@ impl Record {
             Kind::Began => Some(true),
             Kind::Ended => Some(false),
         };
-        Self::Signal { sensor: signal.sensor, detail: signal.detail, count, holds, risk }
+        Self::Signal {
+            sensor: signal.sensor,
+            detail: signal.detail,
+            count,
+            holds,
+            risk,
+        }
     }
 
     /// The name under which the record stands in the log.
@@ -235,7 +242,11 @@ pub fn rule(reason: &Reason) -> String {
     match reason.kind {
         ReasonKind::NotPermitted => "no rule permits it".to_owned(),
         ReasonKind::Errored => {
-            format!("line {}: its evaluation failed: {}", reason.line, beginning(&reason.text))
+            format!(
+                "line {}: its evaluation failed: {}",
+                reason.line,
+                beginning(&reason.text)
+            )
         }
         _ => format!("line {}: {}", reason.line, beginning(&reason.text)),
     }
@@ -273,10 +284,15 @@ mod tests {
             files.join(", "),
         );
         let bundle = Bundle::parse(&source, "many.toml").unwrap();
-        let facts = Facts { risk: 50, ..Facts::unknown() };
+        let facts = Facts {
+            risk: 50,
+            ..Facts::unknown()
+        };
         let record = Record::decided(facts.clone(), &bundle.decide(&facts));
         assert!(serde_json::to_vec(&record).unwrap().len() < MAX_PAYLOAD);
-        let Record::Decided { denied, .. } = record else { unreachable!() };
+        let Record::Decided { denied, .. } = record else {
+            unreachable!()
+        };
         assert!(!denied.is_empty());
     }
 }

@@ -121,8 +121,17 @@ impl Session {
             Ok(outcome) => outcome.why.to_string(),
             Err(error) => format!("error: {error}"),
         };
-        let read = self.vaults.usage().into_iter().map(|(name, usage)| (name, usage.bytes)).collect();
-        let closed = self.record(Record::Closed { why, read, withdrawn });
+        let read = self
+            .vaults
+            .usage()
+            .into_iter()
+            .map(|(name, usage)| (name, usage.bytes))
+            .collect();
+        let closed = self.record(Record::Closed {
+            why,
+            read,
+            withdrawn,
+        });
         let outcome = result?;
         closed?;
         self.log.close()?;
@@ -156,7 +165,11 @@ impl Session {
                 self.look(&events)?;
                 let ending = ending?;
                 self.record(Record::Ended { ending })?;
-                let why = if self.asked_to_end { Why::Asked } else { Why::Ended };
+                let why = if self.asked_to_end {
+                    Why::Asked
+                } else {
+                    Why::Ended
+                };
                 return Ok(Outcome { ending, why });
             }
             if let Some(why) = self.step(events)? {
@@ -181,7 +194,9 @@ impl Session {
     /// Evidence ─▶ appraisal.
     fn attest(&mut self) -> Result<(), SessionError> {
         let challenge = self.identity.challenge(builder::nonce()?);
-        let record = self.attested.renew(&challenge, &self.bundle, self.clock.now());
+        let record = self
+            .attested
+            .renew(&challenge, &self.bundle, self.clock.now());
         self.record(record)
     }
 
@@ -210,8 +225,14 @@ impl Session {
             self.record(Record::Releasing { data: name.clone() })?;
             let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
             let now = UnixTime(self.clock.now().as_secs());
-            let opened =
-                release::open_vault(name, path, &self.identity, &mut *self.attested.attester, broker, now);
+            let opened = release::open_vault(
+                name,
+                path,
+                &self.identity,
+                &mut *self.attested.attester,
+                broker,
+                now,
+            );
             match opened {
                 Ok(vault) => {
                     self.record(Record::Released {
@@ -223,7 +244,10 @@ impl Session {
                     self.vaults.insert(name.clone(), vault);
                 }
                 Err(error) => {
-                    self.record(Record::NotReleased { data: name.clone(), error: describe(&error) })?;
+                    self.record(Record::NotReleased {
+                        data: name.clone(),
+                        error: describe(&error),
+                    })?;
                     return Err(error.into());
                 }
             }
@@ -262,7 +286,10 @@ impl Session {
         self.instance = Some(instance);
         self.record(record)?;
         if self.plan.run == Run::Frozen {
-            self.apply(&Change::Freeze(true), vec!["not granted from the start: proceed".into()])?;
+            self.apply(
+                &Change::Freeze(true),
+                vec!["not granted from the start: proceed".into()],
+            )?;
         }
         Ok(())
     }
@@ -275,8 +302,13 @@ impl Session {
         let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
         let first = match wake {
-            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now).max(SHORTEST_WAIT)),
-            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wake) => self
+                .events
+                .recv_timeout(wake.saturating_sub(now).max(SHORTEST_WAIT)),
+            None => self
+                .events
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
         };
         match first {
             Ok(event) => events.push(event),
@@ -325,13 +357,20 @@ impl Session {
     /// Sensors ─▶ signals ─▶ risk.
     fn look(&mut self, events: &[Event]) -> Result<(), SessionError> {
         let (attested, now) = (&self.attested, self.clock.now());
-        let signals = self.watch.look(events, attested, &self.gaps, &self.bundle, now);
-        signals.into_iter().try_for_each(|signal| self.record(signal))
+        let signals = self
+            .watch
+            .look(events, attested, &self.gaps, &self.bundle, now);
+        signals
+            .into_iter()
+            .try_for_each(|signal| self.record(signal))
     }
 
     /// One change: the record, the effect, the record of the effect.
     fn apply(&mut self, change: &Change, because: Vec<String>) -> Result<(), SessionError> {
-        self.record(Record::Adjusting { change: change.clone(), because })?;
+        self.record(Record::Adjusting {
+            change: change.clone(),
+            because,
+        })?;
         let ordered = Instant::now();
         let instance = self.instance.as_deref_mut().ok_or(SessionError::Lost)?;
         match lever::pull(change, instance, &mut self.vaults, self.bundle.tables()) {
@@ -340,11 +379,17 @@ impl Session {
                     self.withdrawn.insert(name.clone());
                 }
                 let micros = u64::try_from(ordered.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.record(Record::Adjusted { change: change.clone(), micros })
+                self.record(Record::Adjusted {
+                    change: change.clone(),
+                    micros,
+                })
             }
             Err(failure) => {
                 let error = failure.to_string();
-                self.record(Record::NotAdjusted { change: change.clone(), error })?;
+                self.record(Record::NotAdjusted {
+                    change: change.clone(),
+                    error,
+                })?;
                 Err(failure.into())
             }
         }
@@ -374,7 +419,10 @@ impl Session {
             }
         }
         // Dropping the instance waits for the sandbox itself.
-        Ok(Outcome { ending: Ending::Killed(libc::SIGKILL), why })
+        Ok(Outcome {
+            ending: Ending::Killed(libc::SIGKILL),
+            why,
+        })
     }
 
     /// Passes a Unix signal on. True when the sandbox has to be stopped instead: it is frozen and
@@ -400,7 +448,12 @@ impl Session {
         let now = self.clock.now();
         let payload = serde_json::to_value(&record)?;
         let since_boot = u64::try_from(self.clock.since_boot().as_nanos()).unwrap_or(u64::MAX);
-        self.log.append(&vault::audit::Record::new(record.kind(), now, since_boot, payload))?;
+        self.log.append(&vault::audit::Record::new(
+            record.kind(),
+            now,
+            since_boot,
+            payload,
+        ))?;
         (self.watcher)(&record, now);
         Ok(())
     }
@@ -421,7 +474,12 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
 }
 
 fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {
-    decision.because(grant).iter().take(MAX_REASONS).map(rule).collect()
+    decision
+        .because(grant)
+        .iter()
+        .take(MAX_REASONS)
+        .map(rule)
+        .collect()
 }
 
 impl std::fmt::Display for Why {

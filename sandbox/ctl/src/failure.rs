@@ -16,7 +16,11 @@ pub struct Failure {
 impl Failure {
     /// A failure with a message of its own.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code: None }
+        Self {
+            message: message.into(),
+            hint: None,
+            code: None,
+        }
     }
 
     /// A failure with the error behind it and that error's causes.

@@ -79,9 +79,11 @@ impl Run {
         if let Some(folder) = &self.log {
             return Ok(folder.clone());
         }
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(|| {
-            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"))
-        });
+        let state = std::env::var_os("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| {
+                std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"))
+            });
         let state = state.ok_or_else(|| {
             Failure::new("there is no place for the audit log").hint("give one with --log DIR")
         })?;
@@ -93,9 +95,8 @@ impl Run {
 fn pass_signals(session: &Session) -> Result<(), Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let handle = session.handle();
-    let mut signals = signal_hook::iterator::Signals::new([
-        SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,
-    ])?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
     std::thread::spawn(move || signals.forever().for_each(|signal| handle.kill(signal)));
     Ok(())
 }
@@ -135,14 +136,15 @@ fn explain(error: SessionError) -> Failure {
                 .hint("the program must exist inside the sandbox: see `[workload]` and `[files]` of the policy")
                 .code(code)
         }
-        SessionError::Launch(launch) if launch.step == "making the namespaces" => {
-            failure.hint("this host forbids namespaces to this user: `sandboxctl doctor` tells how to get them")
+        SessionError::Launch(launch) if launch.step == "making the namespaces" => failure.hint(
+            "this host forbids namespaces to this user: `sandboxctl doctor` tells how to get them",
+        ),
+        SessionError::Log(_) => {
+            failure.hint("is the disk full? nothing runs without a log; --log DIR moves it")
         }
-        SessionError::Log(_) => failure.hint("is the disk full? nothing runs without a log; --log DIR moves it"),
         SessionError::NotGranted(_) => {
             failure.hint("`sandboxctl policy explain` shows which facts would change the answer")
         }
         _ => failure,
     }
 }
-

@@ -35,13 +35,23 @@ impl Container {
         spawner
             .enter(cgroup.placement())
             .map_err(Failure::at("entering the cgroups"))?;
-        Ok(Self { spawner, cgroup, items })
+        Ok(Self {
+            spawner,
+            cgroup,
+            items,
+        })
     }
 }
 
 impl Backend for Container {
     fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
-        let Launch { floor, limits, stdio, serve, events } = launch;
+        let Launch {
+            floor,
+            limits,
+            stdio,
+            serve,
+            events,
+        } = launch;
         let mut enforcement = Enforcement::default();
         enforcement.extend(self.items.iter().cloned());
         let mut floor = floor.clone();
@@ -49,7 +59,9 @@ impl Backend for Container {
             // Per process, and all that is left without a cgroup.
             floor.limits.push((libc::RLIMIT_DATA, memory));
         }
-        self.cgroup.limit(&limits).map_err(Failure::at("setting cgroup limits"))?;
+        self.cgroup
+            .limit(&limits)
+            .map_err(Failure::at("setting cgroup limits"))?;
         enforcement.extend(lever_items(&self.cgroup));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
         let [input, output, error] = &stdio;
@@ -61,7 +73,8 @@ impl Backend for Container {
         drop((theirs, stdio));
         let listener = confine(control.as_fd(), serve, &mut enforcement)?;
         if let Some(listener) = listener {
-            notify::start(listener, events.clone()).map_err(Failure::at("starting the notifier"))?;
+            notify::start(listener, events.clone())
+                .map_err(Failure::at("starting the notifier"))?;
         }
         Ok(Box::new(Running {
             control,
@@ -85,8 +98,14 @@ fn confine(
         let heard = wire::receive(control).map_err(Failure::at("hearing from the sandbox"))?;
         match heard {
             Some((FromInit::Place { name, fuse }, mut descriptors)) => {
-                let Some(descriptor) = descriptors.pop() else { return Err(ended()) };
-                let place = if fuse { Place::Fuse(descriptor) } else { Place::Memory(descriptor) };
+                let Some(descriptor) = descriptors.pop() else {
+                    return Err(ended());
+                };
+                let place = if fuse {
+                    Place::Fuse(descriptor)
+                } else {
+                    Place::Memory(descriptor)
+                };
                 enforcement.add(serve(&name, place)?);
                 wire::send(control, &ToInit::Served, &[])
                     .map_err(Failure::at("speaking to the sandbox"))?;
@@ -164,8 +183,10 @@ impl Instance for Running {
     }
 
     fn start(&mut self) -> Result<(), Failure> {
-        let control =
-            self.control.try_clone().map_err(Failure::at("watching the sandbox"))?;
+        let control = self
+            .control
+            .try_clone()
+            .map_err(Failure::at("watching the sandbox"))?;
         let events = self.events.clone();
         let reader = move || {
             let event = match wire::receive(control.as_fd()) {
@@ -196,7 +217,9 @@ impl Instance for Running {
                 errno: None,
             });
         }
-        self.cgroup.limit(limits).map_err(Failure::at("changing limits"))
+        self.cgroup
+            .limit(limits)
+            .map_err(Failure::at("changing limits"))
     }
 
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {

@@ -303,7 +303,10 @@ const PROCESSES: Group = Group {
         Conditional {
             name: "ioprio_set",
             when: &[
-                (&[ArgTest::low_is(0, 1), ArgTest::low_is(1, INIT)], Fate::Deny),
+                (
+                    &[ArgTest::low_is(0, 1), ArgTest::low_is(1, INIT)],
+                    Fate::Deny,
+                ),
                 (&[ArgTest::low_is(0, 3)], Fate::Deny),
             ],
             otherwise: Fate::Allow,
@@ -336,7 +339,13 @@ const PROCESSES: Group = Group {
 const SETPRIORITY: Conditional = Conditional {
     name: "setpriority",
     when: &[
-        (&[ArgTest::low_is(0, libc::PRIO_PROCESS), ArgTest::low_is(1, INIT)], Fate::Deny),
+        (
+            &[
+                ArgTest::low_is(0, libc::PRIO_PROCESS),
+                ArgTest::low_is(1, INIT),
+            ],
+            Fate::Deny,
+        ),
         (&[ArgTest::low_is(0, libc::PRIO_USER)], Fate::Deny),
     ],
     otherwise: Fate::Allow,
@@ -363,18 +372,22 @@ const EXEC: Group = Group {
 /// New threads of the same process, and nothing else.
 const THREADS: Group = Group {
     allow: "",
-    conditional: &[not_of_init("sched_setaffinity"), SETPRIORITY, Conditional {
-        name: "clone",
-        when: &[(
-            &[ArgTest::Low {
-                index: 0,
-                mask: libc::CLONE_THREAD as u32 | NEW_NAMESPACES | libc::CLONE_UNTRACED as u32,
-                value: libc::CLONE_THREAD as u32,
-            }],
-            Fate::Allow,
-        )],
-        otherwise: Fate::Deny,
-    }],
+    conditional: &[
+        not_of_init("sched_setaffinity"),
+        SETPRIORITY,
+        Conditional {
+            name: "clone",
+            when: &[(
+                &[ArgTest::Low {
+                    index: 0,
+                    mask: libc::CLONE_THREAD as u32 | NEW_NAMESPACES | libc::CLONE_UNTRACED as u32,
+                    value: libc::CLONE_THREAD as u32,
+                }],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+    ],
 };
 
 /// Changing one's own ids and capabilities: without privilege there is only down.

@@ -295,7 +295,11 @@ fn gaps(abi: u32, scopes: Scopes) -> Vec<Gap> {
         gap("bind and connect TCP ports", 4, true),
         gap("send ioctls to devices it may only read", 5, false),
         // The filter refuses that on such kernels; see `Profile::without_unix_connect`.
-        gap("connect to Unix sockets it may not write", UNIX_CONNECT_ABI, true),
+        gap(
+            "connect to Unix sockets it may not write",
+            UNIX_CONNECT_ABI,
+            true,
+        ),
         gap("bind and send to UDP ports", 10, true),
     ];
     if scopes.signals {

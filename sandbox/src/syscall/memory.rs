@@ -99,8 +99,10 @@ pub fn inspect(filter: Option<&Program>) -> MemoryProtection {
         double_mapping: closed_if(map(read | exec, libc::MAP_SHARED)),
         memfd_exec: closed_if(
             // The seal keeps it from `execve`, not from `mmap`.
-            refuses("memfd_create", [0, libc::MFD_NOEXEC_SEAL.into(), 0, 0, 0, 0])
-                && refuses("memfd_create", [0; 6])
+            refuses(
+                "memfd_create",
+                [0, libc::MFD_NOEXEC_SEAL.into(), 0, 0, 0, 0],
+            ) && refuses("memfd_create", [0; 6])
                 && refuses("execveat", [3, 0, 0, 0, libc::AT_EMPTY_PATH as u64, 0]),
         ),
         proc_mem: closed_if(!own_memory_is_a_writable_file()),

@@ -200,7 +200,11 @@ impl Profile {
     pub fn without_unix_connect(mut self) -> Self {
         let unix = ArgTest::low_is(0, libc::AF_UNIX as u32);
         // A datagram needs no connection to reach a path.
-        let kind = |value: i32| ArgTest::Low { index: 1, mask: 0xf, value: value as u32 };
+        let kind = |value: i32| ArgTest::Low {
+            index: 1,
+            mask: 0xf,
+            value: value as u32,
+        };
         let sockets = Rule {
             when: vec![
                 (vec![unix, kind(libc::SOCK_STREAM)], Fate::Allow),
@@ -211,7 +215,10 @@ impl Profile {
         };
         for name in ["socket", "socketpair"] {
             if let Some(rule) = syscall_number(name).and_then(|nr| self.rules.get_mut(&nr)) {
-                *rule = Rule { when: sockets.when.clone(), otherwise: sockets.otherwise };
+                *rule = Rule {
+                    when: sockets.when.clone(),
+                    otherwise: sockets.otherwise,
+                };
             }
         }
         if let Some(rule) = syscall_number("connect").and_then(|nr| self.rules.get_mut(&nr)) {

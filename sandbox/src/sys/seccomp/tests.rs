@@ -127,8 +127,16 @@ fn the_kernel_refuses_what_the_default_profile_denies() {
     ] {
         refused(name, [1, 0, 0, 0, 0], libc::EPERM);
     }
-    refused("setpriority", [libc::PRIO_PROCESS as u64, 1, 0, 0, 0], libc::EPERM);
-    refused("setpriority", [libc::PRIO_USER as u64, 0, 0, 0, 0], libc::EPERM);
+    refused(
+        "setpriority",
+        [libc::PRIO_PROCESS as u64, 1, 0, 0, 0],
+        libc::EPERM,
+    );
+    refused(
+        "setpriority",
+        [libc::PRIO_USER as u64, 0, 0, 0, 0],
+        libc::EPERM,
+    );
     refused("ioprio_set", [1, 1, 0x4004, 0, 0], libc::EPERM);
     refused("ioprio_set", [3, 0, 0x4004, 0, 0], libc::EPERM);
     refused(

@@ -38,6 +38,7 @@ use vault::{CreateOptions, Vault};
 use zeroize::Zeroizing;
 
 pub use told::Told;
+#[allow(unused_imports)] // Not every story looks for traces.
 pub use traces::{Traces, cgroups, processes};
 
 /// Name of the log in the checkpoints of these stories.

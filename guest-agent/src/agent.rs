@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use crate::api::Listed;
 use crate::assembly::{Assembled, Assembly, AssemblyError};
-use crate::config::Config;
+use crate::config::{self, Config, ConfigError};
 
 /// Most sessions at once.
 pub const MAX_SESSIONS: usize = 16;
@@ -96,6 +96,9 @@ pub enum AgentError {
     /// The number is no Unix signal.
     #[error("there is no signal {0}")]
     NoSignal(i32),
+    /// The policy's file cannot be trusted.
+    #[error(transparent)]
+    PolicyFile(#[from] ConfigError),
     /// The policy cannot be made into a session.
     #[error(transparent)]
     Assembly(#[from] AssemblyError),
@@ -115,6 +118,7 @@ impl AgentError {
             Self::Stopping => "stopping",
             Self::NoSession(_) => "no-session",
             Self::NoSignal(_) => "no-signal",
+            Self::PolicyFile(_) => "policy-file",
             Self::Assembly(error) => error.code(),
             Self::Session(_) => "session",
         }
@@ -206,14 +210,13 @@ impl Agent {
         }
         let place = self.place(caller, policy)?;
         let path = self.config.policies().join(format!("{policy}.toml"));
-        let assembly = match Assembly::read(&path) {
-            Err(AssemblyError::Policy { source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
+        match config::only_ours(&path) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(AgentError::NoPolicy(policy.into()));
             }
             other => other?,
-        };
+        }
+        let assembly = Assembly::read(&path)?;
         let assembly = if self.accept_simulated {
             assembly.dangerous().accept_simulated()
         } else {

@@ -148,7 +148,7 @@ impl Config {
 }
 
 /// Whether only root and the agent's user can change a file or folder.
-fn only_ours(path: &Path) -> Result<(), ConfigError> {
+pub(crate) fn only_ours(path: &Path) -> Result<(), ConfigError> {
     let metadata = fs::metadata(path).map_err(|source| ConfigError::Read {
         path: path.into(),
         source,

@@ -19,6 +19,7 @@ pub mod agent;
 pub mod api;
 pub mod assembly;
 pub mod config;
+mod follow;
 pub mod key_file;
 pub mod local_broker;
 pub mod lockdown;

@@ -3,38 +3,30 @@
 //! See unix(7), `SO_PEERCRED`. The socket's file has mode 0600; if the configuration allows further
 //! users it has mode 0666, and whoever connects is still judged by the kernel's word.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use casemate::error::describe;
-use casemate::{Outcome, SessionError, Why};
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 
-use crate::agent::{Agent, AgentError, Caller, Stopper};
-use crate::api::{MAX_REQUEST, Reply, Request, Stream};
+use crate::agent::{Agent, AgentError, Caller};
+use crate::api::{MAX_REQUEST, Reply, Request};
 use crate::config::Config;
-use crate::outbox::Outbox;
+use crate::follow;
 
 /// Most connections at once; a further one is told so and closed.
 pub const MAX_CONNECTIONS: usize = 64;
 /// How long a caller may take to say what it wants.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a caller may take to read what was sent to it.
-const SEND_DEADLINE: Duration = Duration::from_secs(5);
-/// Most bytes of output in one line.
-const OUTPUT_PIECE: usize = 16 << 10;
+pub(crate) const SEND_DEADLINE: Duration = Duration::from_secs(5);
 /// How long to wait when the system has no descriptor or thread for a caller.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -251,7 +243,7 @@ fn converse(agent: &Agent, caller: Caller, mut stream: &UnixStream) {
         Err(why) => Err(why),
     };
     let reply = match &request {
-        Ok(Request::Run { policy }) => return run(agent, caller, policy, stream),
+        Ok(Request::Run { policy }) => return follow::run(agent, caller, policy, stream),
         Ok(Request::Status {}) => Reply::Sessions(agent.status(caller)),
         Ok(Request::Kill { session, signal }) => match agent.kill(caller, session, *signal) {
             Ok(()) => {
@@ -307,187 +299,7 @@ fn receive_request(mut stream: &UnixStream) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Runs a session, and follows it for its caller. The session ends when the caller is gone.
-fn run(agent: &Agent, caller: Caller, policy: &str, stream: &UnixStream) {
-    let outbox = Arc::new(Outbox::default());
-    let last = thread::scope(|scope| {
-        let sender = scope.spawn(|| send(&outbox, stream));
-        let last = follow(agent, caller, policy, stream, &outbox);
-        outbox.record(last);
-        outbox.finish();
-        sender.join()
-    });
-    if last.is_err() {
-        note(format_args!("an answer was cut short"));
-    }
-}
-
-fn send(outbox: &Outbox, mut stream: &UnixStream) {
-    let sent = stream
-        .set_write_timeout(Some(SEND_DEADLINE))
-        .and_then(|()| outbox.send_to(&mut stream));
-    if sent.is_err() {
-        outbox.abandon();
-        // Seen by whoever watches the caller.
-        let _ = stream.shutdown(Shutdown::Both);
-    }
-}
-
-/// Admits and runs a session; gives the last line of the answer.
-fn follow(
-    agent: &Agent,
-    caller: Caller,
-    policy: &str,
-    stream: &UnixStream,
-    outbox: &Arc<Outbox>,
-) -> Vec<u8> {
-    let (stdio, outputs) = match pipes() {
-        Ok(pipes) => pipes,
-        Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
-    };
-    let watcher = match stream.try_clone() {
-        Ok(caller) => watcher(outbox.clone(), caller),
-        Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
-    };
-    let admitted = match agent.admit(caller, policy, stdio, watcher) {
-        Ok(admitted) => admitted,
-        Err(error) => {
-            note(format_args!(
-                "uid {} may not run {policy:?}: {}",
-                caller.uid,
-                describe(&error)
-            ));
-            return failure(&error).line();
-        }
-    };
-    let id = admitted.id().to_owned();
-    note(format_args!(
-        "{id}: begins, for uid {} (process {})",
-        caller.uid, caller.pid
-    ));
-    let begins = Reply::Session {
-        id: &id,
-        log: admitted.log().display().to_string(),
-        key: admitted.key(),
-    };
-    outbox.record(begins.line());
-    let stopper = admitted.stopper();
-    let (ended, mut waker) = match io::pipe() {
-        Ok(pipe) => pipe,
-        Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
-    };
-    let result = thread::scope(|scope| {
-        for (which, output) in outputs {
-            scope.spawn(move || forward(which, output, outbox));
-        }
-        scope.spawn(|| watch_caller(stream, &ended, &stopper, outbox, &id));
-        let result = admitted.run();
-        // The watch over the caller ends with the session.
-        let _ = waker.write_all(&[0]);
-        result
-    });
-    match result {
-        Ok(outcome) => {
-            note(format_args!("{id}: {}", outcome.why));
-            outcome_line(&outcome)
-        }
-        Err(error) => {
-            note(format_args!("{id}: {}", describe(&error)));
-            failure(&AgentError::Session(error)).line()
-        }
-    }
-}
-
-/// Hands records to the outbox. The session does not wait for its caller.
-fn watcher(
-    outbox: Arc<Outbox>,
-    caller: UnixStream,
-) -> impl FnMut(&casemate::record::Record, Duration) + Send + 'static {
-    move |record, at| {
-        let line = Reply::Record {
-            at: at.as_secs_f64(),
-            record,
-        }
-        .line();
-        if !outbox.record(line) {
-            // A caller who does not follow is gone: the watch over it stops the session.
-            let _ = caller.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-/// Stops the session when its caller closes the connection, or is given up.
-fn watch_caller(
-    stream: &UnixStream,
-    ended: &io::PipeReader,
-    stopper: &Stopper,
-    outbox: &Outbox,
-    id: &str,
-) {
-    loop {
-        // A caller that only says that it will not write more is still there: that is no hang-up.
-        let mut watched = [
-            PollFd::new(stream, PollFlags::empty()),
-            PollFd::new(ended, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut watched, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Ok(_) if !watched[1].revents().is_empty() => return,
-            Ok(0) => continue,
-            _ => break,
-        }
-    }
-    note(format_args!(
-        "{id}: the caller is gone, so the session is stopped"
-    ));
-    outbox.abandon();
-    stopper.stop();
-}
-
-/// Passes on what the workload writes, until nobody can write any more.
-fn forward(stream: Stream, mut output: io::PipeReader, outbox: &Outbox) {
-    let mut piece = vec![0; OUTPUT_PIECE];
-    loop {
-        match output.read(&mut piece) {
-            Ok(0) => return,
-            Ok(read) => {
-                let base64 = STANDARD.encode(&piece[..read]);
-                if !outbox.output(Reply::Output { stream, base64 }.line()) {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
-    }
-}
-
-/// The workload's stdin, stdout and stderr, and where its outputs are read.
-fn pipes() -> io::Result<([OwnedFd; 3], [(Stream, io::PipeReader); 2])> {
-    let input = File::open("/dev/null")?;
-    let (from_stdout, stdout) = io::pipe()?;
-    let (from_stderr, stderr) = io::pipe()?;
-    let stdio = [input.into(), stdout.into(), stderr.into()];
-    Ok((
-        stdio,
-        [(Stream::Stdout, from_stdout), (Stream::Stderr, from_stderr)],
-    ))
-}
-
-fn outcome_line(outcome: &Outcome) -> Vec<u8> {
-    let because = match &outcome.why {
-        Why::Policy(rules) => rules.as_slice(),
-        _ => &[],
-    };
-    Reply::Outcome {
-        ending: outcome.ending,
-        why: outcome.why.to_string(),
-        because,
-    }
-    .line()
-}
-
-fn failure(error: &AgentError) -> Reply<'static> {
+pub(crate) fn failure(error: &AgentError) -> Reply<'static> {
     Reply::Error {
         code: error.code(),
         message: describe(error),

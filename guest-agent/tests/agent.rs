@@ -373,6 +373,10 @@ fn requests_that_are_none_are_refused_with_the_reason() {
             .contains("broken.toml:"),
         "{mistakes}"
     );
+    // A policy that others can write is not ours to run.
+    fs::set_permissions(&broken, Permissions::from_mode(0o666)).unwrap();
+    let exposed = refused(json!({ "run": { "policy": "broken" } }));
+    assert_eq!(exposed["code"], "policy-file", "{exposed}");
     // 64 KiB without an end.
     let mut stream = UnixStream::connect(service.socket()).unwrap();
     let _ = stream.write_all(&vec![b' '; 80 << 10]);

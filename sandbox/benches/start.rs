@@ -11,13 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use attestation::{
-    Attester, Challenge, Evidence, Nonce, SealedSecret, SimulatedTee, UnixTime, Verifier,
-};
-use broker::{Broker, ReleasePolicy};
-use casemate::isolation::child::Ending;
-use casemate::release::{KeyBroker, Refusal};
+use attestation::{SimulatedTee, UnixTime, Verifier};
 use casemate::Session;
+use casemate::isolation::child::Ending;
+use guest_agent::local_broker::LocalBroker;
 use policy::Bundle;
 use vault::audit::{Log, LogKey};
 use vault::kek::Released;
@@ -109,15 +106,14 @@ impl Room {
             let builder = Verifier::builder().reference_values(tee.reference_values());
             builder.dangerous().accept_simulated().build()
         };
-        let broker = Broker::builder(verifier()?)
-            .resource("data", Zeroizing::new(KEY.to_vec()), ReleasePolicy::default())
-            .build();
+        let keys = [("data".to_owned(), Zeroizing::new(KEY.to_vec()))].into();
+        let broker = LocalBroker::new(verifier()?, keys);
         let null = || File::options().read(true).write(true).open("/dev/null");
         let verifier = verifier()?;
         let outcome = Session::builder(self.bundle.clone())
             .base(&self.folder)
-            .attested_by(Box::new(tee) as Box<dyn Attester>, verifier)
-            .keys_from(InProcess(broker))
+            .attested_by(Box::new(tee), verifier)
+            .keys_from(broker)
             .stdio(null()?.into(), null()?.into(), null()?.into())
             .logged_to(log)?
             .run()?;
@@ -139,28 +135,6 @@ impl Room {
 
 fn now() -> UnixTime {
     SystemTime::now().into()
-}
-
-struct InProcess(Broker);
-
-impl KeyBroker for InProcess {
-    fn challenge(&mut self, now: UnixTime) -> std::result::Result<Nonce, Refusal> {
-        let refusal = |e: broker::ChallengeError| Refusal { code: "challenge".into(), message: e.to_string() };
-        self.0.challenge(now).map_err(refusal)
-    }
-
-    fn release(
-        &mut self,
-        evidence: &Evidence,
-        challenge: &Challenge,
-        resource: &str,
-        now: UnixTime,
-    ) -> std::result::Result<SealedSecret, Refusal> {
-        let released = self.0.release(evidence, challenge, resource, now);
-        released
-            .map(|release| release.sealed)
-            .map_err(|e| Refusal { code: e.code().into(), message: e.to_string() })
-    }
 }
 
 const POLICY: &str = r#"

@@ -11,7 +11,8 @@ use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::rootfs::{HostEntry, host_entry};
-use crate::syscall::landlock::Rights;
+use crate::syscall::landlock::{self, Rights};
+use crate::syscall::table::syscall_number;
 use crate::syscall::{Profile, ProfileError};
 
 /// Whether the workload may run.
@@ -203,6 +204,7 @@ pub fn floor(
     };
     let mut rootfs = base_rootfs(tables, base)?;
     let mut rights = base_rights(&rootfs);
+    let mut granted = Vec::new();
     let mut grant = |file: &policy::FileGrant, writable: bool, table| -> Result<(), PlanError> {
         let from = base.join(&file.from);
         let from = from
@@ -217,9 +219,7 @@ pub fn floor(
             device: false,
             owned: true,
         };
-        let may = if writable { Rights::READ_WRITE } else { Rights::READ_EXEC };
-        rights.push((bind.at.clone(), may));
-        rootfs.binds.push(bind);
+        granted.push(bind);
         Ok(())
     };
     for file in &tables.files.read {
@@ -234,6 +234,16 @@ pub fn floor(
             grant(file, false, "files.write")?;
         }
     }
+    no_execution_of_writable(&mut granted);
+    for bind in granted {
+        let may = match (bind.writable, bind.executable) {
+            (true, _) => Rights::READ_WRITE,
+            (false, true) => Rights::READ_EXEC,
+            (false, false) => Rights::READ,
+        };
+        rights.push((bind.at.clone(), may));
+        rootfs.binds.push(bind);
+    }
     for (name, data) in tables.data.iter().filter(|(name, _)| plan.data.contains(*name)) {
         let at = text(&data.at)?;
         rights.push((at.clone(), Rights::READ));
@@ -245,10 +255,11 @@ pub fn floor(
     rootfs.binds.sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let profile = Profile::named(&tables.syscalls.profile)?
-        .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?
-        .without_broker();
+    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
+    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
+        profile = profile.without_unix_connect();
+    }
+    let profile = profile.allow(&tables.syscalls.allow)?.deny(&tables.syscalls.deny)?;
     Ok(Floor {
         host_uid,
         host_gid,
@@ -257,12 +268,24 @@ pub fn floor(
         rootfs,
         landlock: rights,
         limits: resource_limits(tables),
+        unix_connect: syscall_number("connect").is_some_and(|nr| profile.allows(nr)),
         filter: profile.compile(true)?,
         silent_filter: profile.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// Takes execution from trees that can be written through another grant: what the workload writes, it
+/// never executes.
+fn no_execution_of_writable(granted: &mut [Bind]) {
+    let writable: Vec<PathBuf> =
+        granted.iter().filter(|bind| bind.writable).map(|bind| bind.from.clone().into()).collect();
+    for bind in granted {
+        let from = Path::new(&bind.from);
+        bind.executable &= !writable.iter().any(|w| w.starts_with(from) || from.starts_with(w));
+    }
 }
 
 fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
@@ -382,4 +405,32 @@ fn text(path: &Path) -> Result<String, PlanError> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         PlanError::Unsupported(format!("the path `{}` is not valid UTF-8", path.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_can_be_written_through_another_grant_can_be_executed() {
+        let bind = |from: &str, writable: bool| Bind {
+            from: from.into(),
+            at: from.into(),
+            writable,
+            executable: !writable,
+            optional: false,
+            device: false,
+            owned: true,
+        };
+        let mut granted = [
+            bind("/srv/app", false),
+            bind("/srv/app/out", true),
+            bind("/srv/application", false),
+            bind("/srv/app/out/bin", false),
+        ];
+        no_execution_of_writable(&mut granted);
+        let executable: Vec<_> =
+            granted.iter().filter(|b| b.executable).map(|b| b.from.as_str()).collect();
+        assert_eq!(executable, ["/srv/application"]);
+    }
 }

@@ -3,9 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod audit;
-mod broker;
+
 mod doctor;
 mod failure;
+mod key;
 mod policy;
 mod run;
 mod vault;

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::broker::{new_key, read_key};
+use crate::key::{new_key, read_key};
 use crate::failure::Failure;
 
 #[derive(Subcommand)]

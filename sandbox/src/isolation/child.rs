@@ -34,7 +34,7 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{LandlockPlan, Scopes};
+use crate::syscall::landlock::{LandlockPlan, Scopes, UNIX_CONNECT_ABI};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -309,6 +309,11 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
 fn restrict_files(floor: &Floor) -> Item {
     let plan = LandlockPlan::new(floor.landlock.iter().cloned(), Scopes::default());
     match plan.build().and_then(|ruleset| ruleset.restrict_self()) {
+        Ok(enforced) if floor.unix_connect && enforced.abi() < UNIX_CONNECT_ABI => {
+            let detail = "the policy allows `connect`, and this kernel does not keep it from sockets \
+                          in folders that may only be read";
+            Item::partly(3, "landlock", detail)
+        }
         Ok(enforced) if enforced.is_full() => {
             let detail = format!("ABI {}, {} paths", enforced.abi(), floor.landlock.len());
             Item::full(3, "landlock", detail)

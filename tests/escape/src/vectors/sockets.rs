@@ -94,6 +94,13 @@ pub const ALL: &[Vector] = &[
     vector("read-grant-socket", |setting| {
         Attempt::succeeds(UnixStream::connect(setting.read.join("socket")))
     }),
+    // Neither an unbound socket nor a pair needs a connection to send there.
+    vector("read-grant-datagram", |setting| {
+        let there = setting.read.join("datagram");
+        let unbound = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"out", &there));
+        let pair = UnixDatagram::pair().and_then(|(socket, _)| socket.send_to(b"out", &there));
+        Attempt::succeeds(unbound.or(pair))
+    }),
     vector("well-known-sockets", |_| {
         let paths = [
             "/run/docker.sock",

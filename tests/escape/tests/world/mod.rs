@@ -21,7 +21,7 @@ pub struct World {
     folder: TempDir,
     abstract_socket: String,
     bystander: Child,
-    _sockets: (UnixListener, UnixDatagram, [UnixListener; 2]),
+    _sockets: (UnixListener, [UnixDatagram; 2], [UnixListener; 2]),
     _leaks: (File, TcpListener),
 }
 
@@ -61,7 +61,10 @@ impl World {
             SocketAddr::from_abstract_name(format!("{abstract_socket}-datagram")).unwrap();
         let sockets = (
             UnixListener::bind_addr(&address).unwrap(),
-            UnixDatagram::bind_addr(&datagrams).unwrap(),
+            [
+                UnixDatagram::bind_addr(&datagrams).unwrap(),
+                UnixDatagram::bind(path.join("read/datagram")).unwrap(),
+            ],
             ["socket", "read/socket"].map(|name| UnixListener::bind(path.join(name)).unwrap()),
         );
         // What a careless program leaves open for its children.
@@ -219,10 +222,8 @@ impl Terminal {
         let [master, slave] = [master, slave].map(|end| unsafe { OwnedFd::from_raw_fd(end) });
         for end in [&master, &slave] {
             // SAFETY: takes integers; the descriptor is open.
-            assert_eq!(
-                unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) },
-                0
-            );
+            let set = unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+            assert_eq!(set, 0);
         }
         Self {
             _master: master,

@@ -48,6 +48,15 @@ impl fmt::Display for Tier {
     }
 }
 
+/// What the workload may do with a granted tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileAccess {
+    /// Read it.
+    Read,
+    /// Read and write it.
+    Write,
+}
+
 /// The position of every lever, and what was granted that no lever can take back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -57,6 +66,8 @@ pub struct Plan {
     pub tier: Tier,
     /// Vaults that the workload can read.
     pub data: BTreeSet<String>,
+    /// Trees of the host that the workload sees, by their place inside.
+    pub files: BTreeMap<String, FileAccess>,
     /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
     pub fixed: BTreeSet<Grant>,
 }
@@ -82,6 +93,22 @@ impl Plan {
                 (Action::Read, Resource::Vault(name)) => {
                     plan.data.insert(name.clone());
                 }
+                (Action::Read, Resource::Path(at)) => {
+                    let at = at.to_string_lossy().into_owned();
+                    let write = Grant {
+                        action: Action::Write,
+                        resource: grant.resource.clone(),
+                    };
+                    let write = decision.grants(&write);
+                    let access = if write {
+                        FileAccess::Write
+                    } else {
+                        FileAccess::Read
+                    };
+                    plan.files.insert(at, access);
+                }
+                // Comes with the right to read, above; alone it gives nothing.
+                (Action::Write, Resource::Path(_)) => {}
                 (Action::Use | Action::Proceed | Action::Live, _) => {}
                 _ => {
                     plan.fixed.insert(grant.clone());
@@ -99,6 +126,18 @@ impl Plan {
             wanted.run = wanted.run.max(Run::Frozen);
         }
         wanted.fixed.clone_from(&self.fixed);
+        let lost: Vec<_> = self
+            .files
+            .keys()
+            .filter(|at| !wanted.files.contains_key(*at))
+            .collect();
+        let below_lost = |at: &str| lost.iter().any(|lost| Path::new(at).starts_with(lost));
+        wanted.files = self
+            .files
+            .iter()
+            .filter(|(at, _)| !below_lost(at))
+            .filter_map(|(at, had)| Some((at.clone(), *wanted.files.get(at)?.min(had))))
+            .collect();
         wanted.data = wanted.data.intersection(&self.data).cloned().collect();
         wanted
     }
@@ -188,6 +227,13 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
+    if !plan.fixed.contains(&Grant::exec()) {
+        return Err(PlanError::Unsupported(
+            "the policy does not grant `exec` from the start: the workload's own program could not be \
+             executed"
+                .into(),
+        ));
+    }
     if plan
         .fixed
         .iter()
@@ -241,16 +287,16 @@ pub fn floor(
         granted.push(bind);
         Ok(())
     };
-    for file in &tables.files.read {
-        if plan.fixed.contains(&Grant::read_path(&file.at)) {
-            grant(file, false, "files.read")?;
-        }
-    }
-    for file in &tables.files.write {
-        if plan.fixed.contains(&Grant::write_path(&file.at)) {
-            grant(file, true, "files.write")?;
-        } else if plan.fixed.contains(&Grant::read_path(&file.at)) {
-            grant(file, false, "files.write")?;
+    let access = |file: &policy::FileGrant| plan.files.get(&*file.at.to_string_lossy());
+    for (file, table) in tables
+        .files
+        .read
+        .iter()
+        .map(|file| (file, "files.read"))
+        .chain(tables.files.write.iter().map(|file| (file, "files.write")))
+    {
+        if let Some(access) = access(file) {
+            grant(file, *access == FileAccess::Write, table)?;
         }
     }
     no_execution_of_writable(&mut granted);
@@ -465,6 +511,37 @@ fn text(path: &Path) -> Result<String, PlanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_takes_what_lies_below_it_along_and_gains_nothing() {
+        let now = Plan {
+            files: [
+                ("/a", FileAccess::Write),
+                ("/a/b", FileAccess::Read),
+                ("/c", FileAccess::Read),
+            ]
+            .map(|(at, access)| (at.to_owned(), access))
+            .into(),
+            ..Plan::default()
+        };
+        let source = r#"
+version = 1
+name = "t"
+[workload]
+command = ["true"]
+[files]
+read = [{ from = "x", at = "/a/b" }]
+write = [{ from = "y", at = "/a" }, { from = "z", at = "/c" }]
+[rules]
+cedar = """
+permit (principal, action, resource);
+forbid (principal, action == Action::"read", resource == Path::"/a");
+"""
+"#;
+        let bundle = Bundle::parse(source, "t").expect("a policy");
+        let narrowed = now.narrowed(&bundle.decide(&policy::Facts::unknown()));
+        assert_eq!(narrowed.files, [("/c".to_owned(), FileAccess::Read)].into());
+    }
 
     #[test]
     fn nothing_that_can_be_written_through_another_grant_can_be_executed() {

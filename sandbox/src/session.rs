@@ -463,6 +463,8 @@ impl Session {
 fn because(change: &Change, decision: &Decision) -> Vec<String> {
     let grant = match change {
         Change::Withdraw(name) => Grant::read_vault(name),
+        Change::Detach(at) => Grant::read_path(at),
+        Change::ReadOnly(at) => Grant::write_path(at),
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),
         Change::Freeze(_) if decision.proceed() => {

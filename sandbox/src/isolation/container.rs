@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
+use super::narrow::Narrowing;
 use super::spawner::{Failure, Spawner};
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
@@ -82,7 +83,7 @@ impl Backend for Container {
             pidfd,
             enforcement,
             events,
-            _spawner: self.spawner,
+            spawner: self.spawner,
             cgroup: self.cgroup,
         }))
     }
@@ -141,6 +142,11 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     } else {
         Item::not(2, "resources", "limits cannot be changed while it runs")
     });
+    items.push(Item::full(
+        2,
+        "files",
+        "granted trees can be taken while it runs; descriptors open already stay open",
+    ));
     items
 }
 
@@ -154,7 +160,7 @@ struct Running {
     events: SyncSender<Event>,
     // Dropped last, in this order: the spawner kills and reaps what is left, then the cgroups are
     // empty and can be removed.
-    _spawner: Spawner,
+    spawner: Spawner,
     cgroup: Cgroup,
 }
 
@@ -228,6 +234,14 @@ impl Instance for Running {
         } else {
             self.tell_if_there(&ToInit::Pause(frozen))
         }
+    }
+
+    fn detach(&mut self, at: &str) -> Result<(), Failure> {
+        self.spawner.narrow(at, Narrowing::Detach)
+    }
+
+    fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
+        self.spawner.narrow(at, Narrowing::ReadOnly)
     }
 
     fn stop(&mut self) -> Result<(), Failure> {

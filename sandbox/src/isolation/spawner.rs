@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
+use super::narrow::{Narrowing, narrow};
 use super::{child, namespace, rootfs, wire};
 use crate::sys::process::{self, Forked};
 
@@ -29,11 +30,13 @@ enum Request {
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
+    /// Narrow a mount of the running sandbox.
+    Narrow(String, Narrowing),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
 
-/// What the spawner answers to [`Request::Launch`].
+/// What the spawner answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     /// Its init exists; the pidfd comes along.
@@ -41,7 +44,9 @@ enum Answer {
         /// Process id of the init, as the supervisor sees it.
         pid: i32,
     },
-    /// It could not be made.
+    /// What was asked for is in force.
+    Done,
+    /// What was asked for could not be done.
     Failed(Failure),
 }
 
@@ -135,7 +140,30 @@ impl Spawner {
                 }
             }
             Some((Answer::Failed(failure), _)) => Err(failure),
-            None => Err(ended()),
+            Some((Answer::Done, _)) | None => Err(ended()),
+        }
+    }
+}
+
+impl Spawner {
+    /// Narrows the mount at a path of the running sandbox. Returns when it is in force.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when there is no such mount, or the kernel refuses.
+    pub fn narrow(&self, at: &str, narrowing: Narrowing) -> Result<(), Failure> {
+        wire::send(
+            self.socket.as_fd(),
+            &Request::Narrow(at.to_owned(), narrowing),
+            &[],
+        )
+        .map_err(Failure::at("asking the spawner"))?;
+        let answer =
+            wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
+        match answer {
+            Some((Answer::Done, _)) => Ok(()),
+            Some((Answer::Failed(failure), _)) => Err(failure),
+            Some((Answer::Spawned { .. }, _)) | None => Err(ended()),
         }
     }
 }
@@ -211,6 +239,14 @@ fn serve() -> io::Result<()> {
                         wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?;
                     }
                 }
+            }
+            Some((Request::Narrow(at, narrowing), _)) => {
+                // A sandbox that is gone has nothing left to narrow.
+                let narrowed = sandbox
+                    .as_ref()
+                    .map_or(Ok(()), |init| narrow(init, &at, narrowing));
+                let answer = narrowed.map_or_else(Answer::Failed, |()| Answer::Done);
+                wire::send(socket.as_fd(), &answer, &[])?;
             }
             last => {
                 if let Some(init) = sandbox.take() {

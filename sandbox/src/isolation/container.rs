@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
-use super::narrow::Narrowing;
+use super::narrow::{Namespaces, Narrowing};
 use super::spawner::{Failure, Spawner};
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
@@ -72,13 +72,14 @@ impl Backend for Container {
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;
         drop((theirs, stdio));
-        let listener = confine(control.as_fd(), serve, &mut enforcement)?;
+        let (namespaces, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
         if let Some(listener) = listener {
             notify::start(listener, events.clone())
                 .map_err(Failure::at("starting the notifier"))?;
         }
         Ok(Box::new(Running {
             control,
+            namespaces,
             pid,
             pidfd,
             enforcement,
@@ -94,7 +95,7 @@ fn confine(
     control: BorrowedFd<'_>,
     serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     enforcement: &mut Enforcement,
-) -> Result<Option<OwnedFd>, Failure> {
+) -> Result<(Namespaces, Option<OwnedFd>), Failure> {
     loop {
         let heard = wire::receive(control).map_err(Failure::at("hearing from the sandbox"))?;
         match heard {
@@ -111,9 +112,13 @@ fn confine(
                 wire::send(control, &ToInit::Served, &[])
                     .map_err(Failure::at("speaking to the sandbox"))?;
             }
-            Some((FromInit::Prepared { items }, mut descriptors)) => {
+            Some((FromInit::Prepared { items }, descriptors)) => {
                 enforcement.extend(items);
-                return Ok(descriptors.pop());
+                let mut descriptors = descriptors.into_iter();
+                let (Some(user), Some(mounts)) = (descriptors.next(), descriptors.next()) else {
+                    return Err(ended());
+                };
+                return Ok((Namespaces { user, mounts }, descriptors.next()));
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure),
             Some((FromInit::Ended(_), _)) | None => return Err(ended()),
@@ -154,6 +159,7 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
 #[derive(Debug)]
 struct Running {
     control: OwnedFd,
+    namespaces: Namespaces,
     pid: Pid,
     pidfd: OwnedFd,
     enforcement: Enforcement,
@@ -237,11 +243,12 @@ impl Instance for Running {
     }
 
     fn detach(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner.narrow(at, Narrowing::Detach)
+        self.spawner.narrow(&self.namespaces, at, Narrowing::Detach)
     }
 
     fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner.narrow(at, Narrowing::ReadOnly)
+        self.spawner
+            .narrow(&self.namespaces, at, Narrowing::ReadOnly)
     }
 
     fn stop(&mut self) -> Result<(), Failure> {

@@ -10,7 +10,6 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::{WaitId, WaitIdOptions};
-use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
 
 use super::spawner::Failure;
@@ -26,15 +25,24 @@ pub enum Narrowing {
     ReadOnly,
 }
 
-/// Narrows the mount at an absolute path inside the sandbox of `init`. Returns when it is in force.
-pub fn narrow(init: &OwnedFd, at: &str, narrowing: Narrowing) -> Result<(), Failure> {
+/// The namespaces of a sandbox that have to be entered to change its mounts.
+#[derive(Debug)]
+pub struct Namespaces {
+    /// The user namespace, which owns the other.
+    pub user: OwnedFd,
+    /// The mount namespace.
+    pub mounts: OwnedFd,
+}
+
+/// Narrows the mount at an absolute path inside a sandbox. Returns when it is in force.
+pub fn narrow(namespaces: &Namespaces, at: &str, narrowing: Narrowing) -> Result<(), Failure> {
     let step = || match narrowing {
         Narrowing::Detach => format!("detaching `{at}`"),
         Narrowing::ReadOnly => format!("making `{at}` read-only"),
     };
     match process::fork_into(0, None).map_err(Failure::at(step()))? {
         Forked::Child => {
-            let code = match inside(init, Path::new(at), narrowing) {
+            let code = match inside(namespaces, Path::new(at), narrowing) {
                 Ok(()) => 0,
                 Err(error) => error
                     .raw_os_error()
@@ -52,8 +60,6 @@ pub fn narrow(init: &OwnedFd, at: &str, narrowing: Narrowing) -> Result<(), Fail
             };
             match status.and_then(|status| status.exit_status()) {
                 Some(0) => Ok(()),
-                // The sandbox is gone, and its mounts with it.
-                Some(libc::ESRCH) => Ok(()),
                 Some(errno) => Err(Failure::at(step())(io::Error::from_raw_os_error(errno))),
                 None => Err(Failure::at(step())(io::ErrorKind::Interrupted.into())),
             }
@@ -62,9 +68,10 @@ pub fn narrow(init: &OwnedFd, at: &str, narrowing: Narrowing) -> Result<(), Fail
 }
 
 /// What the helper does. It exits afterwards, so it may leave its own namespaces for good.
-fn inside(init: &OwnedFd, at: &Path, narrowing: Narrowing) -> io::Result<()> {
-    let namespaces = ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT;
-    rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces)?;
+fn inside(namespaces: &Namespaces, at: &Path, narrowing: Narrowing) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+    move_into_link_name_space(namespaces.user.as_fd(), Some(LinkNameSpaceType::User))?;
+    move_into_link_name_space(namespaces.mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
     let (parent, name) = at
         .parent()
         .zip(at.file_name())

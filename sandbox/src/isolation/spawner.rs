@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
-use super::narrow::{Narrowing, narrow};
+use super::narrow::{Namespaces, Narrowing, narrow};
 use super::{child, namespace, rootfs, wire};
 use crate::sys::process::{self, Forked};
 
@@ -30,7 +30,7 @@ enum Request {
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
-    /// Narrow a mount of the running sandbox.
+    /// Narrow a mount. Descriptors: user namespace, mount namespace.
     Narrow(String, Narrowing),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
@@ -151,11 +151,17 @@ impl Spawner {
     /// # Errors
     ///
     /// [`Failure`] when there is no such mount, or the kernel refuses.
-    pub fn narrow(&self, at: &str, narrowing: Narrowing) -> Result<(), Failure> {
+    pub fn narrow(
+        &self,
+        namespaces: &Namespaces,
+        at: &str,
+        narrowing: Narrowing,
+    ) -> Result<(), Failure> {
+        let descriptors = [namespaces.user.as_fd(), namespaces.mounts.as_fd()];
         wire::send(
             self.socket.as_fd(),
             &Request::Narrow(at.to_owned(), narrowing),
-            &[],
+            &descriptors,
         )
         .map_err(Failure::at("asking the spawner"))?;
         let answer =
@@ -240,11 +246,15 @@ fn serve() -> io::Result<()> {
                     }
                 }
             }
-            Some((Request::Narrow(at, narrowing), _)) => {
-                // A sandbox that is gone has nothing left to narrow.
-                let narrowed = sandbox
-                    .as_ref()
-                    .map_or(Ok(()), |init| narrow(init, &at, narrowing));
+            Some((Request::Narrow(at, narrowing), descriptors)) => {
+                let narrowed = match <[OwnedFd; 2]>::try_from(descriptors) {
+                    Ok([user, mounts]) => narrow(&Namespaces { user, mounts }, &at, narrowing),
+                    Err(_) => Err(Failure {
+                        step: "taking the request".into(),
+                        error: "descriptors are missing".into(),
+                        errno: None,
+                    }),
+                };
                 let answer = narrowed.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }

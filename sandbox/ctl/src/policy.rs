@@ -134,7 +134,10 @@ pub fn load(path: &Path) -> Result<Bundle, Failure> {
     let source = read(path)?;
     Bundle::parse(&source, &path.display().to_string()).map_err(|error| {
         // The error's own text shows each place in the file.
-        Failure::new(format!("the policy has mistakes\n{error}"))
+        Failure::new(format!(
+            "the policy has mistakes\n{}",
+            error.to_string().trim_end()
+        ))
     })
 }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ::policy::Bundle;
+use ::vault::VaultError;
 use casemate::isolation::child::Ending;
+use casemate::release::ReleaseError;
 use casemate::{Outcome, Session, SessionError, Why};
 use clap::Args;
 use guest_agent::assembly::new_log_folder;
@@ -139,9 +141,14 @@ fn explain(error: SessionError) -> Failure {
         SessionError::Launch(launch) if launch.step == "making the namespaces" => failure.hint(
             "this host forbids namespaces to this user: `sandboxctl doctor` tells how to get them",
         ),
-        SessionError::Log(_) => {
-            failure.hint("is the disk full? nothing runs without a log; --log DIR moves it")
-        }
+        SessionError::Release(ReleaseError::Vault { source: VaultError::WrongKek, .. }) => failure
+            .hint("the key file of the policy's `[data]` entry belongs to another vault"),
+        SessionError::Release(ReleaseError::Vault { source: VaultError::NotAVault, .. }) => failure
+            .hint("see `vault` of the policy's `[data]` entry; `sandboxctl vault create` makes one"),
+        SessionError::Release(ReleaseError::Refused { .. }) => failure.hint(
+            "the broker's appraisal asks for more: see `[attestation] reference-values` of the policy",
+        ),
+        SessionError::Log(_) => failure.hint("nothing runs without a log; --log DIR moves it"),
         SessionError::NotGranted(_) => {
             failure.hint("`sandboxctl policy explain` shows which facts would change the answer")
         }

@@ -526,8 +526,8 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The program `sandboxctl`: the one that `CASEMATE_SANDBOXCTL` names, or built once, beside this
-/// test's own program.
+/// The program `sandboxctl`: the one that `CASEMATE_SANDBOXCTL` names, or the one beside this test's
+/// own program if it is newer than every source, or built now.
 pub fn sandboxctl() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let program = BUILT.get_or_init(|| {
@@ -535,27 +535,57 @@ pub fn sandboxctl() -> Command {
             return program.into();
         }
         // target/<profile>/deps/<test>
-        let profile = std::env::current_exe()
-            .unwrap()
-            .ancestors()
-            .nth(2)
-            .unwrap()
-            .to_owned();
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "-p", "sandboxctl", "--target-dir"]);
-        cargo
-            .arg(profile.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            cargo.arg("--release");
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().nth(2).unwrap();
+        let program = profile.join("sandboxctl");
+        if !is_newer_than_sources(&program) {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--quiet", "-p", "sandboxctl", "--target-dir"]);
+            cargo
+                .arg(profile.parent().unwrap())
+                .current_dir(env!("CARGO_MANIFEST_DIR"));
+            if profile.ends_with("release") {
+                cargo.arg("--release");
+            }
+            assert!(
+                cargo.status().unwrap().success(),
+                "sandboxctl does not build"
+            );
         }
-        assert!(
-            cargo.status().unwrap().success(),
-            "sandboxctl does not build"
-        );
-        profile.join("sandboxctl")
+        program
     });
     Command::new(program)
+}
+
+/// Whether a program was built after the last change of any source of this workspace.
+fn is_newer_than_sources(program: &Path) -> bool {
+    let changed = |path: &Path| {
+        fs::metadata(path)
+            .and_then(|metadata| metadata.modified())
+            .ok()
+    };
+    let Some(built) = changed(program) else {
+        return false;
+    };
+    [
+        "attestation",
+        "policy",
+        "sandbox",
+        "guest-agent",
+        "Cargo.lock",
+    ]
+    .iter()
+    .all(|name| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let sources = if path.is_dir() {
+            files(&path)
+        } else {
+            vec![path]
+        };
+        sources
+            .iter()
+            .all(|source| changed(source).is_some_and(|at| at <= built))
+    })
 }
 
 /// How often each kind of record was written.

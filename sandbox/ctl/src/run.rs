@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use ::policy::Bundle;
 use ::vault::VaultError;
+use ::vault::audit::LogError;
 use casemate::isolation::child::Ending;
 use casemate::release::ReleaseError;
 use casemate::{Outcome, Session, SessionError, Why};
@@ -148,6 +149,9 @@ fn explain(error: SessionError) -> Failure {
         SessionError::Release(ReleaseError::Refused { .. }) => failure.hint(
             "the broker's appraisal asks for more: see `[attestation] reference-values` of the policy",
         ),
+        SessionError::Log(LogError::Full { .. }) => {
+            failure.hint("is the disk full? nothing runs without a log; --log DIR moves it")
+        }
         SessionError::Log(_) => failure.hint("nothing runs without a log; --log DIR moves it"),
         SessionError::NotGranted(_) => {
             failure.hint("`sandboxctl policy explain` shows which facts would change the answer")

@@ -16,6 +16,11 @@ fn every_command_explains_itself() {
     let commands: &[&[&str]] = &[
         &[],
         &["run"],
+        &["attest"],
+        &["attest", "collect"],
+        &["attest", "bundle"],
+        &["attest", "verify"],
+        &["attest", "explain"],
         &["vault"],
         &["vault", "create"],
         &["vault", "put"],

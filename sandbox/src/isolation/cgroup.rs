@@ -105,32 +105,16 @@ impl Cgroup {
             controllers: BTreeMap::new(),
             freezer: None,
         };
-        if let Some(parent) = &host.v2 {
-            sweep(parent);
-            // Controllers must be handed down before the child can have them; where the parent has
-            // processes of its own the kernel refuses, and they are simply not there.
-            for controller in LIMITING.iter().filter(|c| !host.v1.contains_key(**c)) {
-                let _ = fs::write(
-                    parent.join("cgroup.subtree_control"),
-                    format!("+{controller}"),
-                );
+        if let Some((folder, controllers)) = host.make_v2(&name) {
+            if folder.join("cgroup.freeze").exists() {
+                cgroup.freezer = Some((folder.clone(), true));
             }
-            let folder = parent.join(&name);
-            if fs::create_dir(&folder).is_ok() {
-                if folder.join("cgroup.freeze").exists() {
-                    cgroup.freezer = Some((folder.clone(), true));
-                }
-                let available =
-                    fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
-                for controller in LIMITING {
-                    if available.split_whitespace().any(|c| c == controller) {
-                        cgroup
-                            .controllers
-                            .insert(controller, (folder.clone(), true));
-                    }
-                }
-                cgroup.placement.v2 = Some(folder);
+            for controller in controllers {
+                cgroup
+                    .controllers
+                    .insert(controller, (folder.clone(), true));
             }
+            cgroup.placement.v2 = Some(folder);
         }
         for controller in LIMITING.into_iter().chain(["freezer"]) {
             let wanted = if controller == "freezer" {
@@ -377,7 +361,10 @@ fn sweep(parent: &Path) {
 /// The cgroups this process is in, by hierarchy: where a sandbox's can be made.
 #[derive(Debug, Default)]
 struct Host {
+    /// Where on v2 this process is.
     v2: Option<PathBuf>,
+    /// The top of v2, as far as this process sees it.
+    v2_top: Option<PathBuf>,
     v1: BTreeMap<String, PathBuf>,
 }
 
@@ -386,6 +373,52 @@ impl Host {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self::parse(&mounts, &own)
+    }
+
+    /// Makes a v2 cgroup, in the place that hands down most controllers, and tells which these are.
+    ///
+    /// Controllers cannot be handed down by a cgroup that has processes of its own, as the one this
+    /// process is in has. Only the top of all may have both, so root looks there first.
+    fn make_v2(&self, name: &str) -> Option<(PathBuf, Vec<&'static str>)> {
+        let needed: Vec<_> = LIMITING
+            .into_iter()
+            .filter(|controller| !self.v1.contains_key(*controller))
+            .collect();
+        let mut best: Option<(PathBuf, Vec<&'static str>)> = None;
+        for parent in self.v2_top.iter().chain(&self.v2) {
+            sweep(parent);
+            for controller in &needed {
+                let _ = fs::write(
+                    parent.join("cgroup.subtree_control"),
+                    format!("+{controller}"),
+                );
+            }
+            let folder = parent.join(name);
+            if fs::create_dir(&folder).is_err() {
+                continue;
+            }
+            let listed = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+            let given: Vec<_> = LIMITING
+                .into_iter()
+                .filter(|controller| listed.split_whitespace().any(|word| word == *controller))
+                .collect();
+            let enough = needed.iter().all(|controller| given.contains(controller));
+            let worse = match &best {
+                Some((_, had)) if had.len() >= given.len() => Some(folder.clone()),
+                Some((known, _)) => Some(known.clone()),
+                None => None,
+            };
+            if worse.as_ref() != Some(&folder) {
+                best = Some((folder, given));
+            }
+            if let Some(worse) = worse {
+                let _ = fs::remove_dir(worse);
+            }
+            if enough {
+                break;
+            }
+        }
+        best
     }
 
     /// See proc_pid_mountinfo(5) and cgroups(7), "/proc/pid/cgroup".
@@ -419,6 +452,7 @@ impl Host {
                         own.iter().find(|(controllers, _)| controllers.is_empty())
                     {
                         host.v2.get_or_insert_with(|| place(path));
+                        host.v2_top.get_or_insert_with(|| PathBuf::from(point));
                     }
                 }
                 "cgroup" => {
@@ -464,7 +498,25 @@ mod tests {
         let host = Host::parse(mounts, "0::/user.slice/session.scope\n");
         let wanted = Path::new("/sys/fs/cgroup/user.slice/session.scope");
         assert_eq!(host.v2.as_deref(), Some(wanted));
+        assert_eq!(host.v2_top.as_deref(), Some(Path::new("/sys/fs/cgroup")));
         assert!(host.v1.is_empty());
+    }
+
+    #[test]
+    fn the_place_that_hands_down_controllers_is_taken_and_no_other_is_left() {
+        // Plain folders in place of a cgroup file system: only the choice is tested here.
+        let top = tempfile::tempdir().expect("a folder");
+        let own = top.path().join("session.scope");
+        fs::create_dir(&own).expect("a folder");
+        let host = Host {
+            v2: Some(own.clone()),
+            v2_top: Some(top.path().into()),
+            ..Host::default()
+        };
+        let (made, controllers) = host.make_v2("casemate-1-x").expect("a cgroup");
+        assert_eq!(made, top.path().join("casemate-1-x"));
+        assert!(controllers.is_empty());
+        assert!(!own.join("casemate-1-x").exists());
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod attested;
 mod builder;
+mod journal;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -25,7 +26,6 @@ use std::time::{Duration, Instant};
 use attestation::UnixTime;
 use policy::{Bundle, Decision, Facts, Grant};
 use sha2::{Digest, Sha256};
-use vault::audit::Log;
 
 use crate::adjust::{self, Change};
 use crate::error::{SessionError, describe};
@@ -38,6 +38,7 @@ use crate::plan::{self, Plan, Run};
 use crate::record::{Record, hex, rule};
 use crate::release::{self, Identity, KeyBroker};
 use attested::Attested;
+use journal::Journal;
 use watch::Watch;
 
 pub use builder::{Handle, SessionBuilder};
@@ -59,8 +60,7 @@ pub struct Session {
     broker: Option<Box<dyn KeyBroker>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
-    log: Log,
-    watcher: builder::Watcher,
+    journal: Journal,
     clock: Clock,
 
     attested: Attested,
@@ -127,14 +127,14 @@ impl Session {
             .into_iter()
             .map(|(name, usage)| (name, usage.bytes))
             .collect();
-        let closed = self.record(Record::Closed {
+        let closed = self.journal.announce(Record::Closed {
             why,
             read,
             withdrawn,
         });
         let outcome = result?;
         closed?;
-        self.log.close()?;
+        self.journal.close()?;
         Ok(outcome)
     }
 
@@ -150,7 +150,7 @@ impl Session {
         if let Some(why) = self.step(Vec::new())? {
             return self.end(why);
         }
-        self.record(Record::Started)?;
+        self.journal.announce(Record::Started)?;
         self.started = true;
         self.instance()?.start()?;
         loop {
@@ -164,7 +164,7 @@ impl Session {
                 // What it did last is still worth a record; there is nothing left to adjust.
                 self.look(&events)?;
                 let ending = ending?;
-                self.record(Record::Ended { ending })?;
+                self.journal.note(Record::Ended { ending })?;
                 let why = if self.asked_to_end {
                     Why::Asked
                 } else {
@@ -188,7 +188,7 @@ impl Session {
             command: tables.workload.command.clone(),
         };
         self.deadline = tables.isolation.time.map(|limit| self.clock.now() + limit);
-        self.record(record)
+        self.journal.note(record)
     }
 
     /// Evidence ─▶ appraisal.
@@ -197,14 +197,14 @@ impl Session {
         let record = self
             .attested
             .renew(&challenge, &self.bundle, self.clock.now());
-        self.record(record)
+        self.journal.note(record)
     }
 
     /// Facts ─▶ decision.
     fn decide(&mut self) -> Result<Decision, SessionError> {
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
-        self.record(Record::decided(facts, &decision))?;
+        self.journal.note(Record::decided(facts, &decision))?;
         if decision.live() {
             return Ok(decision);
         }
@@ -222,7 +222,8 @@ impl Session {
         let paths = release::vault_paths(&self.bundle, &self.base);
         for name in &self.plan.data.clone() {
             let path = &paths[name];
-            self.record(Record::Releasing { data: name.clone() })?;
+            self.journal
+                .announce(Record::Releasing { data: name.clone() })?;
             let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
             let now = UnixTime(self.clock.now().as_secs());
             let opened = release::open_vault(
@@ -235,7 +236,7 @@ impl Session {
             );
             match opened {
                 Ok(vault) => {
-                    self.record(Record::Released {
+                    self.journal.note(Record::Released {
                         data: name.clone(),
                         vault: hex(&vault.id()),
                         root: hex(&vault.root()),
@@ -244,7 +245,7 @@ impl Session {
                     self.vaults.insert(name.clone(), vault);
                 }
                 Err(error) => {
-                    self.record(Record::NotReleased {
+                    self.journal.note(Record::NotReleased {
                         data: name.clone(),
                         error: describe(&error),
                     })?;
@@ -260,7 +261,7 @@ impl Session {
         let sizes = self.vaults.sizes();
         let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
         let limits = plan::limits(self.bundle.tables(), self.plan.tier);
-        self.record(Record::Launching {
+        self.journal.announce(Record::Launching {
             floor: hex(&Sha256::digest(serde_json::to_vec(&floor)?)),
             data: self.plan.data.clone(),
         })?;
@@ -284,7 +285,7 @@ impl Session {
             pid: instance.pid().as_raw_nonzero().get(),
         };
         self.instance = Some(instance);
-        self.record(record)?;
+        self.journal.note(record)?;
         if self.plan.run == Run::Frozen {
             self.apply(
                 &Change::Freeze(true),
@@ -296,6 +297,7 @@ impl Session {
 
     /// Waits until something happens, or the mere passing of time may change a decision.
     fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
+        self.journal.settle()?;
         let now = self.clock.now();
         let evidence = self.attested.next_change(&self.bundle, now);
         let wake = [evidence, self.watch.next_change(now), self.deadline];
@@ -343,7 +345,7 @@ impl Session {
         if changes.is_empty() {
             return Ok(None);
         }
-        self.record(Record::decided(facts, &decision))?;
+        self.journal.note(Record::decided(facts, &decision))?;
         for change in changes {
             if change == Change::Stop {
                 return Ok(Some(Why::Policy(reasons(&decision, &Grant::live()))));
@@ -362,12 +364,12 @@ impl Session {
             .look(events, attested, &self.gaps, &self.bundle, now);
         signals
             .into_iter()
-            .try_for_each(|signal| self.record(signal))
+            .try_for_each(|signal| self.journal.note(signal))
     }
 
     /// One change: the record, the effect, the record of the effect.
     fn apply(&mut self, change: &Change, because: Vec<String>) -> Result<(), SessionError> {
-        self.record(Record::Adjusting {
+        self.journal.announce(Record::Adjusting {
             change: change.clone(),
             because,
         })?;
@@ -379,14 +381,14 @@ impl Session {
                     self.withdrawn.insert(name.clone());
                 }
                 let micros = u64::try_from(ordered.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.record(Record::Adjusted {
+                self.journal.note(Record::Adjusted {
                     change: change.clone(),
                     micros,
                 })
             }
             Err(failure) => {
                 let error = failure.to_string();
-                self.record(Record::NotAdjusted {
+                self.journal.note(Record::NotAdjusted {
                     change: change.clone(),
                     error,
                 })?;
@@ -406,12 +408,13 @@ impl Session {
         }
         self.apply(&Change::Stop, because)?;
         self.plan.run = Run::Stopped;
+        self.journal.settle()?;
         let deadline = Instant::now() + STOP_DEADLINE;
         while self.started {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
                 Ok(Event::Ended(ending)) => {
-                    self.record(Record::Ended { ending })?;
+                    self.journal.note(Record::Ended { ending })?;
                     return Ok(Outcome { ending, why });
                 }
                 Ok(_) => {}
@@ -433,7 +436,7 @@ impl Session {
             return Ok(true);
         }
         self.asked_to_end |= ends;
-        self.record(Record::Kill { signal })?;
+        self.journal.announce(Record::Kill { signal })?;
         // A sandbox that is gone needs no signal, and will be heard of.
         let _ = self.instance()?.kill(signal);
         Ok(false)
@@ -441,21 +444,6 @@ impl Session {
 
     fn instance(&mut self) -> Result<&mut dyn Instance, SessionError> {
         Ok(&mut **self.instance.as_mut().ok_or(SessionError::Lost)?)
-    }
-
-    /// Writes to the log, durably, and shows it to who watches.
-    fn record(&mut self, record: Record) -> Result<(), SessionError> {
-        let now = self.clock.now();
-        let payload = serde_json::to_value(&record)?;
-        let since_boot = u64::try_from(self.clock.since_boot().as_nanos()).unwrap_or(u64::MAX);
-        self.log.append(&vault::audit::Record::new(
-            record.kind(),
-            now,
-            since_boot,
-            payload,
-        ))?;
-        (self.watcher)(&record, now);
-        Ok(())
     }
 }
 

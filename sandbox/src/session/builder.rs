@@ -12,6 +12,7 @@ use vault::audit::Log;
 
 use super::Session;
 use super::attested::Attested;
+use super::journal::Journal;
 use super::watch::Watch;
 use crate::error::SessionError;
 use crate::event::{Clock, Event};
@@ -124,6 +125,7 @@ impl SessionBuilder {
             log_key: log.public_key(),
             release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
         };
+        let clock = Clock::start();
         Ok(Session {
             watch: Watch::new(&self.bundle),
             bundle: self.bundle,
@@ -133,9 +135,8 @@ impl SessionBuilder {
             broker: self.broker,
             backend: Some(backend),
             stdio: Some(stdio),
-            log,
-            watcher: self.watcher,
-            clock: Clock::start(),
+            journal: Journal::new(log, self.watcher, clock),
+            clock,
             deadline: None,
             gaps: Default::default(),
             plan: Plan::default(),

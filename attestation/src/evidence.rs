@@ -422,6 +422,14 @@ mod tests {
     }
 
     #[test]
+    fn snp_evidence_reads_and_writes_as_it_did_before_there_was_tdx() {
+        let before = r#"{"tee":"sev-snp","report":"AAAAAA==","endorsements":{"vek":"AQID"},"crls":["BA=="]}"#;
+        let read = Evidence::from_json(before.as_bytes()).unwrap();
+        assert_eq!(read, evidence(vec![0; 4]));
+        assert_eq!(read.to_json(), before);
+    }
+
+    #[test]
     fn bytes_after_the_bundle_are_refused() {
         let mut cbor = evidence(vec![0; 4]).to_cbor();
         cbor.push(0);

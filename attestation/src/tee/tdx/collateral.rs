@@ -153,6 +153,8 @@ impl Status {
 pub(super) struct TcbInfo {
     id: String,
     version: u32,
+    /// How levels are compared; 0 is the only way there is.
+    tcb_type: u8,
     issue_date: Date,
     next_update: Date,
     fmspc: Hex<6>,
@@ -296,6 +298,12 @@ impl TcbInfo {
             return Err(CollateralError::Version {
                 what: TCB_INFO,
                 version: info.version,
+            });
+        }
+        if info.tcb_type != 0 {
+            return Err(CollateralError::Field {
+                what: TCB_INFO,
+                field: "tcbType",
             });
         }
         let levels = info

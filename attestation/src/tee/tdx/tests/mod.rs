@@ -53,3 +53,8 @@ fn claims(appraisal: &Appraisal) -> &TdxClaims {
         other => panic!("{other:?}"),
     }
 }
+
+/// A quote of the right form.
+pub(crate) fn quote_for_tests() -> Vec<u8> {
+    Forge::new().quote()
+}

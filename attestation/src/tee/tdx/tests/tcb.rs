@@ -1,5 +1,6 @@
 //! Collateral: whether it counts, and what follows from its levels.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::forge::{Key, at, date};
@@ -63,6 +64,7 @@ fn collateral_about_something_else_is_refused() {
     assert_eq!(info("fmspc", json!("90C06F000001")), "fmspc-mismatch");
     assert_eq!(info("pceId", json!("0001")), "pceid-mismatch");
     assert_eq!(info("fmspc", json!("90C06F")), "collateral-malformed");
+    assert_eq!(info("tcbType", json!(1)), "collateral-malformed");
     assert_eq!(
         info("issueDate", json!("yesterday")),
         "collateral-malformed"
@@ -217,4 +219,25 @@ fn advisories_of_all_levels_come_together_and_are_no_failure_by_themselves() {
     );
     // 2018-01-04, the oldest of the three.
     assert_eq!(claims(&appraisal).tcb_date, Some(UnixTime(1_515_024_000)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_collateral_makes_the_parsers_panic(
+        noise in proptest::collection::vec(any::<u8>(), 0..200),
+        field in "[a-zA-Z]{1,12}",
+        number in any::<i64>(),
+    ) {
+        use crate::tee::tdx::collateral::{QeIdentity, TcbInfo};
+        let _ = TcbInfo::read(&noise, &[4; 65]);
+        let _ = QeIdentity::read(&noise, &[4; 65]);
+        // Signed nonsense is nonsense still.
+        let mut forge = Forge::new();
+        forge.tcb_info[field.as_str()] = json!(number);
+        forge.tcb_info["tcbLevels"][0]["tcb"]["pcesvn"] = json!(number);
+        forge.qe_identity["tcbLevels"][0]["tcb"]["isvsvn"] = json!(number);
+        let _ = forge.appraise();
+    }
 }

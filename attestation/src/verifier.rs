@@ -4,7 +4,7 @@ use crate::appraisal::Appraisal;
 use crate::challenge::Challenge;
 use crate::encoding::Hex;
 use crate::endorsement::{Crl, X509Error};
-use crate::evidence::{Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
+use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
 use crate::reference::ReferenceValues;
 use crate::tee::simulated;
 use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError};
@@ -21,6 +21,7 @@ pub struct Verifier {
     anchors: Vec<Anchor>,
     intel_anchors: Vec<Hex<32>>,
     endorsements: Vec<Vec<u8>>,
+    collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
 }
 
@@ -29,6 +30,7 @@ pub struct Verifier {
 pub struct VerifierBuilder {
     reference: ReferenceValues,
     endorsements: Vec<Vec<u8>>,
+    collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
     accepts_simulated: bool,
 }
@@ -250,6 +252,7 @@ impl Verifier {
                 report_data,
                 anchors: &self.intel_anchors,
                 store: &self.endorsements,
+                collateral: &self.collateral,
                 crls: &self.crls,
                 reference: &self.reference.tdx,
                 now,
@@ -275,9 +278,20 @@ impl VerifierBuilder {
         self
     }
 
+    /// Adds Intel's collateral for TDX: TCB info of one family of platforms, QE identity, and the
+    /// certificate of the key that signed both, unless that is an [`Self::endorsement`].
+    ///
+    /// Where evidence brings its own, the one with the higher evaluation number counts.
+    #[must_use]
+    pub fn collateral(mut self, collateral: Endorsements) -> Self {
+        self.collateral.push(collateral);
+        self
+    }
+
     /// Adds a certificate revocation list (DER).
     ///
-    /// From then on evidence is affirmed only if a current list of its own root was there.
+    /// From then on evidence is affirmed only if a current list of its own root was there. TDX
+    /// evidence is always affirmed only with current lists of its PCK CA and of the root.
     #[must_use]
     pub fn crl(mut self, der: Vec<u8>) -> Self {
         self.crls.push(der);
@@ -326,6 +340,7 @@ impl VerifierBuilder {
             anchors,
             intel_anchors: vec![tdx::INTEL_ROOT],
             endorsements: self.endorsements,
+            collateral: self.collateral,
             crls: self.crls,
         })
     }

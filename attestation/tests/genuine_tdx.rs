@@ -547,3 +547,57 @@ fn a_genuine_log_explains_the_registers_of_its_own_quote_only() {
     );
     assert!(rtmr0);
 }
+
+#[test]
+fn a_verifier_with_collateral_judges_quotes_that_come_alone() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let case = vectors.case("cf77a6e9/c5e1117e");
+    let other = vectors.case("3507b5f7/c6e95d37");
+    let read = |case: &Value, part: &str| vectors.read(case[part].as_str().unwrap());
+    let mut builder = Verifier::builder()
+        .endorsement(vectors.read("tdx/ca/intel-tcb-signing-2018.der"))
+        .endorsement(vectors.read("tdx/ca/intel-tcb-signing-2025.der"))
+        .crl(read(case, "pck_crl"))
+        .crl(read(case, "root_crl"));
+    for case in [other, case] {
+        let collateral = Endorsements::default()
+            .with_tcb_info(read(case, "tcb_info"))
+            .and_then(|it| it.with_qe_identity(read(case, "qe_identity")))
+            .unwrap();
+        builder = builder.collateral(collateral);
+    }
+    let quote = read(case, "quote");
+    let report_data = Quote::parse(&quote).unwrap().report().report_data();
+    let appraisal = builder
+        .build()
+        .unwrap()
+        .appraise_bound_to(&bare(quote), &report_data, at(case))
+        .unwrap();
+    assert_eq!(appraisal.tcb_status(), TcbStatus::UpToDate);
+    assert_eq!(outcome(&appraisal, "tdx.revocation"), Outcome::Pass);
+}
+
+#[test]
+#[ignore = "prints a measurement; run by hand"]
+fn how_long_an_appraisal_takes() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let case = vectors.case("cf77a6e9/c5e1117e");
+    let evidence = vectors.evidence(case);
+    let verifier = Verifier::builder().build().unwrap();
+    let report_data = Quote::parse(evidence.report())
+        .unwrap()
+        .report()
+        .report_data();
+    let rounds = 200;
+    let start = std::time::Instant::now();
+    for _ in 0..rounds {
+        verifier
+            .appraise_bound_to(&evidence, &report_data, at(case))
+            .unwrap();
+    }
+    println!("{:?} for each appraisal", start.elapsed() / rounds);
+}

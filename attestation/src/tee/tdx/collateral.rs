@@ -320,6 +320,10 @@ impl TcbInfo {
         Ok(info)
     }
 
+    pub(super) fn issued(&self) -> UnixTime {
+        self.issue_date.0
+    }
+
     /// Checks that it is about the platforms of this FMSPC and PCE.
     pub(super) fn is_about(&self, fmspc: [u8; 6], pce_id: [u8; 2]) -> Result<(), CollateralError> {
         if self.fmspc.0 != fmspc {

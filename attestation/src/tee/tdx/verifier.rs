@@ -20,7 +20,7 @@ use super::quote::{QeReport, Quote};
 use super::status::{self, Judgement};
 use crate::appraisal::{Appraisal, Claims, TdxClaims};
 use crate::encoding::Hex;
-use crate::evidence::{Evidence, Tee};
+use crate::evidence::{Endorsements, Evidence, Tee};
 use crate::reference::TdxReferenceValues;
 use crate::time::UnixTime;
 use crate::verifier::AppraiseError;
@@ -33,6 +33,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) anchors: &'a [Hex<32>],
     /// Certificates of the verifier, DER.
     pub(crate) store: &'a [Vec<u8>],
+    /// Collateral of the verifier.
+    pub(crate) collateral: &'a [Endorsements],
     /// CRLs of the verifier, DER.
     pub(crate) crls: &'a [Vec<u8>],
     pub(crate) reference: &'a TdxReferenceValues,
@@ -53,10 +55,7 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
 
     let pck =
         pck::read(&chain.pck).map_err(|extension| AppraiseError::PckExtension { extension })?;
-    let collateral = Collateral::read(inputs, &chain, &crls)?;
-    if let Some(collateral) = &collateral {
-        collateral.info.is_about(pck.fmspc, pck.pce_id)?;
-    }
+    let collateral = Collateral::newest(inputs, &chain, &pck, &crls)?;
     is_quoting_enclave(quote.qe_report, collateral.as_ref())?;
     let judgement = collateral
         .as_ref()
@@ -129,22 +128,59 @@ struct Collateral {
 }
 
 impl Collateral {
-    fn read(
+    /// The most recent collateral about this platform, whether it came with the evidence or not.
+    ///
+    /// Collateral in the evidence must be usable. That of the verifier may be about other platforms.
+    fn newest(
         inputs: &Inputs<'_>,
         chain: &Chain<'_>,
+        pck: &PckExtensions,
         crls: &[&[u8]],
     ) -> Result<Option<Self>, AppraiseError> {
-        let (now, bundled) = (inputs.now, inputs.evidence.endorsements());
-        let (info, identity) = match (bundled.tcb_info(), bundled.qe_identity()) {
+        let read = |endorsements| Self::read(endorsements, inputs, chain, pck, crls);
+        let mut newest = read(inputs.evidence.endorsements())?;
+        let mut refusal = None;
+        for stored in inputs.collateral {
+            match read(stored) {
+                Ok(Some(other))
+                    if newest
+                        .as_ref()
+                        .is_none_or(|it| other.recency() > it.recency()) =>
+                {
+                    newest = Some(other);
+                }
+                Ok(_) => {}
+                Err(AppraiseError::Collateral(
+                    CollateralError::Fmspc { .. } | CollateralError::PceId,
+                )) => {}
+                Err(error) => refusal = Some(error),
+            }
+        }
+        match (newest, refusal) {
+            (None, Some(error)) => Err(error),
+            (newest, _) => Ok(newest),
+        }
+    }
+
+    fn read(
+        endorsements: &Endorsements,
+        inputs: &Inputs<'_>,
+        chain: &Chain<'_>,
+        pck: &PckExtensions,
+        crls: &[&[u8]],
+    ) -> Result<Option<Self>, AppraiseError> {
+        let (info, identity) = match (endorsements.tcb_info(), endorsements.qe_identity()) {
             (None, None) => return Ok(None),
             (Some(info), Some(identity)) => (info, identity),
             (None, _) => return Err(CollateralError::Missing(TCB_INFO).into()),
             (_, None) => return Err(CollateralError::Missing(QE_IDENTITY).into()),
         };
-        let signer = chain::tcb_signing(bundled.tcb_signing(), inputs.store, chain, crls, now)?;
+        let (now, minimum) = (inputs.now, inputs.reference.minimum_tcb_evaluation);
+        let signer = endorsements.tcb_signing();
+        let signer = chain::tcb_signing(signer, inputs.store, chain, crls, now)?;
         let info = TcbInfo::read(info, signer.public_key)?;
         let identity = QeIdentity::read(identity, signer.public_key)?;
-        let minimum = inputs.reference.minimum_tcb_evaluation;
+        info.is_about(pck.fmspc, pck.pce_id)?;
         let ends = [
             signer.not_after,
             info.current(now, minimum)?,
@@ -155,6 +191,11 @@ impl Collateral {
             identity,
             not_after: ends.into_iter().fold(UnixTime(u64::MAX), UnixTime::min),
         }))
+    }
+
+    /// Greater for what takes more events into account.
+    fn recency(&self) -> (u32, UnixTime) {
+        (self.info.tcb_evaluation_data_number, self.info.issued())
     }
 
     fn judge(&self, quote: &Quote<'_>, pck: &PckExtensions) -> Judgement {

@@ -120,6 +120,16 @@ fn a_service_td_that_nobody_named_is_not_let_near_the_guest() {
     assert_eq!(judged(ID, bound), FAILED);
     let named = weighed(ID, bound, |it| it.mr_service_tds = Some(vec![Hex([8; 48])]));
     assert_eq!(named, PASSED);
+    // TDX 1.0 does not report them, which is not the same as none.
+    let unreported = weighed(
+        ID,
+        |forge| {
+            forge.header[0] = 4;
+            forge.body.truncate(584);
+        },
+        |it| it.mr_service_tds = Some(vec![Hex([8; 48])]),
+    );
+    assert_eq!(unreported, (Outcome::Unknown, TrustTier::Warning));
     let late = judged("tdx.service-td.current", |forge| {
         forge.body_kind = 4;
         forge.body.resize(885, 0);

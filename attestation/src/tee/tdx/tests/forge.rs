@@ -105,10 +105,14 @@ pub(super) struct Forge {
     pub(super) certification: [u16; 2],
     /// What comes after the PEM, and after the quote.
     pub(super) after: [Vec<u8>; 2],
+    /// What comes after the inner certification data, and after the outer.
+    pub(super) between: [Vec<u8>; 2],
 
     pub(super) tcb_info: Value,
     pub(super) qe_identity: Value,
     pub(super) with_collateral: bool,
+    /// Collateral of the verifier.
+    pub(super) stored: Vec<Endorsements>,
     pub(super) crls: Vec<Vec<u8>>,
     pub(super) reference: TdxReferenceValues,
     pub(super) now: UnixTime,
@@ -141,9 +145,11 @@ impl Forge {
             qe_binding: None,
             certification: [6, 5],
             after: [vec![0], Vec::new()],
+            between: [Vec::new(), Vec::new()],
             tcb_info: tcb_info(),
             qe_identity: qe_identity(),
             with_collateral: true,
+            stored: Vec::new(),
             crls: Vec::new(),
             reference: TdxReferenceValues {
                 measurements: Some(vec![Hex([0x11; 48])]),
@@ -229,12 +235,14 @@ impl Forge {
             &authentication.to_le_bytes(),
             &self.qe_authentication,
             &certification(self.certification[1], &chain),
+            &self.between[0],
         ]
         .concat();
         let data = [
             &self.attestation.sign(&signed)[..],
             key,
             &certification(self.certification[0], &inner),
+            &self.between[1],
         ]
         .concat();
         let length = u32::try_from(data.len()).unwrap().to_le_bytes();
@@ -266,27 +274,32 @@ impl Forge {
     }
 
     pub(super) fn evidence(&self) -> Evidence {
-        let mut endorsements = Endorsements::default();
-        if self.with_collateral {
-            let document = |name: &str, value: &Value| {
-                let inner = value.to_string();
-                let mut signature = [0; 64];
-                signature.copy_from_slice(&self.tcb_signing.sign(inner.as_bytes()));
-                let signature = Hex(signature);
-                format!(r#"{{"{name}": {inner} ,"signature":"{signature}"}}"#).into_bytes()
-            };
-            let certificate = self.root.signed(&self.certificates[3].tbs());
-            endorsements = endorsements
-                .with_tcb_info(document("tcbInfo", &self.tcb_info))
-                .and_then(|it| it.with_qe_identity(document("enclaveIdentity", &self.qe_identity)))
-                .and_then(|it| it.with_tcb_signing(certificate))
-                .unwrap();
-        }
+        let endorsements = if self.with_collateral {
+            self.collateral()
+        } else {
+            Endorsements::default()
+        };
         let mut evidence = Evidence::new(Tee::Tdx, self.quote(), endorsements).unwrap();
         for crl in &self.crls {
             evidence = evidence.with_crl(crl.clone()).unwrap();
         }
         evidence
+    }
+
+    pub(super) fn collateral(&self) -> Endorsements {
+        let document = |name: &str, value: &Value| {
+            let inner = value.to_string();
+            let mut signature = [0; 64];
+            signature.copy_from_slice(&self.tcb_signing.sign(inner.as_bytes()));
+            let signature = Hex(signature);
+            format!(r#"{{"{name}": {inner} ,"signature":"{signature}"}}"#).into_bytes()
+        };
+        let certificate = self.root.signed(&self.certificates[3].tbs());
+        Endorsements::default()
+            .with_tcb_info(document("tcbInfo", &self.tcb_info))
+            .and_then(|it| it.with_qe_identity(document("enclaveIdentity", &self.qe_identity)))
+            .and_then(|it| it.with_tcb_signing(certificate))
+            .unwrap()
     }
 
     /// SHA-256 of the forger's root key.
@@ -308,6 +321,7 @@ impl Forge {
             report_data: &DATA,
             anchors: &[self.anchor()],
             store: &[],
+            collateral: &self.stored,
             crls: &[],
             reference: &self.reference,
             now: self.now,

@@ -171,6 +171,11 @@ fn every_truncation_is_refused_and_every_length_counts() {
     ));
     assert_ne!(parse(authentication, 1).code(), "quote-trailing");
     assert_eq!(parse(data + 3, 0xff).code(), "quote-truncated");
+    // Room for what nobody signed, at either depth.
+    for depth in [0, 1] {
+        let code = refused(|forge| forge.between[depth] = vec![0]);
+        assert_eq!(code, "quote-length");
+    }
 }
 
 #[test]

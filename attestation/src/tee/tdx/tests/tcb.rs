@@ -57,6 +57,46 @@ fn half_of_the_collateral_is_not_collateral() {
 }
 
 #[test]
+fn the_newest_collateral_counts_whoever_brought_it() {
+    let mut forge = Forge::new();
+    let bundled = forge.collateral();
+    forge.tcb_info["tcbEvaluationDataNumber"] = json!(19);
+    forge.tcb_info["tcbLevels"][1]["tcbStatus"] = json!("OutOfDate");
+    let newer = forge.collateral();
+    forge.tcb_info["fmspc"] = json!("000000000000");
+    let foreign = forge.collateral();
+    forge.tcb_info["fmspc"] = json!("90C06F000000");
+    forge.tcb_info["nextUpdate"] = json!(date(NOW.minus_seconds(1)));
+    let expired = forge.collateral();
+
+    let quote = forge.quote();
+    let mut status = |with: &crate::Endorsements, stored: &[&crate::Endorsements]| {
+        forge.stored = stored.iter().copied().cloned().collect();
+        let mut evidence =
+            crate::Evidence::new(crate::Tee::Tdx, quote.clone(), with.clone()).unwrap();
+        for crl in &forge.crls {
+            evidence = evidence.with_crl(crl.clone()).unwrap();
+        }
+        let verdict = forge.appraise_as(&evidence);
+        verdict
+            .map(|it| it.tcb_status())
+            .map_err(|error| error.code())
+    };
+    let nothing = crate::Endorsements::default();
+    assert_eq!(status(&nothing, &[&bundled]), Ok(TcbStatus::UpToDate));
+    assert_eq!(status(&nothing, &[&foreign]), Ok(TcbStatus::Unknown));
+    assert_eq!(
+        status(&nothing, &[&foreign, &newer, &bundled, &expired]),
+        Ok(TcbStatus::OutOfDate)
+    );
+    // Evidence does not choose the age of what it is judged by.
+    assert_eq!(status(&bundled, &[&newer]), Ok(TcbStatus::OutOfDate));
+    assert_eq!(status(&newer, &[&bundled]), Ok(TcbStatus::OutOfDate));
+    assert_eq!(status(&nothing, &[&expired]), Err("collateral-expired"));
+    assert_eq!(status(&foreign, &[&bundled]), Err("fmspc-mismatch"));
+}
+
+#[test]
 fn collateral_about_something_else_is_refused() {
     let info = |field: &str, value| refused(|forge| forge.tcb_info[field] = value);
     assert_eq!(info("id", json!("SGX")), "collateral-kind");

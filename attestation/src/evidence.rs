@@ -224,6 +224,19 @@ impl Evidence {
         self.report.as_slice()
     }
 
+    /// The 64 bytes that the report says it is bound to: not authenticated, for looking at only.
+    #[must_use]
+    pub fn claimed_report_data(&self) -> Option<[u8; 64]> {
+        match self.tee {
+            Tee::SevSnp | Tee::Simulated => crate::tee::snp::Report::parse(self.report())
+                .ok()
+                .map(|report| *report.report_data()),
+            Tee::Tdx => crate::tee::tdx::Quote::parse(self.report())
+                .ok()
+                .map(|quote| quote.report().report_data()),
+        }
+    }
+
     /// The certificates in the bundle.
     #[must_use]
     pub fn endorsements(&self) -> &Endorsements {

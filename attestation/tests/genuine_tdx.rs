@@ -222,6 +222,7 @@ fn every_genuine_quote_is_believed_with_the_expected_claims() {
         assert_eq!(claims.mr_owner.to_string(), text("mrowner"));
         assert_eq!(claims.mr_owner_config.to_string(), text("mrownercfg"));
         assert_eq!(claims.report_data.to_string(), text("report_data"));
+        assert_eq!(evidence.claimed_report_data(), Some(claims.report_data.0));
         for (seen, expected) in claims
             .rtmrs
             .iter()

@@ -11,13 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use attestation::{
-    Attester, Challenge, Evidence, Nonce, SealedSecret, SimulatedTee, UnixTime, Verifier,
-};
-use broker::{Broker, ReleasePolicy};
-use casemate::isolation::child::Ending;
-use casemate::release::{KeyBroker, Refusal};
+use attestation::{SimulatedTee, UnixTime, Verifier};
 use casemate::Session;
+use casemate::isolation::child::Ending;
+use guest_agent::local_broker::LocalBroker;
 use policy::Bundle;
 use vault::audit::{Log, LogKey};
 use vault::kek::Released;
@@ -29,16 +26,29 @@ const KEY: [u8; 32] = [7; 32];
 
 fn main() -> Result<()> {
     // `cargo test --all-targets` runs benches too, with this flag left out: then one round is enough.
-    let rounds = if std::env::args().any(|arg| arg == "--bench") { 31 } else { 1 };
+    let rounds = if std::env::args().any(|arg| arg == "--bench") {
+        31
+    } else {
+        1
+    };
     let folder = tempfile::tempdir()?;
     let room = Room::make(folder.path())?;
     let command = beside("sandboxctl");
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for round in 0..rounds {
-        times.entry("1 fork+exec").or_default().push(timed(|| room.plain())?);
-        times.entry("2 library").or_default().push(timed(|| room.library(round))?);
+        times
+            .entry("1 fork+exec")
+            .or_default()
+            .push(timed(|| room.plain())?);
+        times
+            .entry("2 library")
+            .or_default()
+            .push(timed(|| room.library(round))?);
         if let Some(command) = &command {
-            times.entry("3 sandboxctl run").or_default().push(timed(|| room.command(command, round))?);
+            times
+                .entry("3 sandboxctl run")
+                .or_default()
+                .push(timed(|| room.command(command, round))?);
         }
     }
     let median = |times: &mut Vec<Duration>| {
@@ -46,13 +56,18 @@ fn main() -> Result<()> {
         times[times.len() / 2].as_secs_f64() * 1e6
     };
     let floor = times.get_mut("1 fork+exec").map_or(1.0, median);
-    println!("{:<18} {:>10} {:>8}   ({rounds} rounds in turns)", "", "median µs", "ratio");
+    println!(
+        "{:<18} {:>10} {:>8}   ({rounds} rounds in turns)",
+        "", "median µs", "ratio"
+    );
     for (name, times) in &mut times {
         let median = median(times);
         println!("{:<18} {median:>10.0} {:>8.2}", &name[2..], median / floor);
     }
     if command.is_none() {
-        println!("no `sandboxctl` of this profile: `cargo build --profile bench -p sandboxctl` adds it");
+        println!(
+            "no `sandboxctl` of this profile: `cargo build --profile bench -p sandboxctl` adds it"
+        );
     }
     Ok(())
 }
@@ -83,9 +98,16 @@ impl Room {
             .args(["-static", "-O2", "-o"])
             .args([&folder.join("app/true"), &source])
             .status()?;
-        assert!(built.success(), "a C compiler is needed for the static `true`");
-        vault::Vault::create(&folder.join("data.vault"), &Released::take(&mut KEY.clone())?, Default::default())?
-            .put("object", &b"data"[..])?;
+        assert!(
+            built.success(),
+            "a C compiler is needed for the static `true`"
+        );
+        vault::Vault::create(
+            &folder.join("data.vault"),
+            &Released::take(&mut KEY.clone())?,
+            Default::default(),
+        )?
+        .put("object", &b"data"[..])?;
         let digits: String = KEY.iter().map(|byte| format!("{byte:02x}")).collect();
         fs::write(folder.join("data.key"), digits)?;
         use std::os::unix::fs::PermissionsExt;
@@ -94,30 +116,40 @@ impl Room {
         fs::write(folder.join("reference.json"), reference.to_json())?;
         fs::write(folder.join("policy.toml"), POLICY)?;
         let bundle = Bundle::parse(POLICY, "policy.toml")?;
-        Ok(Self { folder: folder.to_owned(), bundle })
+        Ok(Self {
+            folder: folder.to_owned(),
+            bundle,
+        })
     }
 
     fn plain(&self) -> Result<()> {
-        assert!(Command::new(self.folder.join("app/true")).status()?.success());
+        assert!(
+            Command::new(self.folder.join("app/true"))
+                .status()?
+                .success()
+        );
         Ok(())
     }
 
     fn library(&self, round: u32) -> Result<()> {
-        let log = Log::create(&self.folder.join(format!("log-{round}")), "bench", LogKey::generate()?)?;
+        let log = Log::create(
+            &self.folder.join(format!("log-{round}")),
+            "bench",
+            LogKey::generate()?,
+        )?;
         let tee = SimulatedTee::new(now())?;
         let verifier = || {
             let builder = Verifier::builder().reference_values(tee.reference_values());
             builder.dangerous().accept_simulated().build()
         };
-        let broker = Broker::builder(verifier()?)
-            .resource("data", Zeroizing::new(KEY.to_vec()), ReleasePolicy::default())
-            .build();
+        let keys = [("data".to_owned(), Zeroizing::new(KEY.to_vec()))].into();
+        let broker = LocalBroker::new(verifier()?, keys);
         let null = || File::options().read(true).write(true).open("/dev/null");
         let verifier = verifier()?;
         let outcome = Session::builder(self.bundle.clone())
             .base(&self.folder)
-            .attested_by(Box::new(tee) as Box<dyn Attester>, verifier)
-            .keys_from(InProcess(broker))
+            .attested_by(Box::new(tee), verifier)
+            .keys_from(broker)
             .stdio(null()?.into(), null()?.into(), null()?.into())
             .logged_to(log)?
             .run()?;
@@ -139,28 +171,6 @@ impl Room {
 
 fn now() -> UnixTime {
     SystemTime::now().into()
-}
-
-struct InProcess(Broker);
-
-impl KeyBroker for InProcess {
-    fn challenge(&mut self, now: UnixTime) -> std::result::Result<Nonce, Refusal> {
-        let refusal = |e: broker::ChallengeError| Refusal { code: "challenge".into(), message: e.to_string() };
-        self.0.challenge(now).map_err(refusal)
-    }
-
-    fn release(
-        &mut self,
-        evidence: &Evidence,
-        challenge: &Challenge,
-        resource: &str,
-        now: UnixTime,
-    ) -> std::result::Result<SealedSecret, Refusal> {
-        let released = self.0.release(evidence, challenge, resource, now);
-        released
-            .map(|release| release.sealed)
-            .map_err(|e| Refusal { code: e.code().into(), message: e.to_string() })
-    }
 }
 
 const POLICY: &str = r#"

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Plan, Run, Tier};
+use crate::plan::{FileAccess, Plan, Run, Tier};
 
 /// One thing that a lever does to the running sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,10 @@ use crate::plan::{Plan, Run, Tier};
 pub enum Change {
     /// Take this vault away for good; open descriptors read nothing more.
     Withdraw(String),
+    /// Take this granted tree away; descriptors open already stay open.
+    Detach(String),
+    /// Let this granted tree only be read any more; descriptors open already stay as they are.
+    ReadOnly(String),
     /// Put the limits of this tier in force.
     Limit(Tier),
     /// Freeze the workload, or let it go on.
@@ -24,6 +28,8 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Withdraw(name) => write!(f, "withdraw vault {name}"),
+            Self::Detach(at) => write!(f, "take {at} away"),
+            Self::ReadOnly(at) => write!(f, "make {at} read-only"),
             Self::Limit(tier) => write!(f, "put limits of the {tier} tier in force"),
             Self::Freeze(true) => f.write_str("freeze the workload"),
             Self::Freeze(false) => f.write_str("let the workload go on"),
@@ -37,13 +43,27 @@ impl fmt::Display for Change {
 /// What takes away comes before what gives back, and a stop makes all else needless except taking
 /// the data away.
 pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
-    let mut changes: Vec<_> =
-        now.data.difference(&wanted.data).cloned().map(Change::Withdraw).collect();
+    let mut changes: Vec<_> = now
+        .data
+        .difference(&wanted.data)
+        .cloned()
+        .map(Change::Withdraw)
+        .collect();
     if wanted.run == Run::Stopped {
         if now.run != Run::Stopped {
             changes.push(Change::Stop);
         }
         return changes;
+    }
+    // From the deepest up: a tree takes with it what is mounted below it.
+    for (at, access) in now.files.iter().rev() {
+        match (access, wanted.files.get(at)) {
+            (_, None) => changes.push(Change::Detach(at.clone())),
+            (FileAccess::Write, Some(FileAccess::Read)) => {
+                changes.push(Change::ReadOnly(at.clone()))
+            }
+            _ => {}
+        }
     }
     let frozen = |plan: &Plan| plan.run == Run::Frozen;
     if !frozen(now) && frozen(wanted) {
@@ -63,7 +83,12 @@ mod tests {
     use super::*;
 
     fn plan(run: Run, tier: Tier, data: &[&str]) -> Plan {
-        Plan { run, tier, data: data.iter().map(|s| (*s).to_owned()).collect(), ..Plan::default() }
+        Plan {
+            run,
+            tier,
+            data: data.iter().map(|s| (*s).to_owned()).collect(),
+            ..Plan::default()
+        }
     }
 
     #[test]
@@ -76,14 +101,42 @@ mod tests {
     fn data_is_withdrawn_before_the_workload_is_stopped() {
         let now = plan(Run::Running, Tier::Full, &["a", "b"]);
         let wanted = plan(Run::Stopped, Tier::Reduced, &["b"]);
-        assert_eq!(between(&now, &wanted), [Change::Withdraw("a".into()), Change::Stop]);
+        assert_eq!(
+            between(&now, &wanted),
+            [Change::Withdraw("a".into()), Change::Stop]
+        );
     }
 
     #[test]
     fn limits_change_while_the_workload_is_still_frozen() {
         let now = plan(Run::Frozen, Tier::Full, &[]);
         let wanted = plan(Run::Running, Tier::Reduced, &[]);
-        assert_eq!(between(&now, &wanted), [Change::Limit(Tier::Reduced), Change::Freeze(false)]);
+        assert_eq!(
+            between(&now, &wanted),
+            [Change::Limit(Tier::Reduced), Change::Freeze(false)]
+        );
+    }
+
+    #[test]
+    fn a_tree_that_may_no_longer_be_written_stays_readable_and_a_lost_one_goes() {
+        let files = |all: &[(&str, FileAccess)]| Plan {
+            files: all
+                .iter()
+                .map(|(at, access)| ((*at).to_owned(), *access))
+                .collect(),
+            ..Plan::default()
+        };
+        let now = files(&[
+            ("/a", FileAccess::Read),
+            ("/b", FileAccess::Write),
+            ("/c", FileAccess::Write),
+        ]);
+        let wanted = files(&[("/b", FileAccess::Read), ("/c", FileAccess::Write)]);
+        let changes = between(&now, &wanted);
+        assert_eq!(
+            changes,
+            [Change::ReadOnly("/b".into()), Change::Detach("/a".into())]
+        );
     }
 
     #[test]

@@ -33,17 +33,32 @@ pub struct Item {
 impl Item {
     /// A protection that is wholly in force.
     pub fn full(layer: u8, id: &str, detail: impl Into<String>) -> Self {
-        Self { layer, id: id.into(), state: State::Full, detail: detail.into() }
+        Self {
+            layer,
+            id: id.into(),
+            state: State::Full,
+            detail: detail.into(),
+        }
     }
 
     /// A protection of which something is missing.
     pub fn partly(layer: u8, id: &str, detail: impl Into<String>) -> Self {
-        Self { layer, id: id.into(), state: State::Partly, detail: detail.into() }
+        Self {
+            layer,
+            id: id.into(),
+            state: State::Partly,
+            detail: detail.into(),
+        }
     }
 
     /// A protection that this host does not give.
     pub fn not(layer: u8, id: &str, detail: impl Into<String>) -> Self {
-        Self { layer, id: id.into(), state: State::Not, detail: detail.into() }
+        Self {
+            layer,
+            id: id.into(),
+            state: State::Not,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -72,7 +87,11 @@ impl Enforcement {
 
     /// Names of the protections that are not wholly in force: the policy's `context.gaps`.
     pub fn gaps(&self) -> BTreeSet<String> {
-        self.items.iter().filter(|i| i.state != State::Full).map(|i| i.id.clone()).collect()
+        self.items
+            .iter()
+            .filter(|i| i.state != State::Full)
+            .map(|i| i.id.clone())
+            .collect()
     }
 }
 

@@ -47,7 +47,10 @@ impl Clock {
         let started = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
-        Self { started, booted: since_boot() }
+        Self {
+            started,
+            booted: since_boot(),
+        }
     }
 
     /// Time since the machine was booted, suspension included.
@@ -63,5 +66,8 @@ impl Clock {
 
 fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }

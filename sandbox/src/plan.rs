@@ -11,7 +11,8 @@ use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::rootfs::{HostEntry, host_entry};
-use crate::syscall::landlock::Rights;
+use crate::syscall::landlock::{self, Rights};
+use crate::syscall::table::syscall_number;
 use crate::syscall::{Profile, ProfileError};
 
 /// Whether the workload may run.
@@ -47,6 +48,15 @@ impl fmt::Display for Tier {
     }
 }
 
+/// What the workload may do with a granted tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileAccess {
+    /// Read it.
+    Read,
+    /// Read and write it.
+    Write,
+}
+
 /// The position of every lever, and what was granted that no lever can take back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -56,6 +66,8 @@ pub struct Plan {
     pub tier: Tier,
     /// Vaults that the workload can read.
     pub data: BTreeSet<String>,
+    /// Trees of the host that the workload sees, by their place inside.
+    pub files: BTreeMap<String, FileAccess>,
     /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
     pub fixed: BTreeSet<Grant>,
 }
@@ -69,7 +81,11 @@ impl Plan {
                 (true, false) => Run::Frozen,
                 (true, true) => Run::Running,
             },
-            tier: if decision.grants(&Grant::full_tier()) { Tier::Full } else { Tier::Reduced },
+            tier: if decision.grants(&Grant::full_tier()) {
+                Tier::Full
+            } else {
+                Tier::Reduced
+            },
             ..Self::default()
         };
         for grant in &decision.granted {
@@ -77,6 +93,22 @@ impl Plan {
                 (Action::Read, Resource::Vault(name)) => {
                     plan.data.insert(name.clone());
                 }
+                (Action::Read, Resource::Path(at)) => {
+                    let at = at.to_string_lossy().into_owned();
+                    let write = Grant {
+                        action: Action::Write,
+                        resource: grant.resource.clone(),
+                    };
+                    let write = decision.grants(&write);
+                    let access = if write {
+                        FileAccess::Write
+                    } else {
+                        FileAccess::Read
+                    };
+                    plan.files.insert(at, access);
+                }
+                // Comes with the right to read, above; alone it gives nothing.
+                (Action::Write, Resource::Path(_)) => {}
                 (Action::Use | Action::Proceed | Action::Live, _) => {}
                 _ => {
                     plan.fixed.insert(grant.clone());
@@ -94,6 +126,18 @@ impl Plan {
             wanted.run = wanted.run.max(Run::Frozen);
         }
         wanted.fixed.clone_from(&self.fixed);
+        let lost: Vec<_> = self
+            .files
+            .keys()
+            .filter(|at| !wanted.files.contains_key(*at))
+            .collect();
+        let below_lost = |at: &str| lost.iter().any(|lost| Path::new(at).starts_with(lost));
+        wanted.files = self
+            .files
+            .iter()
+            .filter(|(at, _)| !below_lost(at))
+            .filter_map(|(at, had)| Some((at.clone(), *wanted.files.get(at)?.min(had))))
+            .collect();
         wanted.data = wanted.data.intersection(&self.data).cloned().collect();
         wanted
     }
@@ -114,13 +158,17 @@ pub fn limits(tables: &Tables, tier: Tier) -> Limits {
             pids: reduced.pids.or(full.pids),
             cpu: reduced.cpu.or(full.cpu),
         },
-        (Tier::Reduced, None) => Limits { cpu: full.cpu.map(|cores| cores / 10.0), ..full },
+        (Tier::Reduced, None) => Limits {
+            cpu: full.cpu.map(|cores| cores / 10.0),
+            ..full
+        },
     }
 }
 
 /// Parts of the host's own file system that make `rootfs = "host"`.
-const HOST_TREES: [&str; 7] =
-    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+const HOST_TREES: [&str; 7] = [
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+];
 /// Parts of the host's `/etc` that programs need and that tell nothing of the host's secrets.
 const HOST_ETC: [&str; 12] = [
     "/etc/ld.so.cache",
@@ -179,14 +227,30 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
-    if plan.fixed.iter().any(|grant| grant.action == Action::Connect) {
+    if !plan.fixed.contains(&Grant::exec()) {
+        return Err(PlanError::Unsupported(
+            "the policy does not grant `exec` from the start: the workload's own program could not be \
+             executed"
+                .into(),
+        ));
+    }
+    if plan
+        .fixed
+        .iter()
+        .any(|grant| grant.action == Action::Connect)
+    {
         return Err(PlanError::Unsupported(
             "the policy grants `connect`, but the container backend has no network yet: remove \
              `[network] connect` or forbid it in the rules"
                 .into(),
         ));
     }
-    if plan.fixed.iter().any(|grant| matches!((grant.action, &grant.resource), (Action::Write, Resource::Vault(_)))) {
+    if plan.fixed.iter().any(|grant| {
+        matches!(
+            (grant.action, &grant.resource),
+            (Action::Write, Resource::Vault(_))
+        )
+    }) {
         return Err(PlanError::Unsupported(
             "the policy grants writing to a vault, but vaults are read-only inside a sandbox yet: \
              use `access = \"read\"` and write results through `[files] write`"
@@ -203,11 +267,14 @@ pub fn floor(
     };
     let mut rootfs = base_rootfs(tables, base)?;
     let mut rights = base_rights(&rootfs);
+    let mut granted = Vec::new();
     let mut grant = |file: &policy::FileGrant, writable: bool, table| -> Result<(), PlanError> {
         let from = base.join(&file.from);
-        let from = from
-            .canonicalize()
-            .map_err(|source| PlanError::Path { table, path: from, source })?;
+        let from = from.canonicalize().map_err(|source| PlanError::Path {
+            table,
+            path: from,
+            source,
+        })?;
         let bind = Bind {
             from: text(&from)?,
             at: text(&file.at)?,
@@ -217,38 +284,59 @@ pub fn floor(
             device: false,
             owned: true,
         };
-        let may = if writable { Rights::READ_WRITE } else { Rights::READ_EXEC };
-        rights.push((bind.at.clone(), may));
-        rootfs.binds.push(bind);
+        granted.push(bind);
         Ok(())
     };
-    for file in &tables.files.read {
-        if plan.fixed.contains(&Grant::read_path(&file.at)) {
-            grant(file, false, "files.read")?;
+    let access = |file: &policy::FileGrant| plan.files.get(&*file.at.to_string_lossy());
+    for (file, table) in tables
+        .files
+        .read
+        .iter()
+        .map(|file| (file, "files.read"))
+        .chain(tables.files.write.iter().map(|file| (file, "files.write")))
+    {
+        if let Some(access) = access(file) {
+            grant(file, *access == FileAccess::Write, table)?;
         }
     }
-    for file in &tables.files.write {
-        if plan.fixed.contains(&Grant::write_path(&file.at)) {
-            grant(file, true, "files.write")?;
-        } else if plan.fixed.contains(&Grant::read_path(&file.at)) {
-            grant(file, false, "files.write")?;
-        }
+    no_execution_of_writable(&mut granted);
+    for bind in granted {
+        let may = match (bind.writable, bind.executable) {
+            (true, _) => Rights::READ_WRITE,
+            (false, true) => Rights::READ_EXEC,
+            (false, false) => Rights::READ,
+        };
+        rights.push((bind.at.clone(), may));
+        rootfs.binds.push(bind);
     }
-    for (name, data) in tables.data.iter().filter(|(name, _)| plan.data.contains(*name)) {
+    for (name, data) in tables
+        .data
+        .iter()
+        .filter(|(name, _)| plan.data.contains(*name))
+    {
         let at = text(&data.at)?;
         rights.push((at.clone(), Rights::READ));
         let size = vault_sizes.get(name).copied().unwrap_or(0);
         // Room for the last page of each file and for folders.
-        rootfs.data.push(DataMount { name: name.clone(), at, size: size + size / 8 + (1 << 20) });
+        rootfs.data.push(DataMount {
+            name: name.clone(),
+            at,
+            size: size + size / 8 + (1 << 20),
+        });
     }
     // What lies deeper is mounted later, whatever the order in the policy.
-    rootfs.binds.sort_by_key(|bind| bind.at.matches('/').count());
+    rootfs
+        .binds
+        .sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let profile = Profile::named(&tables.syscalls.profile)?
+    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
+    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
+        profile = profile.without_unix_connect();
+    }
+    let profile = profile
         .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?
-        .without_broker();
+        .deny(&tables.syscalls.deny)?;
     Ok(Floor {
         host_uid,
         host_gid,
@@ -257,12 +345,29 @@ pub fn floor(
         rootfs,
         landlock: rights,
         limits: resource_limits(tables),
+        unix_connect: syscall_number("connect").is_some_and(|nr| profile.allows(nr)),
         filter: profile.compile(true)?,
         silent_filter: profile.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// Takes execution from trees that can be written through another grant: what the workload writes, it
+/// never executes.
+fn no_execution_of_writable(granted: &mut [Bind]) {
+    let writable: Vec<PathBuf> = granted
+        .iter()
+        .filter(|bind| bind.writable)
+        .map(|bind| bind.from.clone().into())
+        .collect();
+    for bind in granted {
+        let from = Path::new(&bind.from);
+        bind.executable &= !writable
+            .iter()
+            .any(|w| w.starts_with(from) || from.starts_with(w));
+    }
 }
 
 fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
@@ -285,10 +390,16 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
         policy::Rootfs::Path(folder) => {
             let table = "workload.rootfs";
             let folder = base.join(folder);
-            let failed = |source| PlanError::Path { table, path: folder.clone(), source };
+            let failed = |source| PlanError::Path {
+                table,
+                path: folder.clone(),
+                source,
+            };
             for entry in std::fs::read_dir(&folder).map_err(failed)? {
                 let path = entry.map_err(failed)?.path();
-                let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+                let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+                    continue;
+                };
                 if !OWN_FOLDERS.contains(&name) {
                     tree(&text(&path)?, &format!("/{name}"), true);
                 }
@@ -306,7 +417,10 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
             for (path, content) in [
                 ("/etc/passwd", "workload:x:1000:1000::/tmp:/bin/sh\n"),
                 ("/etc/group", "workload:x:1000:\n"),
-                ("/etc/hosts", "127.0.0.1 localhost casemate\n::1 localhost\n"),
+                (
+                    "/etc/hosts",
+                    "127.0.0.1 localhost casemate\n::1 localhost\n",
+                ),
             ] {
                 rootfs.files.push((path.into(), content.into()));
             }
@@ -349,7 +463,14 @@ fn base_rights(rootfs: &Rootfs) -> Vec<(String, Rights)> {
     .map(|(path, may)| (path.to_owned(), may))
     .into();
     rights.extend(rootfs.binds.iter().map(|bind| {
-        (bind.at.clone(), if bind.device { Rights::READ_WRITE } else { Rights::READ_EXEC })
+        (
+            bind.at.clone(),
+            if bind.device {
+                Rights::READ_WRITE
+            } else {
+                Rights::READ_EXEC
+            },
+        )
     }));
     rights
 }
@@ -375,11 +496,76 @@ fn environment(tables: &Tables) -> Vec<String> {
         ("TMPDIR".to_owned(), "/tmp".to_owned()),
     ]);
     variables.extend(tables.workload.env.clone());
-    variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    variables
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn text(path: &Path) -> Result<String, PlanError> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
         PlanError::Unsupported(format!("the path `{}` is not valid UTF-8", path.display()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_takes_what_lies_below_it_along_and_gains_nothing() {
+        let now = Plan {
+            files: [
+                ("/a", FileAccess::Write),
+                ("/a/b", FileAccess::Read),
+                ("/c", FileAccess::Read),
+            ]
+            .map(|(at, access)| (at.to_owned(), access))
+            .into(),
+            ..Plan::default()
+        };
+        let source = r#"
+version = 1
+name = "t"
+[workload]
+command = ["true"]
+[files]
+read = [{ from = "x", at = "/a/b" }]
+write = [{ from = "y", at = "/a" }, { from = "z", at = "/c" }]
+[rules]
+cedar = """
+permit (principal, action, resource);
+forbid (principal, action == Action::"read", resource == Path::"/a");
+"""
+"#;
+        let bundle = Bundle::parse(source, "t").expect("a policy");
+        let narrowed = now.narrowed(&bundle.decide(&policy::Facts::unknown()));
+        assert_eq!(narrowed.files, [("/c".to_owned(), FileAccess::Read)].into());
+    }
+
+    #[test]
+    fn nothing_that_can_be_written_through_another_grant_can_be_executed() {
+        let bind = |from: &str, writable: bool| Bind {
+            from: from.into(),
+            at: from.into(),
+            writable,
+            executable: !writable,
+            optional: false,
+            device: false,
+            owned: true,
+        };
+        let mut granted = [
+            bind("/srv/app", false),
+            bind("/srv/app/out", true),
+            bind("/srv/application", false),
+            bind("/srv/app/out/bin", false),
+        ];
+        no_execution_of_writable(&mut granted);
+        let executable: Vec<_> = granted
+            .iter()
+            .filter(|b| b.executable)
+            .map(|b| b.from.as_str())
+            .collect();
+        assert_eq!(executable, ["/srv/application"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! What a session writes into its audit log, and shows while it runs: one vocabulary for both.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy::{Decision, Facts, Reason, ReasonKind};
@@ -45,6 +46,11 @@ pub enum Record {
         /// The reason in words.
         error: String,
     },
+    /// The key of a vault is about to be asked for, with evidence bound to the broker's challenge.
+    Releasing {
+        /// Entry of the `[data]` table.
+        data: String,
+    },
     /// The key of a vault was released to this session, and the vault opened.
     Released {
         /// Entry of the `[data]` table.
@@ -69,10 +75,19 @@ pub enum Record {
         facts: Facts,
         /// How many grants of the tables hold.
         granted: usize,
-        /// The grants that do not, each with the rules that deny it; the first hundred.
+        /// How many do not.
+        refused: usize,
+        /// The grants that do not, each with the rules that deny it; as many as have room.
         denied: Vec<Denied>,
         /// SHA-256 of the whole decision, hexadecimal: a replay must arrive at the same.
         digest: String,
+    },
+    /// The sandbox is about to be made.
+    Launching {
+        /// SHA-256 of the floor that is to be in force, hexadecimal.
+        floor: String,
+        /// Vaults that will be shown.
+        data: BTreeSet<String>,
     },
     /// The floor is in force; the workload has not run yet.
     Prepared {
@@ -148,20 +163,35 @@ pub struct Denied {
     pub because: Vec<String>,
 }
 
-/// Most denied grants in one record, so that a record stays within its limit of size.
-const MAX_DENIED: usize = 100;
+/// Most bytes of denied grants and their rules in one record, so that it stays within its limit of size.
+/// Replaying the decision gives the rest.
+const MAX_DENIED: usize = 8 << 10;
+/// Most characters of one rule's text. The policy file has the rest.
+const MAX_RULE: usize = 400;
 
 impl Record {
     /// The record of a decision.
     pub fn decided(facts: Facts, decision: &Decision) -> Self {
         let whole = serde_json::to_vec(decision).unwrap_or_default();
-        let denied = decision.denied.iter().take(MAX_DENIED).map(|denial| Denied {
-            grant: denial.grant.to_string(),
-            because: denial.because.iter().take(3).map(rule).collect(),
-        });
+        let mut room = MAX_DENIED;
+        let denied = decision
+            .denied
+            .iter()
+            .map(|denial| Denied {
+                grant: denial.grant.to_string(),
+                because: denial.because.iter().take(3).map(rule).collect(),
+            })
+            .take_while(|denied| {
+                let size =
+                    denied.grant.len() + denied.because.iter().map(String::len).sum::<usize>();
+                let fits = size <= room;
+                room = room.saturating_sub(size);
+                fits
+            });
         Self::Decided {
             facts,
             granted: decision.granted.len(),
+            refused: decision.denied.len(),
             denied: denied.collect(),
             digest: hex(&Sha256::digest(&whole)),
         }
@@ -174,7 +204,13 @@ impl Record {
             Kind::Began => Some(true),
             Kind::Ended => Some(false),
         };
-        Self::Signal { sensor: signal.sensor, detail: signal.detail, count, holds, risk }
+        Self::Signal {
+            sensor: signal.sensor,
+            detail: signal.detail,
+            count,
+            holds,
+            risk,
+        }
     }
 
     /// The name under which the record stands in the log.
@@ -183,9 +219,11 @@ impl Record {
             Self::Opened { .. } => "opened",
             Self::Attested { .. } => "attested",
             Self::NotAttested { .. } => "not-attested",
+            Self::Releasing { .. } => "releasing",
             Self::Released { .. } => "released",
             Self::NotReleased { .. } => "not-released",
             Self::Decided { .. } => "decided",
+            Self::Launching { .. } => "launching",
             Self::Prepared { .. } => "prepared",
             Self::Started => "started",
             Self::Signal { .. } => "signal",
@@ -203,12 +241,58 @@ impl Record {
 pub fn rule(reason: &Reason) -> String {
     match reason.kind {
         ReasonKind::NotPermitted => "no rule permits it".to_owned(),
-        ReasonKind::Errored => format!("line {}: its evaluation failed: {}", reason.line, reason.text),
-        _ => format!("line {}: {}", reason.line, reason.text),
+        ReasonKind::Errored => {
+            format!(
+                "line {}: its evaluation failed: {}",
+                reason.line,
+                beginning(&reason.text)
+            )
+        }
+        _ => format!("line {}: {}", reason.line, beginning(&reason.text)),
+    }
+}
+
+/// As much of a rule's text as a record has room for.
+fn beginning(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_RULE) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
     }
 }
 
 /// Bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use policy::Bundle;
+    use vault::audit::MAX_PAYLOAD;
+
+    use super::*;
+
+    #[test]
+    fn a_decision_that_denies_much_for_long_reasons_still_fits_a_record() {
+        let files: Vec<_> = (0..1000).map(|i| format!("'/files/{i}'")).collect();
+        let condition = vec!["context.risk >= 20"; 100].join(" || ");
+        let source = format!(
+            "version = 1\nname = 'many'\n[workload]\ncommand = ['true']\n\
+             [files]\nread = [{}]\n[rules]\ncedar = '''\npermit (principal, action, resource);\n\
+             forbid (principal, action == Action::\"read\", resource) when {{ {condition} }};\n'''\n",
+            files.join(", "),
+        );
+        let bundle = Bundle::parse(&source, "many.toml").unwrap();
+        let facts = Facts {
+            risk: 50,
+            ..Facts::unknown()
+        };
+        let record = Record::decided(facts.clone(), &bundle.decide(&facts));
+        assert!(serde_json::to_vec(&record).unwrap().len() < MAX_PAYLOAD);
+        let Record::Decided { denied, .. } = record else {
+            unreachable!()
+        };
+        assert!(!denied.is_empty());
+    }
 }

@@ -123,26 +123,46 @@ pub fn open_vault(
     broker: &mut dyn KeyBroker,
     now: UnixTime,
 ) -> Result<Arc<Vault>, ReleaseError> {
-    let refused = |refusal| ReleaseError::Refused { resource: resource.into(), refusal };
+    let refused = |refusal| ReleaseError::Refused {
+        resource: resource.into(),
+        refusal,
+    };
     let challenge = identity.challenge(broker.challenge(now).map_err(refused)?);
     let report_data = challenge.report_data();
-    let evidence = attester.attest(&report_data).map_err(ReleaseError::Evidence)?;
-    let sealed = broker.release(&evidence, &challenge, resource, now).map_err(refused)?;
-    let sealed_for_us = || ReleaseError::Sealed { resource: resource.into() };
+    let evidence = attester
+        .attest(&report_data)
+        .map_err(ReleaseError::Evidence)?;
+    let sealed = broker
+        .release(&evidence, &challenge, resource, now)
+        .map_err(refused)?;
+    let sealed_for_us = || ReleaseError::Sealed {
+        resource: resource.into(),
+    };
     let secret = identity
         .release_key
-        .open(&sealed, &attestation::release_context(resource, &report_data))
+        .open(
+            &sealed,
+            &attestation::release_context(resource, &report_data),
+        )
         .map_err(|_| sealed_for_us())?;
     let mut bytes: [u8; 32] = secret.as_slice().try_into().map_err(|_| sealed_for_us())?;
     let kek = Released::take(&mut bytes);
     bytes.zeroize();
-    let vault = Vault::open(path, &kek.map_err(ReleaseError::Memory)?, Access::ReadOnly)
-        .map_err(|source| ReleaseError::Vault { path: path.into(), source })?;
+    let vault = Vault::open(path, &kek.map_err(ReleaseError::Memory)?, Access::ReadOnly).map_err(
+        |source| ReleaseError::Vault {
+            path: path.into(),
+            source,
+        },
+    )?;
     Ok(Arc::new(vault))
 }
 
 /// Folders of the bundle's vaults, by entry of the `[data]` table, resolved against `base`.
 pub fn vault_paths(bundle: &Bundle, base: &Path) -> BTreeMap<String, PathBuf> {
     let tables = bundle.tables();
-    tables.data.iter().map(|(name, data)| (name.clone(), base.join(&data.vault))).collect()
+    tables
+        .data
+        .iter()
+        .map(|(name, data)| (name.clone(), base.join(&data.vault)))
+        .collect()
 }

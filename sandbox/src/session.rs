@@ -8,7 +8,8 @@
 //!                     decision ─▶ plan ─▶ changes ─▶ levers ─▶ … ─▶ stop, close
 //! ```
 //!
-//! Every arrow is a record, durable before its effect. On any error the workload is stopped: a sandbox
+//! What is about to be done is a durable record before it is done, and what came of it is another. On
+//! any error the workload is stopped: a sandbox
 //! that cannot be adjusted is not left open.
 
 mod attested;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use attestation::UnixTime;
 use policy::{Bundle, Decision, Facts, Grant};
+use sha2::{Digest, Sha256};
 use vault::audit::Log;
 
 use crate::adjust::{self, Change};
@@ -42,6 +44,8 @@ pub use builder::{Handle, SessionBuilder};
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
+/// Most rules that are named as the reason of one change.
+const MAX_REASONS: usize = 8;
 /// Shortest wait, so that no rounding of times makes the loop spin.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// How long a stopped sandbox may take to be gone.
@@ -117,8 +121,17 @@ impl Session {
             Ok(outcome) => outcome.why.to_string(),
             Err(error) => format!("error: {error}"),
         };
-        let read = self.vaults.usage().into_iter().map(|(name, usage)| (name, usage.bytes)).collect();
-        let closed = self.record(Record::Closed { why, read, withdrawn });
+        let read = self
+            .vaults
+            .usage()
+            .into_iter()
+            .map(|(name, usage)| (name, usage.bytes))
+            .collect();
+        let closed = self.record(Record::Closed {
+            why,
+            read,
+            withdrawn,
+        });
         let outcome = result?;
         closed?;
         self.log.close()?;
@@ -152,7 +165,11 @@ impl Session {
                 self.look(&events)?;
                 let ending = ending?;
                 self.record(Record::Ended { ending })?;
-                let why = if self.asked_to_end { Why::Asked } else { Why::Ended };
+                let why = if self.asked_to_end {
+                    Why::Asked
+                } else {
+                    Why::Ended
+                };
                 return Ok(Outcome { ending, why });
             }
             if let Some(why) = self.step(events)? {
@@ -177,7 +194,9 @@ impl Session {
     /// Evidence ─▶ appraisal.
     fn attest(&mut self) -> Result<(), SessionError> {
         let challenge = self.identity.challenge(builder::nonce()?);
-        let record = self.attested.renew(&challenge, &self.bundle, self.clock.now());
+        let record = self
+            .attested
+            .renew(&challenge, &self.bundle, self.clock.now());
         self.record(record)
     }
 
@@ -203,10 +222,17 @@ impl Session {
         let paths = release::vault_paths(&self.bundle, &self.base);
         for name in &self.plan.data.clone() {
             let path = &paths[name];
+            self.record(Record::Releasing { data: name.clone() })?;
             let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
             let now = UnixTime(self.clock.now().as_secs());
-            let opened =
-                release::open_vault(name, path, &self.identity, &mut *self.attested.attester, broker, now);
+            let opened = release::open_vault(
+                name,
+                path,
+                &self.identity,
+                &mut *self.attested.attester,
+                broker,
+                now,
+            );
             match opened {
                 Ok(vault) => {
                     self.record(Record::Released {
@@ -218,7 +244,10 @@ impl Session {
                     self.vaults.insert(name.clone(), vault);
                 }
                 Err(error) => {
-                    self.record(Record::NotReleased { data: name.clone(), error: describe(&error) })?;
+                    self.record(Record::NotReleased {
+                        data: name.clone(),
+                        error: describe(&error),
+                    })?;
                     return Err(error.into());
                 }
             }
@@ -231,6 +260,10 @@ impl Session {
         let sizes = self.vaults.sizes();
         let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
         let limits = plan::limits(self.bundle.tables(), self.plan.tier);
+        self.record(Record::Launching {
+            floor: hex(&Sha256::digest(serde_json::to_vec(&floor)?)),
+            data: self.plan.data.clone(),
+        })?;
         let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
             return Err(SessionError::Lost);
         };
@@ -243,6 +276,7 @@ impl Session {
             events: self.sender.clone(),
         })?;
         let mut enforcement = instance.enforcement().clone();
+        enforcement.extend(self.vaults.freshness());
         enforcement.extend(watch::missing_sensors(&self.bundle));
         self.gaps = enforcement.gaps();
         let record = Record::Prepared {
@@ -252,7 +286,10 @@ impl Session {
         self.instance = Some(instance);
         self.record(record)?;
         if self.plan.run == Run::Frozen {
-            self.instance()?.freeze(true)?;
+            self.apply(
+                &Change::Freeze(true),
+                vec!["not granted from the start: proceed".into()],
+            )?;
         }
         Ok(())
     }
@@ -265,8 +302,13 @@ impl Session {
         let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
         let first = match wake {
-            Some(wake) => self.events.recv_timeout(wake.saturating_sub(now).max(SHORTEST_WAIT)),
-            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wake) => self
+                .events
+                .recv_timeout(wake.saturating_sub(now).max(SHORTEST_WAIT)),
+            None => self
+                .events
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
         };
         match first {
             Ok(event) => events.push(event),
@@ -315,13 +357,20 @@ impl Session {
     /// Sensors ─▶ signals ─▶ risk.
     fn look(&mut self, events: &[Event]) -> Result<(), SessionError> {
         let (attested, now) = (&self.attested, self.clock.now());
-        let signals = self.watch.look(events, attested, &self.gaps, &self.bundle, now);
-        signals.into_iter().try_for_each(|signal| self.record(signal))
+        let signals = self
+            .watch
+            .look(events, attested, &self.gaps, &self.bundle, now);
+        signals
+            .into_iter()
+            .try_for_each(|signal| self.record(signal))
     }
 
     /// One change: the record, the effect, the record of the effect.
     fn apply(&mut self, change: &Change, because: Vec<String>) -> Result<(), SessionError> {
-        self.record(Record::Adjusting { change: change.clone(), because })?;
+        self.record(Record::Adjusting {
+            change: change.clone(),
+            because,
+        })?;
         let ordered = Instant::now();
         let instance = self.instance.as_deref_mut().ok_or(SessionError::Lost)?;
         match lever::pull(change, instance, &mut self.vaults, self.bundle.tables()) {
@@ -330,11 +379,17 @@ impl Session {
                     self.withdrawn.insert(name.clone());
                 }
                 let micros = u64::try_from(ordered.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.record(Record::Adjusted { change: change.clone(), micros })
+                self.record(Record::Adjusted {
+                    change: change.clone(),
+                    micros,
+                })
             }
             Err(failure) => {
                 let error = failure.to_string();
-                self.record(Record::NotAdjusted { change: change.clone(), error })?;
+                self.record(Record::NotAdjusted {
+                    change: change.clone(),
+                    error,
+                })?;
                 Err(failure.into())
             }
         }
@@ -364,7 +419,10 @@ impl Session {
             }
         }
         // Dropping the instance waits for the sandbox itself.
-        Ok(Outcome { ending: Ending::Killed(libc::SIGKILL), why })
+        Ok(Outcome {
+            ending: Ending::Killed(libc::SIGKILL),
+            why,
+        })
     }
 
     /// Passes a Unix signal on. True when the sandbox has to be stopped instead: it is frozen and
@@ -390,7 +448,12 @@ impl Session {
         let now = self.clock.now();
         let payload = serde_json::to_value(&record)?;
         let since_boot = u64::try_from(self.clock.since_boot().as_nanos()).unwrap_or(u64::MAX);
-        self.log.append(&vault::audit::Record::new(record.kind(), now, since_boot, payload))?;
+        self.log.append(&vault::audit::Record::new(
+            record.kind(),
+            now,
+            since_boot,
+            payload,
+        ))?;
         (self.watcher)(&record, now);
         Ok(())
     }
@@ -400,6 +463,8 @@ impl Session {
 fn because(change: &Change, decision: &Decision) -> Vec<String> {
     let grant = match change {
         Change::Withdraw(name) => Grant::read_vault(name),
+        Change::Detach(at) => Grant::read_path(at),
+        Change::ReadOnly(at) => Grant::write_path(at),
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),
         Change::Freeze(_) if decision.proceed() => {
@@ -411,7 +476,12 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
 }
 
 fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {
-    decision.because(grant).iter().map(rule).collect()
+    decision
+        .because(grant)
+        .iter()
+        .take(MAX_REASONS)
+        .map(rule)
+        .collect()
 }
 
 impl std::fmt::Display for Why {

@@ -44,7 +44,10 @@ struct Key([u8; 32]);
 
 fn public_key(text: &str) -> Result<Key, String> {
     let bytes: Option<Vec<u8>> = (0..text.len() / 2)
-        .map(|i| text.get(2 * i..2 * i + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .map(|i| {
+            text.get(2 * i..2 * i + 2)
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+        })
         .collect();
     bytes
         .filter(|_| text.len() == 64)
@@ -64,10 +67,17 @@ impl Audit {
 
 impl Verify {
     fn verified(&self) -> Result<Verified, Failure> {
-        let pinned = self.key.as_ref().map(|key| LogVerifier::new("casemate/run", key.0)).transpose()?;
+        let pinned = self
+            .key
+            .as_ref()
+            .map(|key| LogVerifier::new("casemate/run", key.0))
+            .transpose()?;
         audit::verify(&self.log, pinned.as_ref(), None).map_err(|error| {
-            Failure::caused(format!("the log `{}` does not verify", self.log.display()), &error)
-                .hint("do not rely on it: keep it as it is and compare with a copy made earlier")
+            Failure::caused(
+                format!("the log `{}` does not verify", self.log.display()),
+                &error,
+            )
+            .hint("do not rely on it: keep it as it is and compare with a copy made earlier")
         })
     }
 
@@ -88,7 +98,10 @@ impl Verify {
             println!("  with the key stored beside it; --key pins the one that the evidence named");
         }
         if verified.unsigned_tail() > 0 {
-            println!("  {} records after the last checkpoint are not vouched for", verified.unsigned_tail());
+            println!(
+                "  {} records after the last checkpoint are not vouched for",
+                verified.unsigned_tail()
+            );
         }
         if verified.clock_jumps() > 0 {
             println!("  the clock was set back {} times", verified.clock_jumps());
@@ -114,7 +127,12 @@ impl Show {
                 println!("{line}");
             } else {
                 let payload = record.payload.to_string();
-                println!("{:>5}  {:<13} {}", entry.seq, record.kind, Escaped(&payload));
+                println!(
+                    "{:>5}  {:<13} {}",
+                    entry.seq,
+                    record.kind,
+                    Escaped(&payload)
+                );
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -10,13 +10,17 @@ pub use casemate::error::describe;
 pub struct Failure {
     message: String,
     hint: Option<String>,
-    code: u8,
+    code: Option<u8>,
 }
 
 impl Failure {
     /// A failure with a message of its own.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code: 1 }
+        Self {
+            message: message.into(),
+            hint: None,
+            code: None,
+        }
     }
 
     /// A failure with the error behind it and that error's causes.
@@ -30,9 +34,9 @@ impl Failure {
         self
     }
 
-    /// Sets another exit code than 1.
+    /// Sets the exit code, unless it was set before. Without any it is 1.
     pub fn code(mut self, code: u8) -> Self {
-        self.code = code;
+        self.code.get_or_insert(code);
         self
     }
 
@@ -42,7 +46,7 @@ impl Failure {
         if let Some(hint) = &self.hint {
             eprintln!("  help: {hint}");
         }
-        ExitCode::from(self.code)
+        ExitCode::from(self.code.unwrap_or(1))
     }
 }
 

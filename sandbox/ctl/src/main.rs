@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod attest;
 mod audit;
-mod broker;
+
 mod doctor;
 mod failure;
+mod key;
 mod policy;
 mod run;
 mod vault;
@@ -37,6 +39,9 @@ program could not be executed or found. Other commands: 0, or 1 when they failed
 enum Command {
     /// Run the workload of a policy under all four layers.
     Run(run::Run),
+    /// Collect evidence, and have it appraised offline.
+    #[command(subcommand)]
+    Attest(attest::Attest),
     /// Make and use vaults.
     #[command(subcommand)]
     Vault(vault::Vault),
@@ -53,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(command) => command.run(),
+        Command::Attest(command) => command.run(),
         Command::Vault(command) => command.run(),
         Command::Audit(command) => command.run(),
         Command::Policy(command) => command.run(),

@@ -85,7 +85,11 @@ impl Check {
             }
         }
         let failed = errors || (self.strict && !found.is_empty());
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if failed {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }
 
@@ -117,7 +121,9 @@ impl Explain {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&explanations)?);
         } else {
-            explanations.iter().for_each(|explanation| print!("{explanation}"));
+            explanations
+                .iter()
+                .for_each(|explanation| print!("{explanation}"));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -128,7 +134,10 @@ pub fn load(path: &Path) -> Result<Bundle, Failure> {
     let source = read(path)?;
     Bundle::parse(&source, &path.display().to_string()).map_err(|error| {
         // The error's own text shows each place in the file.
-        Failure::new(format!("the policy has mistakes\n{error}"))
+        Failure::new(format!(
+            "the policy has mistakes\n{}",
+            error.to_string().trim_end()
+        ))
     })
 }
 

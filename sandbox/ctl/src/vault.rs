@@ -11,8 +11,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::broker::{new_key, read_key};
 use crate::failure::Failure;
+use crate::key::{new_key, read_key};
 
 #[derive(Subcommand)]
 pub enum Vault {
@@ -36,7 +36,12 @@ struct At {
     /// Folder of the vault.
     vault: PathBuf,
     /// File with the key that a broker would release (64 hexadecimal digits).
-    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file", required_unless_present = "passphrase_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "passphrase_file",
+        required_unless_present = "passphrase_file"
+    )]
     key_file: Option<PathBuf>,
     /// File whose first line is the passphrase (`-` for standard input).
     #[arg(long, value_name = "FILE")]
@@ -122,8 +127,12 @@ impl At {
 
     fn explain(&self, error: VaultError) -> Failure {
         let hint = match &error {
-            VaultError::Tampered { what: Part::Slot } => Some("check that the key belongs to this vault"),
-            VaultError::Tampered { .. } => Some("restore the vault from a copy; nothing of it was changed now"),
+            VaultError::Tampered { what: Part::Slot } => {
+                Some("check that the key belongs to this vault")
+            }
+            VaultError::Tampered { .. } => {
+                Some("restore the vault from a copy; nothing of it was changed now")
+            }
             _ => None,
         };
         let failure = Failure::caused(format!("vault `{}`", self.vault.display()), &error);
@@ -135,22 +144,35 @@ impl At {
 }
 
 fn released(mut key: Zeroizing<Vec<u8>>) -> Result<Box<dyn KekProvider>, Failure> {
-    let bytes: &mut [u8; 32] =
-        key.as_mut_slice().try_into().map_err(|_| Failure::new("a key has 32 bytes"))?;
+    let bytes: &mut [u8; 32] = key
+        .as_mut_slice()
+        .try_into()
+        .map_err(|_| Failure::new("a key has 32 bytes"))?;
     Ok(Box::new(Released::take(bytes)?))
 }
 
 fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |error: io::Error| {
-        Failure::caused(format!("cannot read the passphrase from `{}`", path.display()), &error)
+        Failure::caused(
+            format!("cannot read the passphrase from `{}`", path.display()),
+            &error,
+        )
     };
     let mut text = Zeroizing::new(Vec::new());
     if path.as_os_str() == "-" {
-        io::stdin().take(4096).read_to_end(&mut text).map_err(failed)?;
+        io::stdin()
+            .take(4096)
+            .read_to_end(&mut text)
+            .map_err(failed)?;
     } else {
-        File::open(path).and_then(|file| file.take(4096).read_to_end(&mut text)).map_err(failed)?;
+        File::open(path)
+            .and_then(|file| file.take(4096).read_to_end(&mut text))
+            .map_err(failed)?;
     }
-    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+    let end = text
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap_or(text.len());
     text.truncate(end);
     if text.is_empty() {
         return Err(Failure::new("the passphrase is empty"));
@@ -162,7 +184,10 @@ impl Create {
     fn run(self) -> Result<(), Failure> {
         let fresh = self.at.key_file.as_ref().filter(|path| !path.exists());
         if self.at.vault.exists() {
-            return Err(Failure::new(format!("`{}` exists already", self.at.vault.display())));
+            return Err(Failure::new(format!(
+                "`{}` exists already",
+                self.at.vault.display()
+            )));
         }
         let kek = match fresh {
             Some(path) => released(new_key(path)?)?,
@@ -176,9 +201,16 @@ impl Create {
             }
             self.at.explain(error)
         })?;
-        println!("made vault `{}`, id {}", self.at.vault.display(), casemate::record::hex(&vault.id()));
+        println!(
+            "made vault `{}`, id {}",
+            self.at.vault.display(),
+            casemate::record::hex(&vault.id())
+        );
         if let Some(path) = fresh {
-            println!("its key is in `{}`: give it to the broker, and keep a copy", path.display());
+            println!(
+                "its key is in `{}`: give it to the broker, and keep a copy",
+                path.display()
+            );
         }
         Ok(())
     }
@@ -189,8 +221,9 @@ impl Put {
         let mut vault = self.at.open(Access::ReadWrite)?;
         let info = match &self.file {
             Some(path) => {
-                let file = File::open(path)
-                    .map_err(|e| Failure::caused(format!("cannot read `{}`", path.display()), &e))?;
+                let file = File::open(path).map_err(|e| {
+                    Failure::caused(format!("cannot read `{}`", path.display()), &e)
+                })?;
                 let size = file.metadata().map(|m| m.len()).unwrap_or(0);
                 vault.put(&self.name, Counted::new(file, size, "sealed"))
             }
@@ -206,11 +239,14 @@ impl Get {
     fn run(self) -> Result<(), Failure> {
         let vault = self.at.open(Access::ReadOnly)?;
         let Some(path) = &self.file else {
-            vault.get(&self.name, io::stdout().lock()).map_err(|error| self.at.explain(error))?;
+            vault
+                .get(&self.name, io::stdout().lock())
+                .map_err(|error| self.at.explain(error))?;
             return Ok(());
         };
         let file = File::options().write(true).create_new(true).open(path);
-        let file = file.map_err(|e| Failure::caused(format!("cannot write `{}`", path.display()), &e))?;
+        let file =
+            file.map_err(|e| Failure::caused(format!("cannot write `{}`", path.display()), &e))?;
         vault.get(&self.name, file).map_err(|error| {
             let _ = std::fs::remove_file(path);
             self.at.explain(error)
@@ -230,7 +266,11 @@ impl Ls {
             println!("{}", serde_json::to_string_pretty(&list)?);
         } else {
             for object in objects {
-                println!("{:>12}  {}", object.len, ::vault::audit::Escaped(&object.name));
+                println!(
+                    "{:>12}  {}",
+                    object.len,
+                    ::vault::audit::Escaped(&object.name)
+                );
             }
         }
         Ok(())
@@ -240,17 +280,30 @@ impl Ls {
 impl Rm {
     fn run(self) -> Result<(), Failure> {
         let mut vault = self.at.open(Access::ReadWrite)?;
-        vault.remove(&self.name).map_err(|error| self.at.explain(error))
+        vault
+            .remove(&self.name)
+            .map_err(|error| self.at.explain(error))
     }
 }
 
 impl Verify {
     fn run(self) -> Result<(), Failure> {
         let vault = self.at.open(Access::ReadOnly)?;
-        let verified = vault.verify(|_| {}).map_err(|error| self.at.explain(error))?;
-        println!("vault verified: {} objects, {} bytes", verified.objects, verified.bytes);
-        println!("  root {}, generation {}", casemate::record::hex(&vault.root()), vault.generation());
-        println!("  no anchor remembers the newest root: a store put back as a whole looks the same");
+        let verified = vault
+            .verify(|_| {})
+            .map_err(|error| self.at.explain(error))?;
+        println!(
+            "vault verified: {} objects, {} bytes",
+            verified.objects, verified.bytes
+        );
+        println!(
+            "  root {}, generation {}",
+            casemate::record::hex(&vault.root()),
+            vault.generation()
+        );
+        println!(
+            "  no anchor remembers the newest root: a store put back as a whole looks the same"
+        );
         Ok(())
     }
 }
@@ -267,8 +320,18 @@ struct Counted<R> {
 impl<R> Counted<R> {
     fn new(inner: R, total: u64, verb: &'static str) -> Self {
         // Nothing is shown for what takes no time, or to a file.
-        let total = if io::stderr().is_terminal() && total > 64 << 20 { total } else { 0 };
-        Self { inner, done: 0, total, shown: 0, verb }
+        let total = if io::stderr().is_terminal() && total > 64 << 20 {
+            total
+        } else {
+            0
+        };
+        Self {
+            inner,
+            done: 0,
+            total,
+            shown: 0,
+            verb,
+        }
     }
 }
 

@@ -30,7 +30,14 @@ impl View {
     /// A view that shows text, or lines of JSON, or nothing.
     pub fn new(json: bool, quiet: bool, log: PathBuf, key: [u8; 32]) -> Self {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self(Arc::new(Mutex::new(Inner { json, quiet, colour, began: None, log, key })))
+        Self(Arc::new(Mutex::new(Inner {
+            json,
+            quiet,
+            colour,
+            began: None,
+            log,
+            key,
+        })))
     }
 
     /// Shows one record.
@@ -64,7 +71,10 @@ impl View {
             return;
         }
         say(&inner.line("log", &format!("{log}")));
-        say(&inner.line("verify", &format!("sandboxctl audit verify {log} --key {key}")));
+        say(&inner.line(
+            "verify",
+            &format!("sandboxctl audit verify {log} --key {key}"),
+        ));
     }
 }
 
@@ -76,50 +86,109 @@ fn say(line: &str) {
 impl Inner {
     fn lines(&self, record: &Record, at: Duration) -> Vec<String> {
         match record {
-            Record::Opened { policy, version, digest, command, .. } => vec![
-                self.line("policy", &format!("{policy} v{version}, sha256 {}…", &digest[..16])),
+            Record::Opened {
+                policy,
+                version,
+                digest,
+                command,
+                ..
+            } => vec![
+                self.line(
+                    "policy",
+                    &format!("{policy} v{version}, sha256 {}…", &digest[..16]),
+                ),
                 self.line("workload", &clean(&command.join(" "))),
             ],
             Record::Attested { tee, appraisal, .. } => vec![self.attested(tee, appraisal)],
             Record::NotAttested { code, error } => {
-                vec![self.line("layer 1", &self.bad(&format!("no appraisal ({code}): {error}")))]
+                vec![self.line(
+                    "layer 1",
+                    &self.bad(&format!("no appraisal ({code}): {error}")),
+                )]
             }
-            Record::Released { data, root, generation, .. } => vec![self.line(
+            Record::Released {
+                data,
+                root,
+                generation,
+                ..
+            } => vec![self.line(
                 "layer 1",
-                &format!("key of `{data}` released; vault root {}…, generation {generation}", &root[..16]),
+                &format!(
+                    "key of `{data}` released; vault root {}…, generation {generation}",
+                    &root[..16]
+                ),
             )],
             Record::NotReleased { data, error } => {
-                vec![self.line("layer 1", &self.bad(&format!("key of `{data}` not released: {error}")))]
+                vec![self.line(
+                    "layer 1",
+                    &self.bad(&format!("key of `{data}` not released: {error}")),
+                )]
             }
-            Record::Decided { facts, granted, denied, .. } => {
+            Record::Decided {
+                facts,
+                granted,
+                refused,
+                denied,
+                ..
+            } => {
                 let mut lines = vec![self.event(
                     at,
                     "decide",
-                    &format!("risk {}: {granted} granted, {} denied", facts.risk, denied.len()),
+                    &format!("risk {}: {granted} granted, {refused} denied", facts.risk),
                 )];
                 for denial in denied {
                     let why = denial.because.first().map_or("", String::as_str);
-                    lines.push(self.event(at, "", &format!("  {} denied: {}", denial.grant, clean(why))));
+                    lines.push(self.event(
+                        at,
+                        "",
+                        &format!("  {} denied: {}", denial.grant, clean(why)),
+                    ));
                 }
                 lines
             }
-            Record::Prepared { enforcement, .. } => enforcement.iter().map(|i| self.item(i)).collect(),
+            Record::Prepared { enforcement, .. } => {
+                enforcement.iter().map(|i| self.item(i)).collect()
+            }
             Record::Started => vec![self.event(at, "start", "the workload runs")],
-            Record::Signal { sensor, detail, count, holds, risk } => {
-                let times = if *count > 1 { format!(" ×{count}") } else { String::new() };
-                let over = if *holds == Some(false) { " is over" } else { "" };
+            Record::Signal {
+                sensor,
+                detail,
+                count,
+                holds,
+                risk,
+            } => {
+                let times = if *count > 1 {
+                    format!(" ×{count}")
+                } else {
+                    String::new()
+                };
+                let over = if *holds == Some(false) {
+                    " is over"
+                } else {
+                    ""
+                };
                 let text = format!("{sensor}{over}: {}{times}; risk {risk}", clean(detail));
                 vec![self.event(at, "signal", &self.warn(&text))]
             }
             Record::Adjusting { .. } => Vec::new(),
             Record::Adjusted { change, micros } => {
                 let took = format!("{:.1} ms", *micros as f64 / 1000.0);
-                vec![self.event(at, "adjust", &self.bad(&format!("{change}: in force after {took}")))]
+                vec![self.event(
+                    at,
+                    "adjust",
+                    &self.bad(&format!("{change}: in force after {took}")),
+                )]
             }
             Record::NotAdjusted { change, error } => {
-                vec![self.event(at, "adjust", &self.bad(&format!("{change} failed: {error}")))]
+                vec![self.event(
+                    at,
+                    "adjust",
+                    &self.bad(&format!("{change} failed: {error}")),
+                )]
             }
-            Record::Kill { signal } => vec![self.event(at, "signal", &format!("passed on: {signal}"))],
+            Record::Kill { signal } => {
+                vec![self.event(at, "signal", &format!("passed on: {signal}"))]
+            }
             Record::Ended { ending } => vec![self.event(
                 at,
                 "end",
@@ -129,9 +198,15 @@ impl Inner {
                 },
             )],
             Record::Closed { why, read, .. } => {
-                let read: Vec<_> =
-                    read.iter().map(|(name, bytes)| format!("{bytes} bytes of `{name}`")).collect();
-                let read = if read.is_empty() { String::new() } else { format!("; it read {}", read.join(", ")) };
+                let read: Vec<_> = read
+                    .iter()
+                    .map(|(name, bytes)| format!("{bytes} bytes of `{name}`"))
+                    .collect();
+                let read = if read.is_empty() {
+                    String::new()
+                } else {
+                    format!("; it read {}", read.join(", "))
+                };
                 vec![self.event(at, "close", &format!("{why}{read}"))]
             }
             _ => Vec::new(),
@@ -141,8 +216,11 @@ impl Inner {
     fn attested(&self, tee: &str, appraisal: &serde_json::Value) -> String {
         let text = |name: &str| appraisal[name].as_str().unwrap_or("?").to_owned();
         let simulated = appraisal["simulated"].as_bool().unwrap_or(true);
-        let checks = appraisal["checks"].as_array().map_or(&[][..], Vec::as_slice);
-        let passed = checks.iter().filter(|check| check["outcome"] == "pass").count();
+        let checks = appraisal["checks"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let count = |outcome: &str| checks.iter().filter(|c| c["outcome"] == outcome).count();
+        let (passed, failed) = (count("pass"), count("fail"));
         let kind = if simulated {
             self.warn("simulated (proves nothing)")
         } else {
@@ -151,8 +229,9 @@ impl Inner {
         self.line(
             "layer 1",
             &format!(
-                "evidence {kind}: {passed} of {} checks passed; tier {}, tcb {}",
-                checks.len(),
+                "evidence {kind}: {passed} checks passed, {failed} failed, {} not asked for; tier {}, \
+                 tcb {}",
+                checks.len() - passed - failed,
                 text("tier"),
                 text("tcb-status"),
             ),
@@ -165,7 +244,10 @@ impl Inner {
             State::Partly => self.warn("partly"),
             State::Not => self.bad("not   "),
         };
-        self.line(&format!("layer {}", item.layer), &format!("{state} {:<18} {}", item.id, clean(&item.detail)))
+        self.line(
+            &format!("layer {}", item.layer),
+            &format!("{state} {:<18} {}", item.id, clean(&item.detail)),
+        )
     }
 
     fn line(&self, label: &str, text: &str) -> String {
@@ -173,7 +255,11 @@ impl Inner {
     }
 
     fn event(&self, at: Duration, label: &str, text: &str) -> String {
-        let at = if label.is_empty() { String::new() } else { format!("+{:.3}s", at.as_secs_f64()) };
+        let at = if label.is_empty() {
+            String::new()
+        } else {
+            format!("+{:.3}s", at.as_secs_f64())
+        };
         format!("{} {label:<7} {text}", self.dim(&format!("{at:>9}")))
     }
 
@@ -190,7 +276,11 @@ impl Inner {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 
@@ -198,4 +288,3 @@ impl Inner {
 pub fn clean(text: &str) -> String {
     vault::audit::Escaped(text).to_string()
 }
-

@@ -105,26 +105,16 @@ impl Cgroup {
             controllers: BTreeMap::new(),
             freezer: None,
         };
-        if let Some(parent) = &host.v2 {
-            sweep(parent);
-            // Controllers must be handed down before the child can have them; where the parent has
-            // processes of its own the kernel refuses, and they are simply not there.
-            for controller in LIMITING.iter().filter(|c| !host.v1.contains_key(**c)) {
-                let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        if let Some((folder, controllers)) = host.make_v2(&name) {
+            if folder.join("cgroup.freeze").exists() {
+                cgroup.freezer = Some((folder.clone(), true));
             }
-            let folder = parent.join(&name);
-            if fs::create_dir(&folder).is_ok() {
-                if folder.join("cgroup.freeze").exists() {
-                    cgroup.freezer = Some((folder.clone(), true));
-                }
-                let available = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
-                for controller in LIMITING {
-                    if available.split_whitespace().any(|c| c == controller) {
-                        cgroup.controllers.insert(controller, (folder.clone(), true));
-                    }
-                }
-                cgroup.placement.v2 = Some(folder);
+            for controller in controllers {
+                cgroup
+                    .controllers
+                    .insert(controller, (folder.clone(), true));
             }
+            cgroup.placement.v2 = Some(folder);
         }
         for controller in LIMITING.into_iter().chain(["freezer"]) {
             let wanted = if controller == "freezer" {
@@ -132,7 +122,9 @@ impl Cgroup {
             } else {
                 !cgroup.controllers.contains_key(controller)
             };
-            let Some(parent) = host.v1.get(controller).filter(|_| wanted) else { continue };
+            let Some(parent) = host.v1.get(controller).filter(|_| wanted) else {
+                continue;
+            };
             sweep(parent);
             let folder = parent.join(&name);
             // Two controllers may share one hierarchy (`cpu,cpuacct`).
@@ -142,7 +134,9 @@ impl Cgroup {
             if controller == "freezer" {
                 cgroup.freezer = Some((folder.clone(), false));
             } else {
-                cgroup.controllers.insert(controller, (folder.clone(), false));
+                cgroup
+                    .controllers
+                    .insert(controller, (folder.clone(), false));
             }
             if !cgroup.placement.v1.contains(&folder) {
                 cgroup.placement.v1.push(folder);
@@ -161,21 +155,35 @@ impl Cgroup {
                 return vec![Item::not(
                     2,
                     "cgroup",
-                    "no cgroup can be made by this user: limits by rlimit only, freezing by SIGSTOP",
+                    "no cgroup can be made by this user: processes are limited together, memory only for each \
+                     process, and the CPU not at all",
                 )];
             }
         };
-        let missing: Vec<_> = LIMITING.iter().filter(|c| !self.controllers.contains_key(**c)).copied().collect();
+        let missing: Vec<_> = LIMITING
+            .iter()
+            .filter(|c| !self.controllers.contains_key(**c))
+            .copied()
+            .collect();
         vec![if missing.is_empty() && self.freezer.is_some() {
             Item::full(2, "cgroup", mode)
         } else {
-            Item::partly(2, "cgroup", format!("{mode}; without {}", missing.join(", ")))
+            Item::partly(
+                2,
+                "cgroup",
+                format!("{mode}; without {}", missing.join(", ")),
+            )
         }]
     }
 
     /// Where the sandbox is to be born.
     pub fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// Whether this controller limits the sandbox.
+    pub fn limits(&self, controller: &str) -> bool {
+        self.controllers.contains_key(controller)
     }
 
     /// Whether limits can be set at all.
@@ -191,7 +199,9 @@ impl Cgroup {
     /// was reported when the cgroups were made.
     pub fn limit(&self, limits: &Limits) -> io::Result<()> {
         if let Some((folder, v2)) = self.controllers.get("memory") {
-            let value = limits.memory.map_or_else(|| unlimited(*v2, "-1"), |m| m.to_string());
+            let value = limits
+                .memory
+                .map_or_else(|| unlimited(*v2, "-1"), |m| m.to_string());
             if *v2 {
                 write(folder, "memory.max", &value)?;
                 // No way out through swap.
@@ -203,11 +213,15 @@ impl Cgroup {
         }
         if let Some((folder, _)) = self.controllers.get("pids") {
             // On v1 the spawner lives in the cgroup too; it is not the workload's to count.
-            let value = limits.pids.map_or_else(|| "max".to_owned(), |p| (p + 2).to_string());
+            let value = limits
+                .pids
+                .map_or_else(|| "max".to_owned(), |p| (p + 2).to_string());
             write(folder, "pids.max", &value)?;
         }
         if let Some((folder, v2)) = self.controllers.get("cpu") {
-            let quota = limits.cpu.map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1_000));
+            let quota = limits
+                .cpu
+                .map(|cores| ((cores * CPU_PERIOD as f64) as u64).max(1_000));
             if *v2 {
                 let quota = quota.map_or_else(|| "max".to_owned(), |q| q.to_string());
                 write(folder, "cpu.max", &format!("{quota} {CPU_PERIOD}"))?;
@@ -273,7 +287,11 @@ impl Drop for Cgroup {
 }
 
 fn unlimited(v2: bool, v1_word: &str) -> String {
-    if v2 { "max".to_owned() } else { v1_word.to_owned() }
+    if v2 {
+        "max".to_owned()
+    } else {
+        v1_word.to_owned()
+    }
 }
 
 fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
@@ -288,14 +306,20 @@ fn wait_for(folder: &Path, frozen: bool) -> io::Result<()> {
     let deadline = Instant::now() + FREEZE_DEADLINE;
     let events = fs::File::open(&path)?;
     loop {
-        if fs::read_to_string(&path)?.lines().any(|line| line == wanted) {
+        if fs::read_to_string(&path)?
+            .lines()
+            .any(|line| line == wanted)
+        {
             return Ok(());
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let timeout = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
         let _ = rustix::event::poll(
             &mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)],
             Some(&timeout),
@@ -307,15 +331,23 @@ fn unique_name() -> String {
     let mut random = [0u8; 4];
     // Names need to differ, not to be secret.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
-    format!("casemate-{}-{:08x}", std::process::id(), u32::from_ne_bytes(random))
+    format!(
+        "casemate-{}-{:08x}",
+        std::process::id(),
+        u32::from_ne_bytes(random)
+    )
 }
 
 /// Removes empty cgroups whose supervisor and spawner were both killed.
 fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|n| n.strip_prefix("casemate-")?.split('-').next());
+        let pid = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("casemate-")?.split('-').next());
         if let Some(pid) = pid
             && pid.bytes().all(|b| b.is_ascii_digit())
             && !Path::new("/proc").join(pid).exists()
@@ -329,7 +361,10 @@ fn sweep(parent: &Path) {
 /// The cgroups this process is in, by hierarchy: where a sandbox's can be made.
 #[derive(Debug, Default)]
 struct Host {
+    /// Where on v2 this process is.
     v2: Option<PathBuf>,
+    /// The top of v2, as far as this process sees it.
+    v2_top: Option<PathBuf>,
     v1: BTreeMap<String, PathBuf>,
 }
 
@@ -340,6 +375,52 @@ impl Host {
         Self::parse(&mounts, &own)
     }
 
+    /// Makes a v2 cgroup, in the place that hands down most controllers, and tells which these are.
+    ///
+    /// Controllers cannot be handed down by a cgroup that has processes of its own, as the one this
+    /// process is in has. Only the top of all may have both, so root looks there first.
+    fn make_v2(&self, name: &str) -> Option<(PathBuf, Vec<&'static str>)> {
+        let needed: Vec<_> = LIMITING
+            .into_iter()
+            .filter(|controller| !self.v1.contains_key(*controller))
+            .collect();
+        let mut best: Option<(PathBuf, Vec<&'static str>)> = None;
+        for parent in self.v2_top.iter().chain(&self.v2) {
+            sweep(parent);
+            for controller in &needed {
+                let _ = fs::write(
+                    parent.join("cgroup.subtree_control"),
+                    format!("+{controller}"),
+                );
+            }
+            let folder = parent.join(name);
+            if fs::create_dir(&folder).is_err() {
+                continue;
+            }
+            let listed = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+            let given: Vec<_> = LIMITING
+                .into_iter()
+                .filter(|controller| listed.split_whitespace().any(|word| word == *controller))
+                .collect();
+            let enough = needed.iter().all(|controller| given.contains(controller));
+            let worse = match &best {
+                Some((_, had)) if had.len() >= given.len() => Some(folder.clone()),
+                Some((known, _)) => Some(known.clone()),
+                None => None,
+            };
+            if worse.as_ref() != Some(&folder) {
+                best = Some((folder, given));
+            }
+            if let Some(worse) = worse {
+                let _ = fs::remove_dir(worse);
+            }
+            if enough {
+                break;
+            }
+        }
+        best
+    }
+
     /// See proc_pid_mountinfo(5) and cgroups(7), "/proc/pid/cgroup".
     fn parse(mounts: &str, own: &str) -> Self {
         let mut host = Self::default();
@@ -348,26 +429,39 @@ impl Host {
             .filter_map(|line| line.split_once(':')?.1.split_once(':'))
             .collect();
         for line in mounts.lines() {
-            let Some((before, after)) = line.split_once(" - ") else { continue };
+            let Some((before, after)) = line.split_once(" - ") else {
+                continue;
+            };
             let before: Vec<_> = before.split(' ').collect();
             let after: Vec<_> = after.split(' ').collect();
-            let (Some(root), Some(point)) = (before.get(3), before.get(4)) else { continue };
-            let (Some(kind), Some(options)) = (after.first(), after.get(2)) else { continue };
+            let (Some(root), Some(point)) = (before.get(3), before.get(4)) else {
+                continue;
+            };
+            let (Some(kind), Some(options)) = (after.first(), after.get(2)) else {
+                continue;
+            };
             let place = |path: &str| {
-                let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(path);
+                let below = path
+                    .strip_prefix(root.trim_end_matches('/'))
+                    .unwrap_or(path);
                 Path::new(point).join(below.trim_start_matches('/'))
             };
             match *kind {
                 "cgroup2" => {
-                    if let Some((_, path)) = own.iter().find(|(controllers, _)| controllers.is_empty()) {
+                    if let Some((_, path)) =
+                        own.iter().find(|(controllers, _)| controllers.is_empty())
+                    {
                         host.v2.get_or_insert_with(|| place(path));
+                        host.v2_top.get_or_insert_with(|| PathBuf::from(point));
                     }
                 }
                 "cgroup" => {
                     for option in options.split(',') {
                         let path = own.iter().find(|(c, _)| c.split(',').any(|c| c == option));
                         if let Some((_, path)) = path {
-                            host.v1.entry(option.to_owned()).or_insert_with(|| place(path));
+                            host.v1
+                                .entry(option.to_owned())
+                                .or_insert_with(|| place(path));
                         }
                     }
                 }
@@ -389,7 +483,10 @@ mod tests {
                       27 24 0:24 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let own = "3:memory:/jobs/a\n2:cpu,cpuacct:/\n0::/\n";
         let host = Host::parse(mounts, own);
-        assert_eq!(host.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(
+            host.v2.as_deref(),
+            Some(Path::new("/sys/fs/cgroup/unified"))
+        );
         assert_eq!(host.v1["memory"], Path::new("/sys/fs/cgroup/memory/jobs/a"));
         assert_eq!(host.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert!(!host.v1.contains_key("pids"));
@@ -401,7 +498,25 @@ mod tests {
         let host = Host::parse(mounts, "0::/user.slice/session.scope\n");
         let wanted = Path::new("/sys/fs/cgroup/user.slice/session.scope");
         assert_eq!(host.v2.as_deref(), Some(wanted));
+        assert_eq!(host.v2_top.as_deref(), Some(Path::new("/sys/fs/cgroup")));
         assert!(host.v1.is_empty());
+    }
+
+    #[test]
+    fn the_place_that_hands_down_controllers_is_taken_and_no_other_is_left() {
+        // Plain folders in place of a cgroup file system: only the choice is tested here.
+        let top = tempfile::tempdir().expect("a folder");
+        let own = top.path().join("session.scope");
+        fs::create_dir(&own).expect("a folder");
+        let host = Host {
+            v2: Some(own.clone()),
+            v2_top: Some(top.path().into()),
+            ..Host::default()
+        };
+        let (made, controllers) = host.make_v2("casemate-1-x").expect("a cgroup");
+        assert_eq!(made, top.path().join("casemate-1-x"));
+        assert!(controllers.is_empty());
+        assert!(!own.join("casemate-1-x").exists());
     }
 
     #[test]

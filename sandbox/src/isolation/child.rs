@@ -34,7 +34,7 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{LandlockPlan, Scopes};
+use crate::syscall::landlock::{LandlockPlan, Scopes, UNIX_CONNECT_ABI};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -47,7 +47,8 @@ pub enum FromInit {
         /// Whether the descriptor is a FUSE device, to be served, or a folder, to be filled.
         fuse: bool,
     },
-    /// Everything is in force; the workload waits. The seccomp listener comes along, if there is one.
+    /// Everything is in force; the workload waits. The user and the mount namespace come along, and the
+    /// seccomp listener, if there is one.
     Prepared {
         /// What was enforced.
         items: Vec<Item>,
@@ -85,7 +86,10 @@ pub enum Ending {
 #[derive(Debug, Serialize, Deserialize)]
 enum FromWorkload {
     /// All is in force; number of the listener in the shared descriptor table.
-    Confined { items: Vec<Item>, listener: Option<i32> },
+    Confined {
+        items: Vec<Item>,
+        listener: Option<i32>,
+    },
     /// A step failed, exec included.
     Failed(Failure),
 }
@@ -131,6 +135,11 @@ fn prepare(
     }
     drop(mapped);
     let fuse = rootfs::open_fuse(floor.rootfs.data.len());
+    // Whoever holds these can change the mounts later; this process itself gives up the right to.
+    let namespaces = ["user", "mnt"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
+    let [user, mounts] = namespaces;
+    let user = user.map_err(Failure::at("opening the user namespace"))?;
+    let mounts = mounts.map_err(Failure::at("opening the mount namespace"))?;
     process::become_user(INSIDE_ID, INSIDE_ID, floor.privileged)
         .map_err(Failure::at("becoming the sandbox's user"))?;
     // A change of user clears it; see PR_SET_PDEATHSIG in prctl(2).
@@ -138,7 +147,11 @@ fn prepare(
     process::unshare(libc::CLONE_NEWCGROUP as u64)
         .map_err(Failure::at("entering the cgroup namespace"))?;
     rustix::system::sethostname(floor.hostname.as_bytes()).map_err(at("setting the host name"))?;
-    let mut items = vec![Item::full(2, "namespaces", "user mount pid net ipc uts cgroup")];
+    let mut items = vec![Item::full(
+        2,
+        "namespaces",
+        "user mount pid net ipc uts cgroup",
+    )];
     let (made, places) = rootfs::assemble(&floor.rootfs, prepared, fuse)?;
     items.extend(made);
     for (data, place) in floor.rootfs.data.iter().zip(places) {
@@ -146,7 +159,10 @@ fn prepare(
             DataPlace::Fuse(device) => (true, device),
             DataPlace::Memory(folder) => (false, folder),
         };
-        let message = FromInit::Place { name: data.name.clone(), fuse };
+        let message = FromInit::Place {
+            name: data.name.clone(),
+            fuse,
+        };
         wire::send(control.as_fd(), &message, &[descriptor.as_fd()])
             .map_err(Failure::at("handing over a vault's place"))?;
         drop(descriptor);
@@ -179,7 +195,10 @@ fn prepare(
 
     let mut report = File::from(report);
     let listener = match hear(&mut report, &pidfd)? {
-        FromWorkload::Confined { items: confined, listener } => {
+        FromWorkload::Confined {
+            items: confined,
+            listener,
+        } => {
             items.extend(confined);
             listener
         }
@@ -188,11 +207,14 @@ fn prepare(
     // The descriptor table is shared: the listener the workload made is this process' own, and closing
     // it here takes it from the workload, before that runs.
     let listener = listener.map(process::adopt);
-    let descriptors: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd()]
+        .into_iter()
+        .chain(listener.iter().map(AsFd::as_fd))
+        .collect();
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
-    drop(listener);
-    expect(control, |said| matches!(said, ToInit::Start));
+    drop((user, mounts, listener));
+    wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
     std::mem::forget((go, start));
@@ -212,13 +234,26 @@ fn expect(control: &OwnedFd, wanted: impl FnOnce(&ToInit) -> bool) {
     }
 }
 
+/// Waits for the word to start. Without a cgroup the workload can be frozen before it.
+fn wait_to_start(control: &OwnedFd) {
+    loop {
+        match wire::receive::<ToInit>(control.as_fd()) {
+            Ok(Some((ToInit::Start, _))) => return,
+            Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
+            _ => process::exit_now(1),
+        }
+    }
+}
+
 /// Reads the workload's next line, or notices that it died without one.
 fn hear(report: &mut File, pidfd: &OwnedFd) -> Result<FromWorkload, Failure> {
     let mut line = Vec::new();
     let mut chunk = [0u8; 4096];
     loop {
-        let mut watched =
-            [PollFd::new(report, PollFlags::IN), PollFd::new(pidfd, PollFlags::IN)];
+        let mut watched = [
+            PollFd::new(report, PollFlags::IN),
+            PollFd::new(pidfd, PollFlags::IN),
+        ];
         match rustix::event::poll(&mut watched, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -227,11 +262,14 @@ fn hear(report: &mut File, pidfd: &OwnedFd) -> Result<FromWorkload, Failure> {
         if watched[0].revents().is_empty() {
             return Err(Failure {
                 step: "confining the workload".into(),
-                error: "it ended before it could run (its own filter may forbid `write` or `read`)".into(),
+                error: "it ended before it could run (its own filter may forbid `write` or `read`)"
+                    .into(),
                 errno: None,
             });
         }
-        let read = report.read(&mut chunk).map_err(Failure::at("hearing from the workload"))?;
+        let read = report
+            .read(&mut chunk)
+            .map_err(Failure::at("hearing from the workload"))?;
         line.extend_from_slice(&chunk[..read]);
         if line.ends_with(b"\n") || read == 0 {
             return serde_json::from_slice(&line)
@@ -267,15 +305,21 @@ fn tell(reports: &mut File, message: &FromWorkload) {
 fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
     let mut items = Vec::new();
     rustix::process::setsid().map_err(at("starting a session"))?;
-    rustix::process::chdir(floor.directory.as_str())
-        .map_err(at_owned(format!("entering the working directory `{}`", floor.directory)))?;
+    rustix::process::chdir(floor.directory.as_str()).map_err(at_owned(format!(
+        "entering the working directory `{}`",
+        floor.directory
+    )))?;
     for (resource, value) in &floor.limits {
         process::set_limit(*resource, *value).map_err(Failure::at("setting resource limits"))?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     process::drop_capabilities().map_err(Failure::at("dropping capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(at("setting no_new_privs"))?;
-    items.push(Item::full(2, "capabilities", "none; securebits locked; no_new_privs"));
+    items.push(Item::full(
+        2,
+        "capabilities",
+        "none; securebits locked; no_new_privs",
+    ));
     signal::reset_all().map_err(Failure::at("resetting signals"))?;
     items.push(restrict_files(floor));
     let protection =
@@ -284,7 +328,11 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
         Item::full(3, "memory-protection", "written memory is never executable")
     } else {
         let open: Vec<_> = protection.open().collect();
-        Item::partly(3, "memory-protection", format!("still open: {}", open.join(", ")))
+        Item::partly(
+            3,
+            "memory-protection",
+            format!("still open: {}", open.join(", ")),
+        )
     });
     // Last: from here on only what the profile has is possible.
     let (listener, item) =
@@ -298,6 +346,11 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
 fn restrict_files(floor: &Floor) -> Item {
     let plan = LandlockPlan::new(floor.landlock.iter().cloned(), Scopes::default());
     match plan.build().and_then(|ruleset| ruleset.restrict_self()) {
+        Ok(enforced) if floor.unix_connect && enforced.abi() < UNIX_CONNECT_ABI => {
+            let detail = "the policy allows `connect`, and this kernel does not keep it from sockets \
+                          in folders that may only be read";
+            Item::partly(3, "landlock", detail)
+        }
         Ok(enforced) if enforced.is_full() => {
             let detail = format!("ABI {}, {} paths", enforced.abi(), floor.landlock.len());
             Item::full(3, "landlock", detail)
@@ -305,7 +358,11 @@ fn restrict_files(floor: &Floor) -> Item {
         Ok(enforced) => {
             let gaps = enforced.gaps().iter().filter(|gap| !gap.closed_elsewhere);
             let gaps: Vec<_> = gaps.map(|gap| gap.what).collect();
-            let detail = format!("ABI {} cannot keep it from: {}", enforced.abi(), gaps.join("; "));
+            let detail = format!(
+                "ABI {} cannot keep it from: {}",
+                enforced.abi(),
+                gaps.join("; ")
+            );
             Item::partly(3, "landlock", detail)
         }
         Err(error) => Item::not(3, "landlock", crate::error::describe(&error)),
@@ -314,12 +371,18 @@ fn restrict_files(floor: &Floor) -> Item {
 
 /// Loads the filter, with a listener where the kernel gives one: there is one for a whole chain.
 fn filter_calls(floor: &Floor) -> io::Result<(Option<i32>, Item)> {
-    let flags = LoadFlags { wait_killable: true, ..LoadFlags::default() };
+    let flags = LoadFlags {
+        wait_killable: true,
+        ..LoadFlags::default()
+    };
     let size = floor.filter.instructions().len();
     match seccomp::load_with_listener(&floor.filter, flags) {
         Ok(listener) => {
             let detail = format!("{size} instructions; refused calls are reported");
-            Ok((Some(listener.into_raw_fd()), Item::full(3, "seccomp", detail)))
+            Ok((
+                Some(listener.into_raw_fd()),
+                Item::full(3, "seccomp", detail),
+            ))
         }
         Err(error) => {
             seccomp::load(&floor.silent_filter, LoadFlags::default())?;
@@ -332,12 +395,18 @@ fn filter_calls(floor: &Floor) -> io::Result<(Option<i32>, Item)> {
 /// Executes the workload's program; returns only with the reason why that was not possible.
 fn execute(floor: &Floor) -> Failure {
     let strings = |all: &[String]| -> Vec<CString> {
-        all.iter().filter_map(|s| CString::new(s.as_str()).ok()).collect()
+        all.iter()
+            .filter_map(|s| CString::new(s.as_str()).ok())
+            .collect()
     };
     let arguments = strings(&floor.command);
     let environment = strings(&floor.environment);
     let Some(name) = floor.command.first() else {
-        return Failure { step: "starting".into(), error: "no command".into(), errno: None };
+        return Failure {
+            step: "starting".into(),
+            error: "no command".into(),
+            errno: None,
+        };
     };
     let path = floor
         .environment
@@ -347,12 +416,16 @@ fn execute(floor: &Floor) -> Failure {
     let candidates = if name.contains('/') {
         vec![name.clone()]
     } else {
-        path.split(':').map(|folder| format!("{folder}/{name}")).collect()
+        path.split(':')
+            .map(|folder| format!("{folder}/{name}"))
+            .collect()
     };
     // As execvp(3): the first that exists decides, and a refusal is remembered over an absence.
     let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
     for candidate in candidates {
-        let Ok(program) = CString::new(candidate) else { continue };
+        let Ok(program) = CString::new(candidate) else {
+            continue;
+        };
         let error = process::execute(&program, &arguments, &environment);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
@@ -373,8 +446,10 @@ fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
         Err(error) => return FromInit::Failed(Failure::at("watching signals")(error)),
     };
     loop {
-        let mut watched =
-            [PollFd::new(control, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        let mut watched = [
+            PollFd::new(control, PollFlags::IN),
+            PollFd::new(&signals, PollFlags::IN),
+        ];
         match rustix::event::poll(&mut watched, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return FromInit::Failed(at("waiting for the workload")(error)),
@@ -419,7 +494,10 @@ fn pause_all(stop: bool) {
 /// What the workload said last, if that was why its program could not be executed.
 fn exec_failure(report: &mut File) -> Option<Failure> {
     let mut watched = [PollFd::new(report, PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     if rustix::event::poll(&mut watched, Some(&now)).ok()? == 0 {
         return None;
     }

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
+use super::narrow::{Namespaces, Narrowing};
 use super::spawner::{Failure, Spawner};
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
@@ -35,36 +36,55 @@ impl Container {
         spawner
             .enter(cgroup.placement())
             .map_err(Failure::at("entering the cgroups"))?;
-        Ok(Self { spawner, cgroup, items })
+        Ok(Self {
+            spawner,
+            cgroup,
+            items,
+        })
     }
 }
 
 impl Backend for Container {
     fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
-        let Launch { floor, limits, stdio, serve, events } = launch;
+        let Launch {
+            floor,
+            limits,
+            stdio,
+            serve,
+            events,
+        } = launch;
         let mut enforcement = Enforcement::default();
         enforcement.extend(self.items.iter().cloned());
-        self.cgroup.limit(&limits).map_err(Failure::at("setting cgroup limits"))?;
+        let mut floor = floor.clone();
+        if let Some(memory) = limits.memory.filter(|_| !self.cgroup.limits("memory")) {
+            // Per process, and all that is left without a cgroup.
+            floor.limits.push((libc::RLIMIT_DATA, memory));
+        }
+        self.cgroup
+            .limit(&limits)
+            .map_err(Failure::at("setting cgroup limits"))?;
         enforcement.extend(lever_items(&self.cgroup));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
         let [input, output, error] = &stdio;
         let (pid, pidfd) = self.spawner.launch(
-            floor,
+            &floor,
             theirs.as_fd(),
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;
         drop((theirs, stdio));
-        let listener = confine(control.as_fd(), serve, &mut enforcement)?;
+        let (namespaces, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
         if let Some(listener) = listener {
-            notify::start(listener, events.clone()).map_err(Failure::at("starting the notifier"))?;
+            notify::start(listener, events.clone())
+                .map_err(Failure::at("starting the notifier"))?;
         }
         Ok(Box::new(Running {
             control,
+            namespaces,
             pid,
             pidfd,
             enforcement,
             events,
-            _spawner: self.spawner,
+            spawner: self.spawner,
             cgroup: self.cgroup,
         }))
     }
@@ -75,20 +95,30 @@ fn confine(
     control: BorrowedFd<'_>,
     serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     enforcement: &mut Enforcement,
-) -> Result<Option<OwnedFd>, Failure> {
+) -> Result<(Namespaces, Option<OwnedFd>), Failure> {
     loop {
         let heard = wire::receive(control).map_err(Failure::at("hearing from the sandbox"))?;
         match heard {
             Some((FromInit::Place { name, fuse }, mut descriptors)) => {
-                let Some(descriptor) = descriptors.pop() else { return Err(ended()) };
-                let place = if fuse { Place::Fuse(descriptor) } else { Place::Memory(descriptor) };
+                let Some(descriptor) = descriptors.pop() else {
+                    return Err(ended());
+                };
+                let place = if fuse {
+                    Place::Fuse(descriptor)
+                } else {
+                    Place::Memory(descriptor)
+                };
                 enforcement.add(serve(&name, place)?);
                 wire::send(control, &ToInit::Served, &[])
                     .map_err(Failure::at("speaking to the sandbox"))?;
             }
-            Some((FromInit::Prepared { items }, mut descriptors)) => {
+            Some((FromInit::Prepared { items }, descriptors)) => {
                 enforcement.extend(items);
-                return Ok(descriptors.pop());
+                let mut descriptors = descriptors.into_iter();
+                let (Some(user), Some(mounts)) = (descriptors.next(), descriptors.next()) else {
+                    return Err(ended());
+                };
+                return Ok((Namespaces { user, mounts }, descriptors.next()));
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure),
             Some((FromInit::Ended(_), _)) | None => return Err(ended()),
@@ -117,6 +147,11 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     } else {
         Item::not(2, "resources", "limits cannot be changed while it runs")
     });
+    items.push(Item::full(
+        2,
+        "files",
+        "granted trees can be taken while it runs; descriptors open already stay open",
+    ));
     items
 }
 
@@ -124,13 +159,14 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
 #[derive(Debug)]
 struct Running {
     control: OwnedFd,
+    namespaces: Namespaces,
     pid: Pid,
     pidfd: OwnedFd,
     enforcement: Enforcement,
     events: SyncSender<Event>,
     // Dropped last, in this order: the spawner kills and reaps what is left, then the cgroups are
     // empty and can be removed.
-    _spawner: Spawner,
+    spawner: Spawner,
     cgroup: Cgroup,
 }
 
@@ -138,6 +174,14 @@ impl Running {
     fn tell(&self, message: &ToInit) -> Result<(), Failure> {
         wire::send(self.control.as_fd(), message, &[])
             .map_err(Failure::at("speaking to the sandbox"))
+    }
+
+    /// Tells the init, unless it has just ended: then nothing is left to signal or to freeze.
+    fn tell_if_there(&self, message: &ToInit) -> Result<(), Failure> {
+        match self.tell(message) {
+            Err(failure) if failure.errno == Some(libc::EPIPE) => Ok(()),
+            told => told,
+        }
     }
 }
 
@@ -151,8 +195,10 @@ impl Instance for Running {
     }
 
     fn start(&mut self) -> Result<(), Failure> {
-        let control =
-            self.control.try_clone().map_err(Failure::at("watching the sandbox"))?;
+        let control = self
+            .control
+            .try_clone()
+            .map_err(Failure::at("watching the sandbox"))?;
         let events = self.events.clone();
         let reader = move || {
             let event = match wire::receive(control.as_fd()) {
@@ -172,7 +218,7 @@ impl Instance for Running {
     }
 
     fn kill(&mut self, signal: i32) -> Result<(), Failure> {
-        self.tell(&ToInit::Kill(signal))
+        self.tell_if_there(&ToInit::Kill(signal))
     }
 
     fn limit(&mut self, limits: &Limits) -> Result<(), Failure> {
@@ -183,15 +229,26 @@ impl Instance for Running {
                 errno: None,
             });
         }
-        self.cgroup.limit(limits).map_err(Failure::at("changing limits"))
+        self.cgroup
+            .limit(limits)
+            .map_err(Failure::at("changing limits"))
     }
 
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {
         if self.cgroup.freezes() {
             self.cgroup.freeze(frozen).map_err(Failure::at("freezing"))
         } else {
-            self.tell(&ToInit::Pause(frozen))
+            self.tell_if_there(&ToInit::Pause(frozen))
         }
+    }
+
+    fn detach(&mut self, at: &str) -> Result<(), Failure> {
+        self.spawner.narrow(&self.namespaces, at, Narrowing::Detach)
+    }
+
+    fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
+        self.spawner
+            .narrow(&self.namespaces, at, Narrowing::ReadOnly)
     }
 
     fn stop(&mut self) -> Result<(), Failure> {

@@ -28,6 +28,8 @@ pub struct Floor {
     pub landlock: Vec<(String, Rights)>,
     /// Resource limits: number of the resource (`RLIMIT_*`), value.
     pub limits: Vec<(u32, u64)>,
+    /// Whether the filter lets the workload connect to Unix sockets by their path.
+    pub unix_connect: bool,
     /// The system call filter, whose refusals are reported by a listener.
     pub filter: Program,
     /// The same filter without reports, for where another listener is in force already.

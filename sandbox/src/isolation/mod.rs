@@ -9,6 +9,7 @@ pub mod child;
 pub mod container;
 pub mod floor;
 pub mod namespace;
+pub mod narrow;
 pub mod rootfs;
 pub mod spawner;
 mod wire;
@@ -93,6 +94,20 @@ pub trait Instance: Send {
     ///
     /// When a task does not stop in time.
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure>;
+
+    /// Takes the granted tree at this path inside away.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such mount, or the kernel refuses.
+    fn detach(&mut self, at: &str) -> Result<(), Failure>;
+
+    /// Makes the granted tree at this path inside read-only.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such mount, or the kernel refuses.
+    fn make_read_only(&mut self, at: &str) -> Result<(), Failure>;
 
     /// Kills everything in the sandbox.
     ///

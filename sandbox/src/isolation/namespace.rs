@@ -47,8 +47,14 @@ pub fn map_own_user(floor: &Floor) -> Result<(), Failure> {
 }
 
 fn map(process: &str, floor: &Floor) -> Result<(), Failure> {
-    write(&format!("{process}/uid_map"), &format!("{INSIDE_ID} {} 1\n", floor.host_uid))?;
-    write(&format!("{process}/gid_map"), &format!("{INSIDE_ID} {} 1\n", floor.host_gid))
+    write(
+        &format!("{process}/uid_map"),
+        &format!("{INSIDE_ID} {} 1\n", floor.host_uid),
+    )?;
+    write(
+        &format!("{process}/gid_map"),
+        &format!("{INSIDE_ID} {} 1\n", floor.host_gid),
+    )
 }
 
 /// Makes a user namespace in which `from` stands for `to`, for mounts that show files of one user as
@@ -67,13 +73,19 @@ pub fn mapping(from: (u32, u32), to: (u32, u32)) -> Result<OwnedFd, Failure> {
         }
         Forked::Parent { pid, pidfd } => {
             let raw = pid.as_raw_nonzero();
-            let namespace = write(&format!("/proc/{raw}/uid_map"), &format!("{} {} 1\n", from.0, to.0))
-                .and_then(|()| {
-                    write(&format!("/proc/{raw}/gid_map"), &format!("{} {} 1\n", from.1, to.1))
-                })
-                .and_then(|()| {
-                    fs::File::open(format!("/proc/{raw}/ns/user")).map_err(Failure::at(step))
-                });
+            let namespace = write(
+                &format!("/proc/{raw}/uid_map"),
+                &format!("{} {} 1\n", from.0, to.0),
+            )
+            .and_then(|()| {
+                write(
+                    &format!("/proc/{raw}/gid_map"),
+                    &format!("{} {} 1\n", from.1, to.1),
+                )
+            })
+            .and_then(|()| {
+                fs::File::open(format!("/proc/{raw}/ns/user")).map_err(Failure::at(step))
+            });
             let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             let _ = rustix::process::waitid(
                 rustix::process::WaitId::PidFd(pidfd.as_fd()),

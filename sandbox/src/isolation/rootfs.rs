@@ -91,11 +91,18 @@ pub fn assemble(
         items.push(Item::partly(
             2,
             "file-owner",
-            format!("ids cannot be mapped on the file system of {}", prepared.unmapped.join(", ")),
+            format!(
+                "ids cannot be mapped on the file system of {}",
+                prepared.unmapped.join(", ")
+            ),
         ));
     }
-    let root = tmpfs("0755", 16 << 20, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
-        .map_err(at("making the root"))?;
+    let root = tmpfs(
+        "0755",
+        16 << 20,
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )
+    .map_err(at("making the root"))?;
     attach(root.as_fd(), CWD, "/tmp")
         .or_else(|_| attach(root.as_fd(), CWD, "/"))
         .map_err(at("mounting the root"))?;
@@ -131,7 +138,11 @@ pub fn assemble(
     make_read_only()?;
     items.insert(
         0,
-        Item::full(2, "rootfs", format!("{} trees of the host, root read-only", rootfs.binds.len())),
+        Item::full(
+            2,
+            "rootfs",
+            format!("{} trees of the host, root read-only", rootfs.binds.len()),
+        ),
     );
     Ok((items, places))
 }
@@ -198,7 +209,10 @@ fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::R
 
 /// Opens the folder in which `path` lies, making it and those above it as needed.
 fn parent_of<'p>(root: BorrowedFd<'_>, path: &'p str) -> rustix::io::Result<(OwnedFd, &'p str)> {
-    let (folder, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
+    let (folder, name) = path
+        .trim_end_matches('/')
+        .rsplit_once('/')
+        .unwrap_or(("", path));
     Ok((folder_at(root, folder)?, name))
 }
 
@@ -280,7 +294,8 @@ fn proc(root: BorrowedFd<'_>) -> Result<Item, Failure> {
 /// The kernel wants the descriptor to have been opened in the user namespace that mounts it, so this
 /// happens inside; as root before the init gives up root's id, for the device often belongs to root.
 pub fn open_fuse(count: usize) -> Vec<OwnedFd> {
-    let open = |_| rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok();
+    let open =
+        |_| rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok();
     (0..count).map_while(open).collect()
 }
 

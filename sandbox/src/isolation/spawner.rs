@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
+use super::narrow::{Namespaces, Narrowing, narrow};
 use super::{child, namespace, rootfs, wire};
 use crate::sys::process::{self, Forked};
 
@@ -29,11 +30,13 @@ enum Request {
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
+    /// Narrow a mount. Descriptors: user namespace, mount namespace.
+    Narrow(String, Narrowing),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
 
-/// What the spawner answers to [`Request::Launch`].
+/// What the spawner answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     /// Its init exists; the pidfd comes along.
@@ -41,7 +44,9 @@ enum Answer {
         /// Process id of the init, as the supervisor sees it.
         pid: i32,
     },
-    /// It could not be made.
+    /// What was asked for is in force.
+    Done,
+    /// What was asked for could not be done.
     Failed(Failure),
 }
 
@@ -91,7 +96,10 @@ impl Spawner {
             .stderr(Stdio::null())
             // A group of its own: Ctrl-C at the terminal reaches the supervisor, which decides.
             .process_group(0);
-        Ok(Self { socket: ours, process: command.spawn()? })
+        Ok(Self {
+            socket: ours,
+            process: command.spawn()?,
+        })
     }
 
     /// Moves the spawner into the sandbox's cgroups; does not wait until that is done.
@@ -116,8 +124,12 @@ impl Spawner {
     ) -> Result<(Pid, OwnedFd), Failure> {
         let [input, output, error] = stdio;
         let request = Request::Launch(Box::new(floor.clone()));
-        wire::send(self.socket.as_fd(), &request, &[control, input, output, error])
-            .map_err(Failure::at("asking the spawner"))?;
+        wire::send(
+            self.socket.as_fd(),
+            &request,
+            &[control, input, output, error],
+        )
+        .map_err(Failure::at("asking the spawner"))?;
         let answer =
             wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
         match answer {
@@ -128,7 +140,36 @@ impl Spawner {
                 }
             }
             Some((Answer::Failed(failure), _)) => Err(failure),
-            None => Err(ended()),
+            Some((Answer::Done, _)) | None => Err(ended()),
+        }
+    }
+}
+
+impl Spawner {
+    /// Narrows the mount at a path of the running sandbox. Returns when it is in force.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when there is no such mount, or the kernel refuses.
+    pub fn narrow(
+        &self,
+        namespaces: &Namespaces,
+        at: &str,
+        narrowing: Narrowing,
+    ) -> Result<(), Failure> {
+        let descriptors = [namespaces.user.as_fd(), namespaces.mounts.as_fd()];
+        wire::send(
+            self.socket.as_fd(),
+            &Request::Narrow(at.to_owned(), narrowing),
+            &descriptors,
+        )
+        .map_err(Failure::at("asking the spawner"))?;
+        let answer =
+            wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
+        match answer {
+            Some((Answer::Done, _)) => Ok(()),
+            Some((Answer::Failed(failure), _)) => Err(failure),
+            Some((Answer::Spawned { .. }, _)) | None => Err(ended()),
         }
     }
 }
@@ -194,7 +235,9 @@ fn serve() -> io::Result<()> {
             Some((Request::Launch(floor), descriptors)) => {
                 match spawn(&floor, &placement, descriptors) {
                     Ok((pid, pidfd)) => {
-                        let answer = Answer::Spawned { pid: pid.as_raw_nonzero().get() };
+                        let answer = Answer::Spawned {
+                            pid: pid.as_raw_nonzero().get(),
+                        };
                         wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
                         sandbox = Some(pidfd);
                     }
@@ -203,9 +246,22 @@ fn serve() -> io::Result<()> {
                     }
                 }
             }
+            Some((Request::Narrow(at, narrowing), descriptors)) => {
+                let narrowed = match <[OwnedFd; 2]>::try_from(descriptors) {
+                    Ok([user, mounts]) => narrow(&Namespaces { user, mounts }, &at, narrowing),
+                    Err(_) => Err(Failure {
+                        step: "taking the request".into(),
+                        error: "descriptors are missing".into(),
+                        errno: None,
+                    }),
+                };
+                let answer = narrowed.map_or_else(Answer::Failed, |()| Answer::Done);
+                wire::send(socket.as_fd(), &answer, &[])?;
+            }
             last => {
                 if let Some(init) = sandbox.take() {
-                    let _ = rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
+                    let _ =
+                        rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
                     reap(&init);
                 }
                 if last.is_none() {
@@ -221,7 +277,10 @@ fn serve() -> io::Result<()> {
 /// stderr: what the spawner has to say goes over the socket.
 fn supervisor_socket() -> io::Result<OwnedFd> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     // Not itself one of the numbers it is put at, which would close it again.
     let null = rustix::io::fcntl_dupfd_cloexec(null, 3)?;
     rustix::stdio::dup2_stdin(&null)?;
@@ -252,21 +311,39 @@ fn spawn(
         });
     };
     // Root opens the granted trees here, where it may still map their owner to the sandbox's user.
-    let prepared = if floor.privileged { rootfs::prepare_owned(floor)? } else { rootfs::Prepared::default() };
+    let prepared = if floor.privileged {
+        rootfs::prepare_owned(floor)?
+    } else {
+        rootfs::Prepared::default()
+    };
     let (wait_mapped, mapped) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(into("making a pipe"))?;
-    let cgroup = placement.birthplace().map_err(Failure::at("opening the cgroup"))?;
+    let cgroup = placement
+        .birthplace()
+        .map_err(Failure::at("opening the cgroup"))?;
     let forked = process::fork_into(namespace::ALL, cgroup.as_ref().map(AsFd::as_fd))
         .map_err(Failure::at("making the namespaces"))?;
     match forked {
         Forked::Child => {
             drop(mapped);
-            child::init(floor, prepared, wait_mapped, control, [input, output, error])
+            child::init(
+                floor,
+                prepared,
+                wait_mapped,
+                control,
+                [input, output, error],
+            )
         }
         Forked::Parent { pid, pidfd } => {
-            let made = if floor.privileged { namespace::map_user(pid, floor) } else { Ok(()) };
+            let made = if floor.privileged {
+                namespace::map_user(pid, floor)
+            } else {
+                Ok(())
+            };
             let made = made.and_then(|()| {
-                rustix::io::write(&mapped, &[1]).map(drop).map_err(into("starting the init"))
+                rustix::io::write(&mapped, &[1])
+                    .map(drop)
+                    .map_err(into("starting the init"))
             });
             if let Err(failure) = made {
                 let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
@@ -281,7 +358,6 @@ fn spawn(
 fn into(step: &'static str) -> impl FnOnce(rustix::io::Errno) -> Failure {
     move |errno| Failure::at(step)(errno.into())
 }
-
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

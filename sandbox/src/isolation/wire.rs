@@ -40,7 +40,10 @@ pub fn send(
     if bytes.len() > MAX_MESSAGE || descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("message of {} bytes is too long for the spawner", bytes.len()),
+            format!(
+                "message of {} bytes is too long for the spawner",
+                bytes.len()
+            ),
         ));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -92,7 +95,13 @@ pub fn receive<T: DeserializeOwned>(
         return Ok(None);
     }
     if received.flags.contains(ReturnFlags::TRUNC) || received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message was cut short"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message was cut short",
+        ));
     }
-    Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, descriptors)))
+    Ok(Some((
+        serde_json::from_slice(&bytes[..received.bytes])?,
+        descriptors,
+    )))
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use vault::fuse::FuseServer;
-use zeroize::Zeroizing;
 use vault::{Lease, LeaseTerms, LeaseUse, Rights, Vault};
+use zeroize::Zeroizing;
 
 use crate::enforcement::Item;
 use crate::isolation::Place;
@@ -43,7 +43,14 @@ enum View {
 impl Vaults {
     /// Takes an open vault under the name of its `[data]` entry.
     pub fn insert(&mut self, name: String, vault: Arc<Vault>) {
-        self.open.insert(name, Shown { vault, lease: None, view: None });
+        self.open.insert(
+            name,
+            Shown {
+                vault,
+                lease: None,
+                view: None,
+            },
+        );
     }
 
     /// Upper bound of each vault's plaintext in bytes.
@@ -52,7 +59,12 @@ impl Vaults {
             .iter()
             .map(|(name, shown)| {
                 // A page at least for each file, as the tmpfs counts.
-                let size = shown.vault.list().iter().map(|object| object.len.next_multiple_of(4096)).sum();
+                let size = shown
+                    .vault
+                    .list()
+                    .iter()
+                    .map(|object| object.len.next_multiple_of(4096))
+                    .sum();
                 (name.clone(), size)
             })
             .collect()
@@ -66,7 +78,11 @@ impl Vaults {
     pub fn show(&mut self, name: &str, place: Place) -> Result<Item, Failure> {
         let step = format!("showing vault `{name}`");
         let Some(shown) = self.open.get_mut(name) else {
-            return Err(Failure { step, error: "it is not open".into(), errno: None });
+            return Err(Failure {
+                step,
+                error: "it is not open".into(),
+                errno: None,
+            });
         };
         let terms = LeaseTerms {
             subject: "workload".into(),
@@ -104,7 +120,9 @@ impl Vaults {
     ///
     /// When the copy in memory could not be emptied; the caller then stops the sandbox.
     pub fn withdraw(&mut self, name: &str) -> Result<(), Failure> {
-        let Some(shown) = self.open.get_mut(name) else { return Ok(()) };
+        let Some(shown) = self.open.get_mut(name) else {
+            return Ok(());
+        };
         if let Some(lease) = &shown.lease {
             lease.revoke();
         }
@@ -113,11 +131,20 @@ impl Vaults {
                 server.invalidate();
                 Ok(())
             }
-            Some(View::Memory(memory)) => {
-                memory.empty().map_err(Failure::at(format!("withdrawing vault `{name}`")))
-            }
+            Some(View::Memory(memory)) => memory
+                .empty()
+                .map_err(Failure::at(format!("withdrawing vault `{name}`"))),
             None => Ok(()),
         }
+    }
+
+    /// What nothing remembers: without an anchor, a vault that was put back as a whole to an earlier day
+    /// looks like a fresh one.
+    pub fn freshness(&self) -> impl Iterator<Item = Item> {
+        self.open.keys().map(|name| {
+            let detail = format!("{name}: no anchor remembers its newest root; putting back the whole vault goes unseen");
+            Item::partly(4, "freshness", detail)
+        })
     }
 
     /// What the workload read of each vault.
@@ -166,7 +193,9 @@ fn copy(lease: &Lease, name: &str, file: &mut File) -> io::Result<()> {
     let mut buffer = Zeroizing::new(vec![0u8; 256 << 10]);
     let mut offset = 0;
     loop {
-        let read = lease.read_at(&object, &mut buffer, offset).map_err(io::Error::other)?;
+        let read = lease
+            .read_at(&object, &mut buffer, offset)
+            .map_err(io::Error::other)?;
         if read == 0 {
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! Levers: what can be moved from outside while the workload runs, one file each.
 
 pub mod data;
+pub mod files;
 pub mod freeze;
 pub mod resources;
 
@@ -24,6 +25,8 @@ pub fn pull(
 ) -> Result<(), Failure> {
     match change {
         Change::Withdraw(name) => vaults.withdraw(name),
+        Change::Detach(at) => files::detach(instance, at),
+        Change::ReadOnly(at) => files::make_read_only(instance, at),
         Change::Limit(tier) => resources::limit(instance, tables, *tier),
         Change::Freeze(frozen) => freeze::set(instance, *frozen),
         Change::Stop => freeze::stop(instance),

@@ -9,11 +9,17 @@ pub struct DeniedSyscall;
 
 impl Sensor for DeniedSyscall {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
-        let Some(Event::Denied(denied)) = look.happened else { return None };
+        let Some(Event::Denied(denied)) = look.happened else {
+            return None;
+        };
         let mut detail = denied.name.clone();
         if !denied.detail.is_empty() {
             detail.push_str(&format!(" ({})", denied.detail));
         }
-        Some(Signal { sensor: "denied-syscall", kind: Kind::Happened, detail })
+        Some(Signal {
+            sensor: "denied-syscall",
+            kind: Kind::Happened,
+            detail,
+        })
     }
 }

@@ -13,6 +13,10 @@ impl Sensor for EnforcementGap {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
         let kind = self.gap.turn(!look.gaps.is_empty())?;
         let names: Vec<_> = look.gaps.iter().map(String::as_str).collect();
-        Some(Signal { sensor: "enforcement-gap", kind, detail: names.join(", ") })
+        Some(Signal {
+            sensor: "enforcement-gap",
+            kind,
+            detail: names.join(", "),
+        })
     }
 }

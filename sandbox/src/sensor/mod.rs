@@ -57,7 +57,12 @@ pub trait Sensor: Send {
 }
 
 /// Names of the sensors there are. What else the policy language knows is reported as a gap.
-pub const NAMES: [&str; 4] = ["denied-syscall", "operator", "stale-evidence", "enforcement-gap"];
+pub const NAMES: [&str; 4] = [
+    "denied-syscall",
+    "operator",
+    "stale-evidence",
+    "enforcement-gap",
+];
 
 /// Every sensor there is. A new one is a file beside this, a line here, and its name above.
 pub fn all() -> Vec<Box<dyn Sensor>> {

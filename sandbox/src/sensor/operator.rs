@@ -9,7 +9,13 @@ pub struct Operator;
 
 impl Sensor for Operator {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
-        let Some(Event::Operator(why)) = look.happened else { return None };
-        Some(Signal { sensor: "operator", kind: Kind::Happened, detail: why.clone() })
+        let Some(Event::Operator(why)) = look.happened else {
+            return None;
+        };
+        Some(Signal {
+            sensor: "operator",
+            kind: Kind::Happened,
+            detail: why.clone(),
+        })
     }
 }

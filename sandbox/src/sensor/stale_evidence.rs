@@ -18,9 +18,17 @@ impl Sensor for StaleEvidence {
         let detail = match look.evidence_age {
             None => "there is no evidence".to_owned(),
             Some(_) if look.expired => "what the evidence rests on has expired".to_owned(),
-            Some(age) => format!("evidence is {}s old, {}s at most", age.as_secs(), max_age.as_secs()),
+            Some(age) => format!(
+                "evidence is {}s old, {}s at most",
+                age.as_secs(),
+                max_age.as_secs()
+            ),
         };
-        Some(Signal { sensor: "stale-evidence", kind, detail })
+        Some(Signal {
+            sensor: "stale-evidence",
+            kind,
+            detail,
+        })
     }
 }
 
@@ -52,6 +60,10 @@ mod tests {
         assert_eq!(at(Some(0)), Some(Kind::Ended));
         assert_eq!(at(None), Some(Kind::Began));
         assert_eq!(at(Some(1)), Some(Kind::Ended));
-        assert_eq!(at(Some(3)), Some(Kind::Began), "young, but its certificate has expired");
+        assert_eq!(
+            at(Some(3)),
+            Some(Kind::Began),
+            "young, but its certificate has expired"
+        );
     }
 }

@@ -22,12 +22,23 @@ pub(super) struct Attested {
 
 impl Attested {
     pub(super) fn new(attester: Box<dyn Attester>, verifier: Verifier) -> Self {
-        Self { attester, verifier, appraisal: None, believed: None, due: None }
+        Self {
+            attester,
+            verifier,
+            appraisal: None,
+            believed: None,
+            due: None,
+        }
     }
 
     /// Collects and appraises evidence. What cannot be had or believed leaves the last appraisal to
     /// age.
-    pub(super) fn renew(&mut self, challenge: &Challenge, bundle: &Bundle, now: Duration) -> Record {
+    pub(super) fn renew(
+        &mut self,
+        challenge: &Challenge,
+        bundle: &Bundle,
+        now: Duration,
+    ) -> Record {
         let max_age = bundle.tables().attestation.max_age;
         match self.believe(challenge, bundle, now) {
             Ok(appraisal) => {
@@ -63,7 +74,11 @@ impl Attested {
             .verifier
             .appraise(&evidence, challenge, UnixTime(now.as_secs()))
             .map_err(|error| (error.code().to_owned(), describe(&error)))?;
-        let name = if appraisal.is_simulated() { "simulated" } else { appraisal.tee().name() };
+        let name = if appraisal.is_simulated() {
+            "simulated"
+        } else {
+            appraisal.tee().name()
+        };
         let accepted = &bundle.tables().attestation.accept;
         if accepted.iter().any(|tee| tee.as_str() == name) {
             return Ok(appraisal);
@@ -93,16 +108,24 @@ impl Attested {
 
     /// When the mere passing of time next changes something about the evidence.
     pub(super) fn next_change(&self, bundle: &Bundle, now: Duration) -> Option<Duration> {
-        let aged = self.believed.zip(self.age(now)).and_then(|(believed, age)| {
-            let stale = bundle.tables().attestation.max_age.filter(|max| *max > age);
-            let ages = [stale, bundle.next_age(age)];
-            ages.into_iter().flatten().min().map(|age| believed + age)
-        });
-        let expiry = self.expiry().filter(|end| *end >= now).map(|end| end + Duration::from_secs(1));
+        let aged = self
+            .believed
+            .zip(self.age(now))
+            .and_then(|(believed, age)| {
+                let stale = bundle.tables().attestation.max_age.filter(|max| *max > age);
+                let ages = [stale, bundle.next_age(age)];
+                ages.into_iter().flatten().min().map(|age| believed + age)
+            });
+        let expiry = self
+            .expiry()
+            .filter(|end| *end >= now)
+            .map(|end| end + Duration::from_secs(1));
         [aged, expiry, self.due].into_iter().flatten().min()
     }
 
     fn expiry(&self) -> Option<Duration> {
-        self.appraisal.as_ref().map(|appraisal| Duration::from_secs(appraisal.not_after().0))
+        self.appraisal
+            .as_ref()
+            .map(|appraisal| Duration::from_secs(appraisal.not_after().0))
     }
 }

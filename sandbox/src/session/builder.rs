@@ -172,7 +172,9 @@ impl Handle {
 impl Session {
     /// A handle to this session, which can be used from any thread while it runs.
     pub fn handle(&self) -> Handle {
-        Handle { sender: self.sender.clone() }
+        Handle {
+            sender: self.sender.clone(),
+        }
     }
 }
 

@@ -19,7 +19,10 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(bundle: &Bundle) -> Self {
-        Self { sensors: sensor::all(), risk: Risk::new(RiskModel::from(bundle)) }
+        Self {
+            sensors: sensor::all(),
+            risk: Risk::new(RiskModel::from(bundle)),
+        }
     }
 
     pub(super) fn risk(&self, now: Duration) -> u8 {
@@ -49,7 +52,11 @@ impl Watch {
                 expired: attested.is_expired(now),
                 gaps,
             };
-            for signal in self.sensors.iter_mut().filter_map(|sensor| sensor.sense(&look)) {
+            for signal in self
+                .sensors
+                .iter_mut()
+                .filter_map(|sensor| sensor.sense(&look))
+            {
                 match signal.kind {
                     Kind::Happened => self.risk.signal(signal.sensor, now),
                     Kind::Began => self.risk.hold(signal.sensor, now),
@@ -62,13 +69,19 @@ impl Watch {
             }
         }
         let risk = self.risk.score(now);
-        seen.into_iter().map(|(signal, count)| Record::signal(signal, count, risk)).collect()
+        seen.into_iter()
+            .map(|(signal, count)| Record::signal(signal, count, risk))
+            .collect()
     }
 }
 
 /// Sensors that the policy weighs and this version does not have: gaps, since they never report.
 pub(super) fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
-    let names = bundle.tables().risk.keys().filter(|name| !sensor::NAMES.contains(&name.as_str()));
+    let names = bundle
+        .tables()
+        .risk
+        .keys()
+        .filter(|name| !sensor::NAMES.contains(&name.as_str()));
     names.map(|name| {
         let detail = format!("{name}: this version has no such sensor; it never adds to the risk");
         Item::not(3, "sensor", detail)

@@ -39,7 +39,12 @@ pub fn set_attributes(
     set: u64,
     user_namespace: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    apply(tree, set, user_namespace, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)
+    apply(
+        tree,
+        set,
+        user_namespace,
+        libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+    )
 }
 
 /// Sets attributes of a mount, but not of what is mounted below it.
@@ -57,7 +62,11 @@ fn apply(
     user_namespace: Option<BorrowedFd<'_>>,
     flags: libc::c_int,
 ) -> io::Result<()> {
-    let idmap = if user_namespace.is_some() { attr::IDMAP } else { 0 };
+    let idmap = if user_namespace.is_some() {
+        attr::IDMAP
+    } else {
+        0
+    };
     let attributes = MountAttr {
         attr_set: set | idmap,
         attr_clr: 0,

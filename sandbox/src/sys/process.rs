@@ -50,7 +50,10 @@ struct CloneArgs {
 ///
 /// What clone3(2) answers: `EPERM` when the host forbids one of the namespaces.
 pub fn fork_into(namespaces: NamespaceFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
-    let mut args = CloneArgs { flags: namespaces, ..CloneArgs::default() };
+    let mut args = CloneArgs {
+        flags: namespaces,
+        ..CloneArgs::default()
+    };
     if let Some(cgroup) = cgroup {
         args.flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP
         args.cgroup = cgroup.as_raw_fd() as u64;
@@ -67,7 +70,10 @@ pub fn fork_into(namespaces: NamespaceFlags, cgroup: Option<BorrowedFd<'_>>) -> 
 ///
 /// What clone3(2) answers.
 pub fn fork_sharing_descriptors() -> io::Result<Forked> {
-    fork_with(CloneArgs { flags: libc::CLONE_FILES as u64, ..CloneArgs::default() })
+    fork_with(CloneArgs {
+        flags: libc::CLONE_FILES as u64,
+        ..CloneArgs::default()
+    })
 }
 
 fn fork_with(mut args: CloneArgs) -> io::Result<Forked> {
@@ -78,9 +84,8 @@ fn fork_with(mut args: CloneArgs) -> io::Result<Forked> {
     // SAFETY: without CLONE_VM the child gets a copy of this address space and returns from the same
     // call, as with fork(2). Only the spawner and the processes it makes call this; they have one
     // thread, so no lock can be held by a thread that the child does not have.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>())
-    })?;
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -124,7 +129,12 @@ pub fn close_from(first: u32) -> io::Result<()> {
 pub fn close_from_on_exec(first: u32) -> io::Result<()> {
     // SAFETY: integers only, and nothing is closed now.
     check(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     })?;
     Ok(())
 }
@@ -178,26 +188,35 @@ pub fn drop_capabilities() -> io::Result<()> {
     }
     // SAFETY: integers only. See PR_CAP_AMBIENT_CLEAR_ALL in prctl(2).
     check(i64::from(unsafe {
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
     }))?;
     // No gain by user id 0, no keeping over a change of user id, and all of it locked.
     // Bits: NOROOT 0, NO_SETUID_FIXUP 2, KEEP_CAPS (lock only) 5, NO_CAP_AMBIENT_RAISE 6, with their
     // locks one bit above each. See capabilities(7), "The securebits flags".
     let securebits: libc::c_ulong = 0b1110_1111;
     // SAFETY: integers only. See PR_SET_SECUREBITS in prctl(2).
-    check(i64::from(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, securebits, 0, 0, 0) }))?;
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_SECUREBITS, securebits, 0, 0, 0)
+    }))?;
     #[repr(C)]
     struct Header {
         version: u32,
         pid: i32,
     }
-    let header = Header { version: 0x2008_0522, pid: 0 };
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
     let none = [[0u32; 3]; 2];
     // SAFETY: `header` and two `__user_cap_data_struct` (version 3) of zeros outlive the call. See
     // capset(2).
-    check(unsafe {
-        libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), none.as_ptr())
-    })?;
+    check(unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), none.as_ptr()) })?;
     Ok(())
 }
 
@@ -207,7 +226,10 @@ pub fn drop_capabilities() -> io::Result<()> {
 ///
 /// `EPERM` when the hard limit would rise.
 pub fn set_limit(resource: u32, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: value, rlim_max: value };
+    let limit = libc::rlimit64 {
+        rlim_cur: value,
+        rlim_max: value,
+    };
     // SAFETY: `limit` outlives the call; a null old-limit pointer is allowed.
     check(unsafe {
         libc::syscall(
@@ -235,7 +257,11 @@ pub fn signal_everyone(signal: i32) {
 /// What execve(2) answers.
 pub fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: both arrays end with a null pointer and, like the strings, outlive the call.

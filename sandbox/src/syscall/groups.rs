@@ -62,11 +62,12 @@ const RUN: Group = Group {
     allow: "arch_prctl brk exit exit_group futex futex_requeue futex_wait futex_waitv futex_wake \
         get_robust_list getcpu getegid geteuid getgid getgroups getpgid getpgrp getpid \
         getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid gettid \
-        getuid membarrier prlimit64 restart_syscall rseq rseq_slice_yield \
+        getuid membarrier restart_syscall rseq rseq_slice_yield \
         sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr \
         sched_getparam sched_getscheduler sched_rr_get_interval sched_yield set_robust_list \
         set_tid_address setrlimit sysinfo umask uname",
     conditional: &[
+        not_of_init("prlimit64"),
         // Query, or back to plain Linux. READ_IMPLIES_EXEC would make every mapping executable
         // past all other checks, and nothing ordinary gives up its address randomisation.
         Conditional {
@@ -219,6 +220,10 @@ const FILES: Group = Group {
 };
 
 /// Memory: never writable and executable at once.
+///
+/// No `memfd_create`: an anonymous file is written first and can then be mapped executable, past every
+/// path rule. The seal against execution (and the sysctl `vm.memfd_noexec`) stops `execve` only, not
+/// `mmap`, and a filter cannot see what kind of file a mapping is of.
 const MEMORY: Group = Group {
     allow: "get_mempolicy madvise map_shadow_stack mincore mlock mlock2 mlockall mremap mseal \
         msync munlock munlockall munmap pkey_alloc pkey_free",
@@ -259,14 +264,6 @@ const MEMORY: Group = Group {
             ],
             otherwise: Fate::Deny,
         },
-        // An anonymous file is written first; unless it is sealed against execution it can then be
-        // run, past every path rule. This is what the sysctl vm.memfd_noexec=2 asks for, with the
-        // same error.
-        Conditional {
-            name: "memfd_create",
-            when: &[(&[ArgTest::low_with(1, libc::MFD_NOEXEC_SEAL)], Fate::Allow)],
-            otherwise: Fate::Deny,
-        },
     ],
 };
 
@@ -295,9 +292,25 @@ const EVENTS: Group = Group {
 
 /// Starting processes and threads, and waiting for them.
 const PROCESSES: Group = Group {
-    allow: "execve fork ioprio_get ioprio_set sched_setaffinity sched_setattr sched_setparam \
-        sched_setscheduler setpgid setpriority setsid vfork wait4 waitid",
+    allow: "execve fork ioprio_get setpgid setsid vfork wait4 waitid",
     conditional: &[
+        not_of_init("sched_setaffinity"),
+        not_of_init("sched_setattr"),
+        not_of_init("sched_setparam"),
+        not_of_init("sched_setscheduler"),
+        SETPRIORITY,
+        // As `setpriority`, with numbers of its own: IOPRIO_WHO_PROCESS is 1, IOPRIO_WHO_USER 3.
+        Conditional {
+            name: "ioprio_set",
+            when: &[
+                (
+                    &[ArgTest::low_is(0, 1), ArgTest::low_is(1, INIT)],
+                    Fate::Deny,
+                ),
+                (&[ArgTest::low_is(0, 3)], Fate::Deny),
+            ],
+            otherwise: Fate::Allow,
+        },
         // clone3 has its flags behind a pointer and is denied with ENOSYS: callers come back here.
         Conditional {
             name: "clone",
@@ -322,6 +335,34 @@ const PROCESSES: Group = Group {
     ],
 };
 
+/// Not the init's priority: not by its number (PRIO_PROCESS), nor by its user's (PRIO_USER).
+const SETPRIORITY: Conditional = Conditional {
+    name: "setpriority",
+    when: &[
+        (
+            &[
+                ArgTest::low_is(0, libc::PRIO_PROCESS),
+                ArgTest::low_is(1, INIT),
+            ],
+            Fate::Deny,
+        ),
+        (&[ArgTest::low_is(0, libc::PRIO_USER)], Fate::Deny),
+    ],
+    otherwise: Fate::Allow,
+};
+
+/// A call that changes the process its first argument names: any but the sandbox's init, which does
+/// the supervisor's bidding and, having the workload's user id, would not be safe from it.
+const fn not_of_init(name: &'static str) -> Conditional {
+    Conditional {
+        name,
+        when: OF_INIT,
+        otherwise: Fate::Allow,
+    }
+}
+
+const OF_INIT: &[(&[ArgTest], Fate)] = &[(&[ArgTest::low_is(0, INIT)], Fate::Deny)];
+
 /// The one `execve` that starts a program which is to start no others.
 const EXEC: Group = Group {
     allow: "execve",
@@ -330,19 +371,23 @@ const EXEC: Group = Group {
 
 /// New threads of the same process, and nothing else.
 const THREADS: Group = Group {
-    allow: "sched_setaffinity setpriority",
-    conditional: &[Conditional {
-        name: "clone",
-        when: &[(
-            &[ArgTest::Low {
-                index: 0,
-                mask: libc::CLONE_THREAD as u32 | NEW_NAMESPACES | libc::CLONE_UNTRACED as u32,
-                value: libc::CLONE_THREAD as u32,
-            }],
-            Fate::Allow,
-        )],
-        otherwise: Fate::Deny,
-    }],
+    allow: "",
+    conditional: &[
+        not_of_init("sched_setaffinity"),
+        SETPRIORITY,
+        Conditional {
+            name: "clone",
+            when: &[(
+                &[ArgTest::Low {
+                    index: 0,
+                    mask: libc::CLONE_THREAD as u32 | NEW_NAMESPACES | libc::CLONE_UNTRACED as u32,
+                    value: libc::CLONE_THREAD as u32,
+                }],
+                Fate::Allow,
+            )],
+            otherwise: Fate::Deny,
+        },
+    ],
 };
 
 /// Changing one's own ids and capabilities: without privilege there is only down.
@@ -503,6 +548,8 @@ const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
 
+/// Process id of the sandbox's init, as the workload sees it.
+const INIT: u32 = 1;
 const FILE_TYPE: u32 = libc::S_IFMT;
 const SHM_EXEC: u32 = 0o100_000;
 /// The bits of an ioctl command that say whose it is (`_IOC_TYPE`).

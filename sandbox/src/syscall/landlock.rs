@@ -19,6 +19,14 @@ use landlock::{
 
 use crate::sys;
 
+/// The version from which Landlock asks before a Unix socket is connected to by its path.
+pub const UNIX_CONNECT_ABI: u32 = 9;
+
+/// The version of Landlock in this kernel; 0 if it has none.
+pub fn abi() -> u32 {
+    sys::landlock::abi().unwrap_or(0)
+}
+
 /// What may be done beneath a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rights {
@@ -286,7 +294,12 @@ fn gaps(abi: u32, scopes: Scopes) -> Vec<Gap> {
         gap("truncate files it may not write", 3, false),
         gap("bind and connect TCP ports", 4, true),
         gap("send ioctls to devices it may only read", 5, false),
-        gap("connect to Unix sockets it may not write", 9, true),
+        // The filter refuses that on such kernels; see `Profile::without_unix_connect`.
+        gap(
+            "connect to Unix sockets it may not write",
+            UNIX_CONNECT_ABI,
+            true,
+        ),
         gap("bind and send to UDP ports", 10, true),
     ];
     if scopes.signals {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `mprotect` to executable, or a mapping that is both | `PR_SET_MDWE` (Linux 6.3), else the filter |
 //! | two views of one file, one writable and one executable | filter: no executable `MAP_SHARED` |
-//! | an anonymous file, written and then executed | filter: `memfd_create` only with `MFD_NOEXEC_SEAL` |
+//! | an anonymous file, written and then executed or mapped | filter: no `memfd_create`, sealed or not |
 //! | `/proc/self/mem`, which writes to read-only pages too | `/proc` mounted read-only, or Landlock |
 //! | `READ_IMPLIES_EXEC`, `SHM_EXEC` | filter |
 //!
@@ -26,7 +26,7 @@ pub struct MemoryProtection {
     pub exec_gain: Way,
     /// No file can be mapped writable and executable at two places.
     pub double_mapping: Way,
-    /// No anonymous file can be executed.
+    /// No anonymous file can be executed, nor mapped executable.
     pub memfd_exec: Way,
     /// The process cannot write its own code through `/proc/self/mem`.
     pub proc_mem: Way,
@@ -98,7 +98,11 @@ pub fn inspect(filter: Option<&Program>) -> MemoryProtection {
         exec_gain: closed_if(mdwe || gain_by_filter),
         double_mapping: closed_if(map(read | exec, libc::MAP_SHARED)),
         memfd_exec: closed_if(
-            refuses("memfd_create", [0; 6])
+            // The seal keeps it from `execve`, not from `mmap`.
+            refuses(
+                "memfd_create",
+                [0, libc::MFD_NOEXEC_SEAL.into(), 0, 0, 0, 0],
+            ) && refuses("memfd_create", [0; 6])
                 && refuses("execveat", [3, 0, 0, 0, libc::AT_EMPTY_PATH as u64, 0]),
         ),
         proc_mem: closed_if(!own_memory_is_a_writable_file()),

@@ -73,7 +73,11 @@ fn describe(notification: &Notification) -> Denied {
         "prctl" | "clone" | "unshare" | "personality" => format!("{:#x}", data.args[0]),
         _ => String::new(),
     };
-    Denied { name, detail, pid: notification.pid }
+    Denied {
+        name,
+        detail,
+        pid: notification.pid,
+    }
 }
 
 /// Names the address family of a socket, the first argument of socket(2): a register, so that nothing

@@ -45,6 +45,8 @@ pub enum Fate {
     Ask,
     /// It is not run.
     Deny,
+    /// It is not run, and nobody is told: harmless programs try it, and do without.
+    Refuse,
 }
 
 impl Profile {
@@ -191,6 +193,40 @@ impl Profile {
         self
     }
 
+    /// Refuses whatever could reach a Unix socket by its path: for kernels on which Landlock does not
+    /// ask about that (before ABI 9), where a socket in a folder that may only be read could be
+    /// connected to. Pairs and streams already connected work; what is allowed by name afterwards is
+    /// allowed.
+    pub fn without_unix_connect(mut self) -> Self {
+        let unix = ArgTest::low_is(0, libc::AF_UNIX as u32);
+        // A datagram needs no connection to reach a path.
+        let kind = |value: i32| ArgTest::Low {
+            index: 1,
+            mask: 0xf,
+            value: value as u32,
+        };
+        let sockets = Rule {
+            when: vec![
+                (vec![unix, kind(libc::SOCK_STREAM)], Fate::Allow),
+                (vec![unix, kind(libc::SOCK_SEQPACKET)], Fate::Allow),
+                (vec![unix], Fate::Refuse),
+            ],
+            otherwise: Fate::Deny,
+        };
+        for name in ["socket", "socketpair"] {
+            if let Some(rule) = syscall_number(name).and_then(|nr| self.rules.get_mut(&nr)) {
+                *rule = Rule {
+                    when: sockets.when.clone(),
+                    otherwise: sockets.otherwise,
+                };
+            }
+        }
+        if let Some(rule) = syscall_number("connect").and_then(|nr| self.rules.get_mut(&nr)) {
+            *rule = Rule::always(Fate::Refuse);
+        }
+        self
+    }
+
     fn set(&mut self, name: &str, fate: Option<Fate>) -> Result<(), ProfileError> {
         if let Some(nr) = number(name)? {
             match fate {
@@ -249,6 +285,7 @@ impl Profile {
             let action = |fate| match fate {
                 Fate::Allow => Ok(Action::Allow),
                 Fate::Deny => Ok(denied),
+                Fate::Refuse => Ok(Action::Errno(errno(libc::EACCES))),
                 Fate::Broker if !listener => Ok(Action::Allow),
                 Fate::Ask if !listener => Err(ProfileError::NeedsListener { name }),
                 Fate::Broker | Fate::Ask => Ok(Action::Notify),

@@ -220,7 +220,8 @@ impl Keys {
             SecretKey::random(&self.arena).map_err(VaultError::io("protect memory for keys"))?;
         let mut nonce = [0; 12];
         rand::fill(&mut nonce).map_err(|_| VaultError::Crypto)?;
-        let mut body = Zeroizing::new(*dek.expose());
+        let mut body = Zeroizing::new([0; 32]);
+        body.copy_from_slice(dek.expose());
         let aad = Aad::from(self.dek_context(object, version, self.wrap_epoch));
         let tag = self
             .wrapper()
@@ -238,26 +239,34 @@ impl Keys {
     }
 
     /// Unwraps the DEK of a record; `None` if it is not this object's, version's or vault's.
-    pub(crate) fn dek(&self, record: &Record) -> Option<Zeroizing<[u8; 32]>> {
-        if record.key_epoch != self.wrap_epoch {
-            return None;
-        }
-        let (nonce, rest) = record.wrapped_dek.split_first_chunk::<12>()?;
-        let (ciphertext, tag) = rest.split_at_checked(32)?;
-        let context = self.dek_context(&record.object_id, record.version, record.key_epoch);
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let mut dek = Zeroizing::new([0; 32]);
-        self.wrapper()?
-            .open_separate_gather(nonce, Aad::from(context), ciphertext, tag, &mut dek[..])
-            .ok()?;
-        Some(dek)
+    pub(crate) fn dek(&self, record: &Record) -> std::io::Result<Option<SecretKey>> {
+        SecretKey::filled(&self.arena, |dek| {
+            if record.key_epoch != self.wrap_epoch {
+                return None;
+            }
+            let (nonce, rest) = record.wrapped_dek.split_first_chunk::<12>()?;
+            let (ciphertext, tag) = rest.split_at_checked(32)?;
+            let context = self.dek_context(&record.object_id, record.version, record.key_epoch);
+            let nonce = Nonce::assume_unique_for_key(*nonce);
+            let aad = Aad::from(context);
+            self.wrapper()?
+                .open_separate_gather(nonce, aad, ciphertext, tag, dek)
+                .ok()
+        })
     }
 
     /// Derives the encryption key of an extent, and what commits to it.
-    pub(crate) fn extent(&self, dek: &[u8; 32], front: &[u8; FRONT_LEN]) -> Option<CommittingKeys> {
+    pub(crate) fn extent(
+        &self,
+        dek: &SecretKey,
+        front: &[u8; FRONT_LEN],
+    ) -> Option<CommittingKeys> {
         let label: &[u8] = b"casemate-vault v1 extent";
         let front = sha256(&[front]);
-        CommittingKeys::expand(dek, &[label, &[0], &[SUITE], &self.vault_id, &front])
+        CommittingKeys::expand(
+            dek.expose(),
+            &[label, &[0], &[SUITE], &self.vault_id, &front],
+        )
     }
 
     fn wrapper(&self) -> Option<LessSafeKey> {

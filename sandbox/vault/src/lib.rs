@@ -29,6 +29,7 @@ mod secret;
 mod vault;
 
 mod commit;
+mod create;
 mod envelope;
 mod sealed;
 mod store;

@@ -23,7 +23,7 @@ use crate::tree::{self, GROUP, Hash};
 /// its key is committed to. It stays readable when the object is removed or replaced.
 pub struct Object {
     file: File,
-    key: SecretKey,
+    pub(crate) key: SecretKey,
     header: [u8; 32],
     layout: Layout,
     number: u32,
@@ -75,7 +75,8 @@ impl Object {
         }
         let dek = keys
             .dek(record)
-            .ok_or(ReadError::Tampered { what: Part::Index })?;
+            .map_err(ReadError::io("protect memory for keys"))?;
+        let dek = dek.ok_or(ReadError::Tampered { what: Part::Index })?;
         let derived = keys.extent(&dek, &front).ok_or(DAMAGED)?;
         if !bool::from(derived.commitment().ct_eq(&header[FRONT_LEN..])) {
             return Err(DAMAGED);

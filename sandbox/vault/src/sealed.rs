@@ -95,13 +95,14 @@ pub(crate) fn open(
     Ok(plaintext)
 }
 
-/// An encryption key and what commits to it, from one derivation.
-pub(crate) struct CommittingKeys(Zeroizing<[u8; 64]>);
+/// An encryption key and what commits to it, from one derivation. On the heap, because a value that
+/// moves leaves copies behind.
+pub(crate) struct CommittingKeys(Zeroizing<Vec<u8>>);
 
 impl CommittingKeys {
     /// Expands `(K_enc | K_com)` from a uniformly random key.
     pub(crate) fn expand(key: &[u8; 32], info: &[&[u8]]) -> Option<Self> {
-        let mut out = Zeroizing::new([0; 64]);
+        let mut out = Zeroizing::new(vec![0; 64]);
         Prk::new_less_safe(HKDF_SHA256, key)
             .expand(info, Len(64))
             .and_then(|okm| okm.fill(&mut out[..]))
@@ -141,12 +142,13 @@ pub(crate) fn expand_key(
     epoch: u64,
     arena: &Arena,
 ) -> std::io::Result<SecretKey> {
-    let mut out = Zeroizing::new([0; 32]);
     let info: [&[u8]; 4] = [label.as_bytes(), &[0], &[SUITE], &epoch.to_le_bytes()];
-    prk.expand(&info, Len(32))
-        .and_then(|okm| okm.fill(&mut out[..]))
-        .map_err(|_| std::io::Error::other("no key could be derived"))?;
-    SecretKey::take_into(arena, &mut out)
+    let key = SecretKey::filled(arena, |key| {
+        prk.expand(&info, Len(32))
+            .and_then(|okm| okm.fill(key))
+            .ok()
+    })?;
+    key.ok_or_else(|| std::io::Error::other("no key could be derived"))
 }
 
 /// SHA-256 over the parts, one after the other.

@@ -39,9 +39,19 @@ impl SecretKey {
 
     /// Draws a new key from the system's random source.
     pub(crate) fn random(arena: &Arena) -> io::Result<Self> {
+        let key = Self::filled(arena, |key| rand::fill(key).ok())?;
+        key.ok_or_else(|| io::Error::other("no random bytes"))
+    }
+
+    /// Has `fill` write the key where it stays: no copy is left on the way.
+    ///
+    /// `None` if `fill` fails.
+    pub(crate) fn filled(
+        arena: &Arena,
+        fill: impl FnOnce(&mut [u8; Self::LEN]) -> Option<()>,
+    ) -> io::Result<Option<Self>> {
         let mut cell = arena.cell()?;
-        rand::fill(cell.bytes_mut()).map_err(|_| io::Error::other("no random bytes"))?;
-        Ok(Self(cell))
+        Ok(fill(cell.bytes_mut()).map(|()| Self(cell)))
     }
 
     /// How well the memory of this key is protected.
@@ -87,6 +97,13 @@ impl Kek {
     /// How well the memory of this key is protected.
     pub fn protection(&self) -> MemoryProtection {
         self.0.protection()
+    }
+
+    /// Makes a KEK of a key that stays where it is.
+    pub(crate) fn copy_of(key: &SecretKey) -> io::Result<Self> {
+        let mut cell = Arena::default().cell()?;
+        cell.bytes_mut().copy_from_slice(key.expose());
+        Ok(Self(SecretKey(cell)))
     }
 
     pub(crate) fn key(&self) -> &SecretKey {

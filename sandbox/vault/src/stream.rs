@@ -108,9 +108,7 @@ pub(crate) fn write(
         &plan.object_id,
         plan.version,
     );
-    let derived = keys
-        .extent(dek.expose(), &front)
-        .ok_or(VaultError::Crypto)?;
+    let derived = keys.extent(dek, &front).ok_or(VaultError::Crypto)?;
     let mut header = [0; HEADER_LEN];
     header[..FRONT_LEN].copy_from_slice(&front);
     header[FRONT_LEN..].copy_from_slice(derived.commitment());

@@ -52,6 +52,14 @@ impl Arena {
         Ok(Cell { page, index })
     }
 
+    /// Cells that are taken.
+    #[cfg(test)]
+    pub(crate) fn in_use(&self) -> u32 {
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = |page: &Arc<Page>| *page.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.iter().map(|page| taken(page).count_ones()).sum()
+    }
+
     /// The weakest protection of any page mapped so far, `None` before the first.
     pub(crate) fn protection(&self) -> Option<MemoryProtection> {
         let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);

@@ -111,6 +111,34 @@ fn the_kernel_refuses_what_the_default_profile_denies() {
         [c"x".as_ptr() as u64, 0, 0, 0, 0],
         libc::EACCES,
     );
+    let sealed = u64::from(libc::MFD_NOEXEC_SEAL);
+    refused(
+        "memfd_create",
+        [c"x".as_ptr() as u64, sealed, 0, 0, 0],
+        libc::EACCES,
+    );
+    // The sandbox's init, by number and by user.
+    for name in [
+        "prlimit64",
+        "sched_setaffinity",
+        "sched_setattr",
+        "sched_setparam",
+        "sched_setscheduler",
+    ] {
+        refused(name, [1, 0, 0, 0, 0], libc::EPERM);
+    }
+    refused(
+        "setpriority",
+        [libc::PRIO_PROCESS as u64, 1, 0, 0, 0],
+        libc::EPERM,
+    );
+    refused(
+        "setpriority",
+        [libc::PRIO_USER as u64, 0, 0, 0, 0],
+        libc::EPERM,
+    );
+    refused("ioprio_set", [1, 1, 0x4004, 0, 0], libc::EPERM);
+    refused("ioprio_set", [3, 0, 0x4004, 0, 0], libc::EPERM);
     refused(
         "execveat",
         [0, c"".as_ptr() as u64, 0, 0, 0x1000],
@@ -148,16 +176,8 @@ fn the_kernel_runs_what_the_default_profile_allows() {
     done("getpid", [0; 5]);
     done("mmap", [0, 4096, 5, 0x22, u64::MAX]);
     done("mmap", [0, 4096, 3, 0x21, u64::MAX]);
-    done(
-        "memfd_create",
-        [
-            c"x".as_ptr() as u64,
-            u64::from(libc::MFD_NOEXEC_SEAL),
-            0,
-            0,
-            0,
-        ],
-    );
+    done("prlimit64", [0, libc::RLIMIT_CORE.into(), 0, 0, 0]);
+    done("setpriority", [libc::PRIO_PROCESS as u64, 0, 19, 0, 0]);
     done("personality", [0xffff_ffff, 0, 0, 0, 0]);
     done("socket", [libc::AF_UNIX as u64, 1, 0, 0, 0]);
     done("prctl", [38, 1, 0, 0, 0]);

@@ -255,6 +255,7 @@ impl Shared {
     }
 
     pub(super) fn publish_when_enough(&self) {
+        let _stop = StopOnPanic(self);
         loop {
             let mut queue = self.queue();
             while queue.backlog < self.limits.publish && !queue.closed && queue.stopped.is_none() {
@@ -299,6 +300,17 @@ impl Shared {
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Stops the log should the publisher panic: nobody may wait for it in vain.
+struct StopOnPanic<'a>(&'a Shared);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop(LogError::Closed);
+        }
     }
 }
 

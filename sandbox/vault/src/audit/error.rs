@@ -15,7 +15,7 @@ use super::record::RecordError;
 #[non_exhaustive]
 pub enum LogError {
     /// The directory holds a log already, or the remains of one.
-    #[error("`{0}` holds a log or the remains of one: open it, or choose another directory")]
+    #[error("`{0}` holds a log already, or the remains of one")]
     Exists(PathBuf),
     /// The directory holds no log.
     #[error("`{0}` holds no log: it has no checkpoint")]
@@ -58,7 +58,7 @@ pub enum LogError {
     #[error("`{0}` was removed, replaced or resized while it was open")]
     Displaced(PathBuf),
     /// There is no space left.
-    #[error("no space left for `{path}`")]
+    #[error("no room left for `{path}`")]
     Full {
         /// The file that did not fit.
         path: PathBuf,

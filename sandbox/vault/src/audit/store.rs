@@ -226,7 +226,10 @@ impl Store {
             partials.push((path, self.bundle.clone()));
         }
         let mut sync = BTreeSet::new();
-        for (path, bytes) in self.full.iter().chain(&partials) {
+        // What the published checkpoint rests on is not touched: it holds the same bytes already.
+        let published = |path: &Path| self.partials.contains(&self.dir.join(path));
+        let partial = partials.iter().filter(|(path, _)| !published(path));
+        for (path, bytes) in self.full.iter().chain(partial) {
             self.write(path, bytes, &mut sync)?;
         }
         let sync: Vec<PathBuf> = sync.into_iter().collect();
@@ -294,9 +297,8 @@ fn numbered(mut path: String, number: u64, width: u64) -> PathBuf {
 
 /// Reads the first `width` hashes of a tile, from the partial tile or from one that is full by now.
 pub(super) fn read_tile(dir: &Path, id: TileId, width: u64) -> Result<Vec<Hash>, LogError> {
-    let (path, bytes) = read_either(dir, |w| tile_path(id, w), width, 32 * TILE_WIDTH)?;
+    let (path, wanted, bytes) = read_either(dir, |w| tile_path(id, w), width, 32 * TILE_WIDTH)?;
     let (hashes, rest) = bytes.as_chunks::<32>();
-    let wanted = if is_full(&path) { TILE_WIDTH } else { width };
     if !rest.is_empty() || hashes.len() as u64 != wanted {
         return Err(LogError::damaged(&path, "a tile of another width"));
     }
@@ -305,7 +307,8 @@ pub(super) fn read_tile(dir: &Path, id: TileId, width: u64) -> Result<Vec<Hash>,
 
 /// Reads a bundle and cuts it to its first `width` entries.
 pub(super) fn read_bundle(dir: &Path, number: u64, width: u64) -> Result<Vec<u8>, LogError> {
-    let (path, mut bytes) = read_either(dir, |w| bundle_path(number, w), width, MAX_BUNDLE)?;
+    let (path, wanted, mut bytes) =
+        read_either(dir, |w| bundle_path(number, w), width, MAX_BUNDLE)?;
     let mut entries = Entries::new(&bytes);
     let have: u64 = entries.by_ref().take(width as usize).map(|_| 1).sum();
     let end = bytes.len() - entries.rest.len();
@@ -313,33 +316,46 @@ pub(super) fn read_bundle(dir: &Path, number: u64, width: u64) -> Result<Vec<u8>
     if !entries.rest.is_empty() {
         return Err(LogError::damaged(&path, "an entry of the bundle is cut"));
     }
-    if have + more != if is_full(&path) { TILE_WIDTH } else { width } {
+    if have + more != wanted {
         return Err(LogError::damaged(&path, "a bundle of another width"));
     }
     bytes.truncate(end);
     Ok(bytes)
 }
 
+/// Reads the file of this width, or else a wider one, whose beginning is the same: a partial tile goes
+/// once a wider one was published. Gives its width, too.
 fn read_either(
     dir: &Path,
     path: impl Fn(u64) -> PathBuf,
     width: u64,
     limit: u64,
-) -> Result<(PathBuf, Vec<u8>), LogError> {
-    let (partial, full) = (dir.join(path(width)), dir.join(path(TILE_WIDTH)));
-    match disk::read(&partial, limit) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match disk::read(&full, limit) {
-            Ok(bytes) => Ok((full, bytes)),
-            Err(_) => Err(LogError::io("read", &partial, e)),
-        },
-        Err(e) => Err(LogError::io("read", &partial, e)),
-        Ok(bytes) => Ok((partial, bytes)),
+) -> Result<(PathBuf, u64, Vec<u8>), LogError> {
+    let exact = dir.join(path(width));
+    let missing = match disk::read(&exact, limit) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => e,
+        Err(e) => return Err(LogError::io("read", &exact, e)),
+        Ok(bytes) => return Ok((exact, width, bytes)),
+    };
+    for wider in wider(&exact, width).chain([TILE_WIDTH]) {
+        let path = dir.join(path(wider));
+        if let Ok(bytes) = disk::read(&path, limit) {
+            return Ok((path, wider, bytes));
+        }
     }
+    Err(LogError::io("read", &exact, missing))
 }
 
-fn is_full(path: &Path) -> bool {
-    path.parent()
-        .is_none_or(|parent| parent.extension().is_none())
+/// The widths beyond `width` that stand beside a partial tile.
+fn wider(partial: &Path, width: u64) -> impl Iterator<Item = u64> {
+    let listing = partial.parent().and_then(|dir| std::fs::read_dir(dir).ok());
+    let names = listing
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|file| file.file_name());
+    let widths = names.filter_map(|name| name.to_str()?.parse().ok());
+    widths.filter(move |wider| (width + 1..TILE_WIDTH).contains(wider))
 }
 
 /// Reads the stored checkpoint, unchecked.

@@ -151,7 +151,7 @@ pub fn verify(
     let (verifier, key_source) = choose_key(dir, pinned)?;
     let mut checkpoint = stored_checkpoint(dir, &verifier)?;
     for _ in 0..RETRIES {
-        let error = match verify_at(dir, &checkpoint, expected) {
+        let error = match verify_at(dir, &verifier, &checkpoint, expected) {
             Ok((tail, clock_jumps)) => {
                 let dir = dir.to_owned();
                 return Ok(Verified {
@@ -171,7 +171,7 @@ pub fn verify(
         }
         checkpoint = newer;
     }
-    let (tail, clock_jumps) = verify_at(dir, &checkpoint, expected)?;
+    let (tail, clock_jumps) = verify_at(dir, &verifier, &checkpoint, expected)?;
     let dir = dir.to_owned();
     Ok(Verified {
         dir,
@@ -188,6 +188,7 @@ const RETRIES: usize = 8;
 /// Checks everything against this checkpoint. Gives what follows it, and the clock jumps before.
 fn verify_at(
     dir: &Path,
+    verifier: &LogVerifier,
     checkpoint: &Checkpoint,
     expected: Option<&Checkpoint>,
 ) -> Result<(Tail, u64), VerifyError> {
@@ -229,7 +230,7 @@ fn verify_at(
     if let Some(tile) = check.tile {
         return Err(tile);
     }
-    let tail = tail(dir, checkpoint.size())?;
+    let tail = tail(dir, verifier, checkpoint.size())?;
     Ok((tail, clock.jumps))
 }
 
@@ -534,13 +535,28 @@ fn continues(checkpoint: &Checkpoint, expected: &Checkpoint) -> Result<(), Verif
 }
 
 /// Counts what follows the checkpoint: in the segments, or in bundles beyond it.
-fn tail(dir: &Path, size: u64) -> Result<Tail, VerifyError> {
+fn tail(dir: &Path, key: &LogVerifier, size: u64) -> Result<Tail, VerifyError> {
     let segments = dir.join("wal");
     let copy = !segments.exists();
-    let (mut end, mut torn) = (size, false);
-    if !copy {
-        let tail = wal::scan(&segments, None, size, |_| Ok(())).map_err(from_log)?;
-        (end, torn) = (tail.next, tail.torn);
+    let (mut end, mut torn, mut from) = (size, false, size);
+    loop {
+        if copy {
+            break;
+        }
+        match wal::scan(&segments, None, from, |_| Ok(())) {
+            Ok(tail) => {
+                (end, torn) = (tail.next, tail.torn);
+                break;
+            }
+            Err(error) => {
+                // Segments go once a newer checkpoint covers them.
+                let newer = stored_checkpoint(dir, key)?.size();
+                if newer <= from {
+                    return Err(from_log(error));
+                }
+                from = newer;
+            }
+        }
     }
     let mut number = size / TILE_WIDTH;
     loop {

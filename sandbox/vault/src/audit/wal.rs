@@ -197,6 +197,8 @@ impl Segments {
         self.disk.rename(&new, &path).map_err(io)?;
         self.disk.sync(&self.dir, dir).map_err(io)?;
         let slab = self.disk.open(&path).map_err(io)?;
+        // An empty segment that a big commit did not fit into has just been replaced.
+        list.live.pop_back_if(|(last, _)| *last == first);
         list.live.push_back((first, size));
         Ok(Segment {
             slab,

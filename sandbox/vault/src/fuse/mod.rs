@@ -15,6 +15,9 @@
 //! ever told of: it drops the pages, unmaps them from every process, and the next access asks again
 //! and gets `EACCES` (`SIGBUS` through a mapping). FOPEN_KEEP_CACHE is not used: each open starts
 //! empty. Names and attributes are cached for a second at most, and are invalidated too.
+//!
+//! **The server must not map what it serves**, nor let its own pages be faulted in from the mount: it
+//! would wait for its own answer with its memory map locked. Workloads are other processes.
 
 mod tree;
 mod wire;

@@ -34,7 +34,6 @@ impl KekProvider for Released {
         if !slot.parameters.is_empty() {
             return Err(KekError::Parameters);
         }
-        let mut copy = zeroize::Zeroizing::new(*self.0.expose());
-        Kek::take(&mut copy).map_err(KekError::Unavailable)
+        Kek::copy_of(&self.0).map_err(KekError::Unavailable)
     }
 }

@@ -124,3 +124,21 @@ fn an_anchor_that_does_not_answer_keeps_the_vault_closed() {
         Err(VaultError::Anchor(AnchorError::Damaged))
     ));
 }
+
+#[test]
+fn one_commit_ahead_on_another_line_is_a_fork() {
+    let bench = Bench::new();
+    let mut vault = create(&bench);
+    let copy = bench.files();
+    vault.put("a", &b"here"[..]).unwrap();
+    drop(vault);
+    bench.restore(&copy);
+    let mut vault = bench.write().unwrap();
+    vault.put("a", &b"there"[..]).unwrap();
+    vault.put("a", &b"there"[..]).unwrap();
+    drop(vault);
+    assert!(matches!(
+        open(&bench, Access::ReadOnly),
+        Err(VaultError::Forked { generation: 3 })
+    ));
+}

@@ -181,3 +181,17 @@ fn dropping_a_lease_ends_it() {
     drop(lease);
     assert!(told.load(Ordering::SeqCst));
 }
+
+#[test]
+fn revocation_gives_back_the_memory_of_its_keys() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &b"x"[..]).unwrap();
+    let arena = vault.shared().keys.arena.clone();
+    let before = arena.in_use();
+    let lease = vault.lease(terms()).unwrap();
+    let _open = [lease.open("a").unwrap(), lease.open("a").unwrap()];
+    assert_eq!(arena.in_use(), before + 2);
+    lease.revoke();
+    assert_eq!(arena.in_use(), before);
+}

@@ -83,34 +83,6 @@ fn recover(dir: &Path, told: u64, case: &str) -> u64 {
     size
 }
 
-/// The real disk, but for its syncs.
-#[derive(Default)]
-struct Sparing(OsDisk);
-
-impl Disk for Sparing {
-    fn create_dir(&self, path: &Path) -> std::io::Result<()> {
-        self.0.create_dir(path)
-    }
-    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.write(path, bytes)
-    }
-    fn sync(&self, _: &Path, _: &[std::path::PathBuf]) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> std::io::Result<()> {
-        self.0.remove(path)
-    }
-    fn remove_dir(&self, path: &Path) -> std::io::Result<()> {
-        self.0.remove_dir(path)
-    }
-    fn open(&self, path: &Path) -> std::io::Result<Box<dyn disk::Slab>> {
-        self.0.open(path)
-    }
-}
-
 #[test]
 fn no_power_cut_loses_an_acknowledged_record() {
     let (root, dir) = scratch();
@@ -130,6 +102,30 @@ fn no_power_cut_loses_an_acknowledged_record() {
         std::fs::remove_dir_all(left).unwrap();
     }
     assert!(torn > 0 && kept > 0, "the cuts hit nothing");
+}
+
+#[test]
+fn no_power_cut_while_publishing_harms_the_published_tree() {
+    // Long enough for a tile of level 1 that several checkpoints share.
+    let (root, dir) = scratch();
+    let disk = Faulty::default();
+    let log = Log::create_on(Arc::new(disk.clone()), &dir, ORIGIN, key(), SMALL).unwrap();
+    log.append_all(&(0..260).map(padded).collect::<Vec<_>>())
+        .unwrap();
+    log.checkpoint().unwrap();
+    let before = disk.ops();
+    for n in 260..263 {
+        log.append(&padded(n)).unwrap();
+        log.checkpoint().unwrap();
+    }
+    for count in before..=disk.ops() {
+        for seed in 0..SEEDS {
+            let left = root.path().join(format!("cut-{count}-{seed}"));
+            disk.power_cut(count, count as u64 * 1000 + seed, &dir, &left);
+            recover(&left, 260, &format!("cut after {count}"));
+            std::fs::remove_dir_all(left).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -162,7 +158,7 @@ fn no_failing_operation_is_taken_for_a_success() {
 /// A log of `size` records without a checkpoint over them, copied as a kill would leave it.
 fn killed(root: &Path, size: u64) -> std::path::PathBuf {
     let (dir, left) = (root.join("log"), root.join("killed"));
-    let log = Log::create(&dir, ORIGIN, key()).unwrap();
+    let log = create(&dir, LIMITS).unwrap();
     (0..size).for_each(|n| assert_eq!(log.append(&padded(n)).unwrap().index, n));
     copy(&dir, &left);
     left

@@ -41,9 +41,46 @@ fn scratch() -> (tempfile::TempDir, std::path::PathBuf) {
     (root, dir)
 }
 
+/// Creates a log on a disk that spares the syncs: most tests are not about them, and they take time.
+fn create(dir: &Path, limits: Limits) -> Result<Log, LogError> {
+    Log::create_on(Arc::new(Sparing::default()), dir, ORIGIN, key(), limits)
+}
+
+fn open(dir: &Path) -> Result<Log, LogError> {
+    Log::open_on(Arc::new(Sparing::default()), dir, key(), LIMITS)
+}
+
+/// The real disk, but for its syncs.
+#[derive(Default)]
+struct Sparing(OsDisk);
+
+impl Disk for Sparing {
+    fn create_dir(&self, path: &Path) -> std::io::Result<()> {
+        self.0.create_dir(path)
+    }
+    fn write(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write(path, bytes)
+    }
+    fn sync(&self, _: &Path, _: &[std::path::PathBuf]) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        self.0.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> std::io::Result<()> {
+        self.0.remove_dir(path)
+    }
+    fn open(&self, path: &Path) -> std::io::Result<Box<dyn disk::Slab>> {
+        self.0.open(path)
+    }
+}
+
 /// A log of `size` records, closed.
 fn closed_log(dir: &Path, size: u64) -> Checkpoint {
-    let log = Log::create(dir, ORIGIN, key()).unwrap();
+    let log = create(dir, LIMITS).unwrap();
     log.append_all(&(0..size).map(record).collect::<Vec<_>>())
         .unwrap();
     log.close().unwrap()

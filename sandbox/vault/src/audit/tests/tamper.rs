@@ -230,7 +230,7 @@ fn a_tail_replaced_and_signed_with_the_current_key_is_a_fork_of_the_expected_che
     let (_root, dir) = scratch();
     let seen = closed_log(&dir, 20);
     let (_other_root, other) = scratch();
-    let log = Log::create(&other, ORIGIN, key()).unwrap();
+    let log = create(&other, LIMITS).unwrap();
     log.append_all(&(0..30).map(|n| record(n + n / 19)).collect::<Vec<_>>())
         .unwrap();
     let forked = log.close().unwrap();
@@ -245,7 +245,7 @@ fn a_log_rolled_back_as_a_whole_is_noticed_by_the_expected_checkpoint() {
     let first = closed_log(&dir, 20);
     let backup = root.path().join("backup");
     copy(&dir, &backup);
-    let log = Log::open(&dir, key()).unwrap();
+    let log = open(&dir).unwrap();
     log.append(&record(20)).unwrap();
     let second = log.close().unwrap();
     let verified = verify(&dir, Some(&verifier()), Some(&first)).unwrap();
@@ -324,10 +324,7 @@ fn a_published_copy_verifies_without_the_segments() {
     closed_log(&dir, 5);
     assert!(!verify(&dir, None, None).unwrap().is_copy());
     fs::remove_dir_all(dir.join("wal")).unwrap();
-    assert!(matches!(
-        Log::open(&dir, key()),
-        Err(LogError::Lost { index: 5, .. })
-    ));
+    assert!(matches!(open(&dir), Err(LogError::Lost { index: 5, .. })));
 }
 
 #[test]

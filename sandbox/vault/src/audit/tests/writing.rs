@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn what_was_appended_is_read_back_in_order() {
     let (_root, dir) = scratch();
-    let log = Log::create(&dir, ORIGIN, key()).unwrap();
+    let log = create(&dir, LIMITS).unwrap();
     let mut edge = Edge::new();
     for n in 0..600 {
         let receipt = log.append_all(&[record(n)]).unwrap()[0];
@@ -35,10 +35,10 @@ fn what_was_appended_is_read_back_in_order() {
 fn logs_of_every_size_around_a_tile_are_taken_up_where_they_ended() {
     let (_root, dir) = scratch();
     let mut size = 0;
-    Log::create(&dir, ORIGIN, key()).unwrap().close().unwrap();
+    create(&dir, LIMITS).unwrap().close().unwrap();
     assert_eq!(verify(&dir, None, None).unwrap().size(), 0);
     for more in [1, 1, 253, 1, 1, 255, 1, 300] {
-        let log = Log::open(&dir, key()).unwrap();
+        let log = open(&dir).unwrap();
         assert_eq!(log.size(), size);
         log.append_all(&(size..size + more).map(record).collect::<Vec<_>>())
             .unwrap();
@@ -98,7 +98,7 @@ fn sixty_four_writers_get_sixty_four_orders_that_agree() {
 #[test]
 fn a_log_verifies_at_every_moment_while_it_is_written() {
     let (_root, dir) = scratch();
-    let log = Log::create_on(Arc::<OsDisk>::default(), &dir, ORIGIN, key(), SMALL).unwrap();
+    let log = create(&dir, SMALL).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -122,9 +122,25 @@ fn a_log_verifies_at_every_moment_while_it_is_written() {
 }
 
 #[test]
+fn a_first_commit_that_is_too_big_for_the_first_segment_loses_nothing() {
+    let (root, dir) = scratch();
+    let log = create(&dir, SMALL).unwrap();
+    let mut big = record(0);
+    big.payload = json!("x".repeat(16_000));
+    log.append(&big).unwrap();
+    log.checkpoint().unwrap();
+    for n in 1..4 {
+        log.append(&record(n)).unwrap();
+    }
+    let killed = root.path().join("killed");
+    copy(&dir, &killed);
+    assert_eq!(open(&killed).unwrap().size(), 4);
+}
+
+#[test]
 fn looking_at_the_root_holds_nothing_back() {
     let (_root, dir) = scratch();
-    let log = Log::create_on(Arc::<OsDisk>::default(), &dir, ORIGIN, key(), SMALL).unwrap();
+    let log = create(&dir, SMALL).unwrap();
     for n in 0..1500 {
         log.append_all(&[record(n), record(n), record(n)]).unwrap();
         log.root();
@@ -137,7 +153,7 @@ fn looking_at_the_root_holds_nothing_back() {
 #[test]
 fn a_wall_clock_set_back_a_day_leaves_the_order_and_is_counted() {
     let (_root, dir) = scratch();
-    let log = Log::create(&dir, ORIGIN, key()).unwrap();
+    let log = create(&dir, LIMITS).unwrap();
     for n in 0..3 {
         log.append(&record(n)).unwrap();
     }
@@ -199,7 +215,7 @@ fn a_log_is_not_started_over_what_is_left_of_one() {
             remove(path).unwrap();
         }
         assert!(
-            matches!(Log::create(&dir, ORIGIN, key()), Err(LogError::Exists(_))),
+            matches!(create(&dir, LIMITS), Err(LogError::Exists(_))),
             "{left}"
         );
     }
@@ -208,7 +224,7 @@ fn a_log_is_not_started_over_what_is_left_of_one() {
 #[test]
 fn a_refused_record_does_not_stop_the_log() {
     let (_root, dir) = scratch();
-    let log = Log::create(&dir, ORIGIN, key()).unwrap();
+    let log = create(&dir, LIMITS).unwrap();
     let big = Record::new("big", Duration::ZERO, 0, "x".repeat(10 << 20).into());
     assert!(matches!(
         log.append(&big),
@@ -261,7 +277,7 @@ fn a_file_that_others_moved_away_stops_the_log() {
     ];
     for (name, attack) in attacks {
         let (_root, dir) = scratch();
-        let log = Log::create(&dir, ORIGIN, key()).unwrap();
+        let log = create(&dir, LIMITS).unwrap();
         log.append(&record(0)).unwrap();
         attack(&dir.join("wal/00000000000000000000"));
         let refused = log.append(&record(1));
@@ -283,7 +299,7 @@ fn a_file_that_others_moved_away_stops_the_log() {
 #[test]
 fn one_record_is_proven_to_who_does_not_have_the_log() {
     let (_root, dir) = scratch();
-    let log = Log::create(&dir, ORIGIN, key()).unwrap();
+    let log = create(&dir, LIMITS).unwrap();
     log.append_all(&(0..100).map(record).collect::<Vec<_>>())
         .unwrap();
     let old = log.checkpoint().unwrap();
@@ -330,7 +346,7 @@ fn one_record_is_proven_to_who_does_not_have_the_log() {
 #[test]
 fn files_are_for_the_owner_only_and_old_partial_tiles_go() {
     let (_root, dir) = scratch();
-    let log = Log::create(&dir, ORIGIN, key()).unwrap();
+    let log = create(&dir, LIMITS).unwrap();
     for n in 0..4 {
         log.append(&record(n)).unwrap();
         log.checkpoint().unwrap();

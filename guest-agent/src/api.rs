@@ -1,0 +1,220 @@
+//! What callers can ask, and what they are answered: protocol version 0.
+//!
+//! One request for each connection, as one line of JSON; answers are lines of JSON too.
+//!
+//! ```text
+//! {"run":{"policy":"clean-room"}}        ▶ session, then record and output as they come,
+//!                                          at last outcome or error
+//! {"status":{}}                          ▶ sessions
+//! {"kill":{"session":ID,"signal":15}}    ▶ killed
+//! anything else                          ▶ error
+//! ```
+//!
+//! Whoever closes the connection of a `run` stops its session.
+
+use casemate::isolation::child::Ending;
+use casemate::record::Record;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of a request, its end of line included.
+pub const MAX_REQUEST: usize = 64 << 10;
+
+/// What a caller asks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Run the workload of a policy, and follow it.
+    Run {
+        /// Name of the policy: its file without `.toml`.
+        policy: String,
+    },
+    /// List the caller's sessions.
+    Status {},
+    /// Pass a Unix signal on to a session's workload. The second one that asks for an end stops it.
+    Kill {
+        /// Which session.
+        session: String,
+        /// Number of the signal.
+        signal: i32,
+    },
+}
+
+/// One line of an answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply<'a> {
+    /// The session exists, and begins.
+    Session {
+        /// Its name, for `kill`.
+        id: &'a str,
+        /// Folder of its audit log.
+        log: String,
+        /// Public key of its audit log (Ed25519), hexadecimal.
+        key: String,
+    },
+    /// What the workload wrote.
+    Output {
+        /// Where it wrote it.
+        stream: Stream,
+        /// The bytes, in Base64.
+        base64: String,
+    },
+    /// How the session ended. Nothing of it is left.
+    Outcome {
+        /// How the workload ended.
+        ending: Ending,
+        /// Why.
+        why: String,
+        /// The rules that stopped it, if the policy did.
+        because: &'a [String],
+    },
+    /// The caller's sessions.
+    Sessions(Vec<Listed>),
+    /// The signal was passed on.
+    Killed {
+        /// To which session.
+        session: &'a str,
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// The request was refused, or the session failed. Nothing of it is left.
+    Error {
+        /// Stable name of the reason.
+        code: &'static str,
+        /// The reason in words.
+        message: String,
+        /// What to do about it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        help: Option<String>,
+    },
+    /// A record, which is in the session's log already.
+    #[serde(untagged)]
+    Record {
+        /// Seconds since the Unix epoch.
+        at: f64,
+        /// What was recorded.
+        record: &'a Record,
+    },
+}
+
+/// One of the workload's outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A session that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Its name, for `kill`.
+    pub id: String,
+    /// Name of its policy.
+    pub policy: String,
+    /// Who asked for it.
+    pub uid: u32,
+    /// When, in seconds since the Unix epoch.
+    pub since: u64,
+}
+
+impl Request {
+    /// Reads a request.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in words.
+    pub fn parse(line: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+}
+
+impl Reply<'_> {
+    /// The line of this answer, with its end.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        // A record that is in the log was encoded before; nothing else here can fail.
+        let mut line = serde_json::to_vec(self).unwrap_or_else(|_| UNENCODED.to_vec());
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Stands for an answer that has no JSON form.
+const UNENCODED: &[u8] = br#"{"error":{"code":"encode","message":"an answer cannot be encoded"}}"#;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_as_documented() {
+        let run = Request::parse(br#"{"run":{"policy":"clean-room"}}"#).unwrap();
+        assert_eq!(
+            run,
+            Request::Run {
+                policy: "clean-room".into()
+            }
+        );
+        assert_eq!(
+            Request::parse(br#"{"status":{}}"#).unwrap(),
+            Request::Status {}
+        );
+        let kill = Request::parse(br#"{"kill":{"session":"a-1-1","signal":15}}"#).unwrap();
+        assert_eq!(
+            kill,
+            Request::Kill {
+                session: "a-1-1".into(),
+                signal: 15
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_half_understood() {
+        for line in [
+            r#"{"run":{"policy":"a","simulated":true}}"#,
+            r#"{"run":{"policy":"a"},"kill":{"session":"a","signal":9}}"#,
+            r#"{"run":{}}"#,
+            r#"{"status":{}} {"status":{}}"#,
+            r#"{"kill":{"session":"a","signal":1e9}}"#,
+            r#""status""#,
+            "",
+        ] {
+            assert!(Request::parse(line.as_bytes()).is_err(), "{line}");
+        }
+        assert!(
+            Request::parse(&[b'['; MAX_REQUEST]).is_err(),
+            "nor does depth overflow the stack"
+        );
+    }
+
+    #[test]
+    fn each_answer_is_one_line() {
+        let lines = [
+            Reply::Record {
+                at: 1.5,
+                record: &Record::Started,
+            }
+            .line(),
+            Reply::Error {
+                code: "a",
+                message: "two\nlines".into(),
+                help: None,
+            }
+            .line(),
+        ];
+        assert_eq!(
+            lines[0],
+            b"{\"at\":1.5,\"record\":{\"kind\":\"started\"}}\n"
+        );
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.iter().filter(|byte| **byte == b'\n').count() == 1)
+        );
+    }
+}

@@ -1,0 +1,317 @@
+//! From a policy file on this machine to a session that only has to be run.
+//!
+//! ```text
+//! policy file ─▶ bundle ─▶ keys, reference values ─▶ attester, verifier, broker ─▶ log ─▶ session
+//! ```
+//!
+//! Everything that can be wrong about a policy and this machine is found here, before anything is
+//! started.
+
+mod attester;
+mod error;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier};
+use casemate::{Session, SessionBuilder};
+use policy::Bundle;
+use vault::audit::{Log, LogKey};
+use zeroize::Zeroizing;
+
+use crate::key_file;
+use crate::local_broker::LocalBroker;
+
+pub use error::AssemblyError;
+
+/// Name of the log that a run is recorded in, as its checkpoints carry it.
+const LOG_ORIGIN: &str = "casemate/run";
+
+/// A policy that was read on this machine, and how it is to be run here.
+#[derive(Debug)]
+pub struct Assembly {
+    bundle: Bundle,
+    base: PathBuf,
+    accept_simulated: bool,
+}
+
+/// Reaches what weakens a session; each use is one to be reviewed.
+#[derive(Debug)]
+pub struct DangerousAssembly(Assembly);
+
+/// A session, complete but for who watches it and what its workload reads and writes.
+#[must_use]
+pub struct Assembled {
+    /// The session, to be told where its workload's stdio goes and who sees its records.
+    pub session: SessionBuilder,
+    /// Its log: the last thing the builder is given.
+    pub log: Log,
+}
+
+impl Assembly {
+    /// Reads a policy file. Relative paths in it are resolved against the folder it is in.
+    ///
+    /// # Errors
+    ///
+    /// [`AssemblyError::Policy`] if it cannot be read, [`AssemblyError::Bundle`] if it has mistakes.
+    pub fn read(policy: &Path) -> Result<Self, AssemblyError> {
+        let unreadable = |source| AssemblyError::Policy {
+            path: policy.into(),
+            source,
+        };
+        let source = read_bounded(policy, Bundle::MAX_LEN as u64).map_err(unreadable)?;
+        let source = String::from_utf8(source).map_err(|error| {
+            unreadable(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                error.utf8_error(),
+            ))
+        })?;
+        let bundle = Bundle::parse(&source, &policy.display().to_string())?;
+        let path = policy.canonicalize().map_err(unreadable)?;
+        let base = path
+            .parent()
+            .map_or_else(|| PathBuf::from("/"), Path::to_owned);
+        Ok(Self {
+            bundle,
+            base,
+            accept_simulated: false,
+        })
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// Reaches settings that weaken what the session proves.
+    #[must_use]
+    pub fn dangerous(self) -> DangerousAssembly {
+        DangerousAssembly(self)
+    }
+
+    /// Reads the keys and reference values, finds the TEE, and makes the log in a folder that does not
+    /// exist yet.
+    ///
+    /// # Errors
+    ///
+    /// [`AssemblyError`]; the log is made last, so that a failure leaves nothing behind.
+    pub fn logged_to(self, folder: &Path) -> Result<Assembled, AssemblyError> {
+        let keys = self.keys()?;
+        let reference = self.reference_values()?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let accept = &self.bundle.tables().attestation.accept;
+        let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
+        let verifier = self.verifier(reference.clone())?;
+        let broker = LocalBroker::new(self.verifier(reference)?, keys);
+        let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
+        let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
+            path: folder.into(),
+            source,
+        })?;
+        let session = Session::builder(self.bundle)
+            .base(self.base)
+            .attested_by(attester, verifier)
+            .keys_from(broker);
+        Ok(Assembled { session, log })
+    }
+
+    /// The key of each vault, where the policy says it is.
+    fn keys(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, AssemblyError> {
+        let mut keys = BTreeMap::new();
+        for (name, data) in &self.bundle.tables().data {
+            let data_name = || name.clone();
+            let uri = data
+                .key
+                .as_ref()
+                .ok_or_else(|| AssemblyError::NoKey { data: data_name() })?;
+            let path = uri
+                .strip_prefix("file:")
+                .ok_or_else(|| AssemblyError::KeyKind {
+                    data: data_name(),
+                    uri: uri.clone(),
+                })?;
+            keys.insert(data_name(), key_file::read(&self.base.join(path))?);
+        }
+        Ok(keys)
+    }
+
+    fn reference_values(&self) -> Result<ReferenceValues, AssemblyError> {
+        let Some(path) = &self.bundle.tables().attestation.reference_values else {
+            return Ok(ReferenceValues::default());
+        };
+        let path = self.base.join(path);
+        let json = read_bounded(&path, MAX_REFERENCE_VALUES as u64).map_err(|source| {
+            AssemblyError::ReferenceFile {
+                path: path.clone(),
+                source,
+            }
+        })?;
+        ReferenceValues::from_json(&json)
+            .map_err(|source| AssemblyError::ReferenceValues { path, source })
+    }
+
+    fn verifier(&self, reference: ReferenceValues) -> Result<Verifier, AssemblyError> {
+        let builder = Verifier::builder().reference_values(reference);
+        let builder = if self.accept_simulated {
+            builder.dangerous().accept_simulated()
+        } else {
+            builder
+        };
+        Ok(builder.build()?)
+    }
+}
+
+impl DangerousAssembly {
+    /// Uses a simulated TEE where there is none, if the policy accepts `simulated` too.
+    ///
+    /// Its evidence proves nothing: anybody can forge it.
+    #[must_use]
+    pub fn accept_simulated(self) -> Assembly {
+        Assembly {
+            accept_simulated: true,
+            ..self.0
+        }
+    }
+}
+
+/// Names a folder, which does not exist yet, for the log of a run; makes the folders above it, for
+/// this user only.
+///
+/// # Errors
+///
+/// [`AssemblyError::LogFolder`] when `runs` cannot be made.
+pub fn new_log_folder(runs: &Path, bundle: &Bundle) -> Result<PathBuf, AssemblyError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(runs)
+        .map_err(|source| AssemblyError::LogFolder {
+            path: runs.into(),
+            source,
+        })?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(runs.join(format!(
+        "{}-{}-{}",
+        bundle.name(),
+        now.as_secs(),
+        std::process::id()
+    )))
+}
+
+/// Reads a file, and no more of it than its parser would take: one byte more is enough to be refused.
+fn read_bounded(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = r#"
+version = 1
+name = "greeting"
+
+[workload]
+command = ["true"]
+
+[rules]
+cedar = "permit (principal, action, resource);"
+"#;
+
+    /// A folder with a policy of these further tables.
+    fn policy(tables: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.toml");
+        fs::write(&path, format!("{POLICY}\n{tables}")).unwrap();
+        (folder, path)
+    }
+
+    fn refused(tables: &str) -> AssemblyError {
+        let (folder, path) = policy(tables);
+        let error = Assembly::read(&path)
+            .unwrap()
+            .logged_to(&folder.path().join("log"))
+            .err()
+            .unwrap();
+        assert!(
+            !folder.path().join("log").exists(),
+            "a failure leaves no log behind"
+        );
+        error
+    }
+
+    #[test]
+    fn a_policy_that_asks_for_no_evidence_needs_no_tee() {
+        let (folder, path) = policy("");
+        let assembled = Assembly::read(&path)
+            .unwrap()
+            .logged_to(&folder.path().join("log"));
+        assert!(assembled.is_ok());
+    }
+
+    #[test]
+    fn a_policy_with_mistakes_is_refused_with_their_places() {
+        let (_folder, path) = policy("[workloads]\n");
+        let error = Assembly::read(&path).unwrap_err();
+        assert!(matches!(error, AssemblyError::Bundle(_)));
+        assert!(error.to_string().contains("policy.toml:"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_policy_is_named() {
+        let error = Assembly::read(Path::new("/nonexistent/policy.toml")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read `/nonexistent/policy.toml`");
+    }
+
+    #[test]
+    fn vaults_need_a_key_that_is_there() {
+        let data = |key: &str| {
+            format!("[data]\nsales = {{ vault = \"sales.vault\", at = \"/data\" {key} }}")
+        };
+        assert!(matches!(refused(&data("")), AssemblyError::NoKey { data } if data == "sales"));
+        assert!(matches!(
+            refused(&data(", key = \"kbs:x\"")),
+            AssemblyError::KeyKind { .. }
+        ));
+        let missing = refused(&data(", key = \"file:sales.key\""));
+        assert!(matches!(missing, AssemblyError::Key(_)));
+        assert!(missing.hint().unwrap().contains("vault create"));
+    }
+
+    #[test]
+    fn a_log_is_never_written_over() {
+        let (folder, path) = policy("");
+        let log = folder.path().join("log");
+        let first = Assembly::read(&path).unwrap().logged_to(&log).unwrap();
+        drop(first);
+        let error = Assembly::read(&path)
+            .unwrap()
+            .logged_to(&log)
+            .err()
+            .unwrap();
+        assert!(matches!(error, AssemblyError::Log { .. }));
+    }
+
+    #[test]
+    fn reference_values_must_be_there_and_be_read() {
+        let attestation = "[attestation]\nreference-values = \"reference.json\"\n";
+        assert!(matches!(
+            refused(attestation),
+            AssemblyError::ReferenceFile { .. }
+        ));
+    }
+}

@@ -1,0 +1,529 @@
+//! The service as its callers meet it: the real program, its socket, and sandboxes that really run.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use rustix::process::{Pid, Signal, Uid, kill_process};
+use serde_json::{Value, json};
+use vault::audit::{LogVerifier, verify};
+
+/// How long anything may take before it counts as never.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A user who is nobody in particular.
+const NOBODY: u32 = 65534;
+
+/// A running agent with policies of its own.
+struct Service {
+    folder: tempfile::TempDir,
+    process: Child,
+}
+
+impl Service {
+    /// Starts an agent and waits until it listens.
+    fn start(further: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Others get as far as the socket, which is where they have to be refused.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        for name in ["state", "policies"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let config =
+            format!("socket = \"a.sock\"\nstate = \"state\"\npolicies = \"policies\"\n{further}");
+        fs::write(folder.path().join("agent.toml"), config).unwrap();
+        let process = program(folder.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let service = Self { folder, process };
+        within(|| UnixStream::connect(service.socket()).is_ok());
+        service
+    }
+
+    /// A service with one policy, called `work`, that runs this shell script.
+    fn with_work(script: &str) -> Self {
+        let service = Self::start("");
+        service.policy("work", script);
+        service
+    }
+
+    fn policy(&self, name: &str, script: &str) {
+        let policy = format!(
+            "version = 1\nname = \"{name}\"\n\n[workload]\ncommand = [\"sh\", \"-c\", {script:?}]\n\
+             rootfs = \"host\"\n\n[rules]\ncedar = \"permit (principal, action, resource);\"\n"
+        );
+        fs::write(
+            self.folder.path().join(format!("policies/{name}.toml")),
+            policy,
+        )
+        .unwrap();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("a.sock")
+    }
+
+    /// Sends one request.
+    fn ask(&self, request: &Value) -> BufReader<UnixStream> {
+        ask(&self.socket(), request)
+    }
+
+    /// Starts `work` and reads until its workload runs; gives the session's id and its init.
+    fn run_work(&self) -> (BufReader<UnixStream>, String, i64) {
+        let mut caller = self.ask(&json!({ "run": { "policy": "work" } }));
+        let session = line(&mut caller);
+        let id = session["session"]["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{session}"))
+            .to_owned();
+        let mut init = 0;
+        loop {
+            let line = line(&mut caller);
+            match line["record"]["kind"].as_str() {
+                Some("prepared") => init = line["record"]["pid"].as_i64().unwrap(),
+                Some("started") => return (caller, id, init),
+                _ => assert!(line["error"].is_null(), "{line}"),
+            }
+        }
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        let reply = line(&mut self.ask(&json!({ "status": {} })));
+        reply["sessions"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{reply}"))
+            .clone()
+    }
+
+    /// Asks the agent to end, and waits until it has.
+    fn terminate(&mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        within(|| self.process.try_wait().unwrap().is_some());
+        self.process.wait().unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_casemate-guest-agent"));
+    command.arg("--config").arg(folder.join("agent.toml"));
+    command
+}
+
+fn ask(socket: &Path, request: &Value) -> BufReader<UnixStream> {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    writeln!(stream, "{request}").unwrap();
+    BufReader::new(stream)
+}
+
+fn line(caller: &mut BufReader<UnixStream>) -> Value {
+    let mut text = String::new();
+    caller.read_line(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
+}
+
+/// All further lines up to the end of the answer.
+fn rest(caller: BufReader<UnixStream>) -> Vec<Value> {
+    caller
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect()
+}
+
+fn within(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to hold");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn alive(process: i64) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
+}
+
+#[test]
+fn a_run_streams_its_records_and_output_and_ends_with_its_outcome() {
+    let service = Service::with_work("echo to out; echo to err >&2; exit 7");
+    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    let kinds: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line["record"]["kind"].as_str())
+        .collect();
+    assert_eq!(kinds.first(), Some(&"opened"), "{lines:?}");
+    assert_eq!(kinds.last(), Some(&"closed"));
+    assert!(kinds.contains(&"prepared") && kinds.contains(&"started"));
+    let written = |stream: &str| -> String {
+        let pieces = lines
+            .iter()
+            .filter(|line| line["output"]["stream"] == stream);
+        let decoded = pieces.map(|line| {
+            let base64 = line["output"]["base64"].as_str().unwrap();
+            String::from_utf8(
+                base64::engine::general_purpose::STANDARD
+                    .decode(base64)
+                    .unwrap(),
+            )
+            .unwrap()
+        });
+        decoded.collect()
+    };
+    assert_eq!(
+        (written("stdout"), written("stderr")),
+        ("to out\n".into(), "to err\n".into())
+    );
+    let outcome = &lines.last().unwrap()["outcome"];
+    assert_eq!(outcome["ending"], json!({ "code": 7 }));
+    assert_eq!(outcome["why"], "the workload ended");
+    // What was streamed is what the log proves.
+    let session = &lines[0]["session"];
+    let key: Vec<u8> = (0..32)
+        .map(|i| {
+            u8::from_str_radix(&session["key"].as_str().unwrap()[2 * i..2 * i + 2], 16).unwrap()
+        })
+        .collect();
+    let key = LogVerifier::new("casemate/run", key.try_into().unwrap()).unwrap();
+    let log = verify(
+        Path::new(session["log"].as_str().unwrap()),
+        Some(&key),
+        None,
+    )
+    .unwrap();
+    assert_eq!(usize::try_from(log.size()).unwrap(), kinds.len());
+    assert_eq!(service.sessions(), Vec::<Value>::new());
+}
+
+#[test]
+fn much_output_reaches_a_caller_that_reads() {
+    let service = Service::with_work("head -c 3000000 /dev/zero");
+    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    let length = |line: &Value| {
+        let base64 = line["output"]["base64"].as_str()?;
+        Some(
+            base64::engine::general_purpose::STANDARD
+                .decode(base64)
+                .unwrap()
+                .len(),
+        )
+    };
+    assert_eq!(lines.iter().filter_map(length).sum::<usize>(), 3_000_000);
+    assert!(lines.last().unwrap()["outcome"].is_object());
+}
+
+#[test]
+fn a_caller_that_goes_away_stops_its_session() {
+    let service = Service::with_work("trap '' TERM; while :; do sleep 0.1; done");
+    let (caller, id, init) = service.run_work();
+    assert_eq!(service.sessions()[0]["id"], id.as_str());
+    assert!(alive(init));
+    drop(caller);
+    within(|| service.sessions().is_empty() && !alive(init));
+}
+
+#[test]
+fn a_caller_that_only_stops_writing_is_still_there() {
+    let service = Service::with_work("sleep 0.3");
+    let (caller, _, _) = service.run_work();
+    caller.get_ref().shutdown(Shutdown::Write).unwrap();
+    let lines = rest(caller);
+    assert_eq!(
+        lines.last().unwrap()["outcome"]["why"],
+        "the workload ended"
+    );
+}
+
+#[test]
+fn a_caller_that_does_not_read_is_given_up_and_its_session_stopped() {
+    let service = Service::with_work("yes");
+    let (caller, _, init) = service.run_work();
+    within(|| service.sessions().is_empty() && !alive(init));
+    drop(caller);
+}
+
+#[test]
+fn kill_reaches_the_workload_of_the_session_it_names() {
+    let service = Service::with_work("trap 'exit 5' USR1; while :; do sleep 0.05; done");
+    let (caller, id, _) = service.run_work();
+    let kill = |session: &str, signal: i32| {
+        line(&mut service.ask(&json!({ "kill": { "session": session, "signal": signal } })))
+    };
+    assert_eq!(kill("nobody-1-1", 10)["error"]["code"], "no-session");
+    assert_eq!(kill(&id, 0)["error"]["code"], "no-signal");
+    // The shell may not have set its trap yet.
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(kill(&id, 10)["killed"]["session"], id.as_str());
+    assert_eq!(
+        rest(caller).last().unwrap()["outcome"]["ending"],
+        json!({ "code": 5 })
+    );
+}
+
+#[test]
+fn sigterm_leaves_nothing() {
+    // This one does not end when it is asked to.
+    let mut service = Service::with_work("trap '' TERM; while :; do sleep 0.1; done");
+    let (caller, _, init) = service.run_work();
+    let (second, _, second_init) = service.run_work();
+    assert_eq!(service.sessions().len(), 2);
+    let status = service.terminate();
+    assert!(status.success(), "{status}");
+    assert!(!alive(init) && !alive(second_init));
+    assert!(!service.socket().exists());
+    for caller in [caller, second] {
+        let last = rest(caller).pop().unwrap();
+        assert_eq!(last["outcome"]["why"], "it was asked to end", "{last}");
+    }
+}
+
+#[test]
+fn a_killed_agent_takes_its_sandboxes_along_and_its_socket_is_replaced() {
+    let mut service = Service::with_work("while :; do sleep 0.1; done");
+    let (_caller, _, init) = service.run_work();
+    service.process.kill().unwrap();
+    service.process.wait().unwrap();
+    within(|| !alive(init));
+    assert!(service.socket().exists());
+    service.process = program(service.folder.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    within(|| UnixStream::connect(service.socket()).is_ok());
+    assert!(service.terminate().success());
+}
+
+#[test]
+fn a_second_agent_refuses_to_start() {
+    let service = Service::start("");
+    let second = program(service.folder.path()).output().unwrap();
+    assert!(!second.status.success());
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert!(said.contains("another agent runs already"), "{said}");
+    // Nor with a state of its own, on the same socket.
+    fs::create_dir(service.folder.path().join("elsewhere")).unwrap();
+    let config = service.folder.path().join("agent.toml");
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"state\"", "\"elsewhere\"");
+    fs::write(&config, text).unwrap();
+    let third = program(service.folder.path()).output().unwrap();
+    let said = String::from_utf8(third.stderr).unwrap();
+    assert!(
+        said.contains("listens on") && said.contains("already"),
+        "{said}"
+    );
+    assert_eq!(
+        service.sessions(),
+        Vec::<Value>::new(),
+        "the first one still serves"
+    );
+}
+
+#[test]
+fn what_is_in_the_place_of_the_socket_is_not_removed() {
+    let mut service = Service::start("");
+    assert!(service.terminate().success());
+    fs::write(service.socket(), "precious").unwrap();
+    let again = program(service.folder.path()).output().unwrap();
+    assert!(!again.status.success());
+    assert_eq!(fs::read_to_string(service.socket()).unwrap(), "precious");
+}
+
+#[test]
+fn requests_that_are_none_are_refused_with_the_reason() {
+    let service = Service::with_work("true");
+    service.policy("broken", "true");
+    let broken = service.folder.path().join("policies/broken.toml");
+    fs::write(&broken, "version = 1\nnam = \"x\"\n").unwrap();
+    let refused = |request: Value| line(&mut service.ask(&request))["error"].clone();
+    assert_eq!(refused(json!({ "walk": {} }))["code"], "request");
+    assert_eq!(
+        refused(json!({ "run": { "policy": "absent" } }))["code"],
+        "no-policy"
+    );
+    for name in ["", "../work", "a/b", "work.toml", "w\u{0}", &"a".repeat(65)] {
+        assert_eq!(
+            refused(json!({ "run": { "policy": name } }))["code"],
+            "name",
+            "{name:?}"
+        );
+    }
+    let mistakes = refused(json!({ "run": { "policy": "broken" } }));
+    assert_eq!(mistakes["code"], "policy");
+    assert!(
+        mistakes["message"]
+            .as_str()
+            .unwrap()
+            .contains("broken.toml:"),
+        "{mistakes}"
+    );
+    // A policy that others can write is not ours to run.
+    fs::set_permissions(&broken, Permissions::from_mode(0o666)).unwrap();
+    let exposed = refused(json!({ "run": { "policy": "broken" } }));
+    assert_eq!(exposed["code"], "policy-file", "{exposed}");
+    // 64 KiB without an end.
+    let mut stream = UnixStream::connect(service.socket()).unwrap();
+    let _ = stream.write_all(&vec![b' '; 80 << 10]);
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.contains("too long"), "{answer}");
+    assert!(service.sessions().is_empty());
+}
+
+#[test]
+fn a_slow_caller_holds_up_nobody_and_is_dropped() {
+    let service = Service::start("");
+    let mut slow = BufReader::new(UnixStream::connect(service.socket()).unwrap());
+    slow.get_mut().write_all(b"{\"status\"").unwrap();
+    assert!(service.sessions().is_empty(), "others are served meanwhile");
+    let began = Instant::now();
+    let answer = line(&mut slow);
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("in time"),
+        "{answer}"
+    );
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn callers_beyond_the_bound_are_told_so() {
+    let service = Service::start("");
+    let idle: Vec<_> = (0..guest_agent::transport::MAX_CONNECTIONS)
+        .map(|_| UnixStream::connect(service.socket()).unwrap())
+        .collect();
+    let refused = UnixStream::connect(service.socket()).unwrap();
+    assert_eq!(line(&mut BufReader::new(refused))["error"]["code"], "busy");
+    drop(idle);
+    within(|| line(&mut service.ask(&json!({ "status": {} })))["sessions"].is_array());
+}
+
+#[test]
+fn the_agent_gains_no_privilege_and_keeps_its_files_to_itself() {
+    let service = Service::start("");
+    let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
+    assert!(
+        status
+            .lines()
+            .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]))
+    );
+    let limits = fs::read_to_string(format!("/proc/{}/limits", service.process.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let limits: Vec<_> = core.split_whitespace().collect();
+    assert_eq!(limits[4..6], ["0", "0"]);
+    assert_eq!(mode(&service.socket()), 0o600);
+    assert_eq!(mode(&service.folder.path().join("state/runs")), 0o700);
+}
+
+#[test]
+fn an_agent_of_an_ordinary_user_hides_its_memory_from_that_user_and_serves() {
+    if !can_become_nobody() {
+        return;
+    }
+    let mut service = Service::start("");
+    assert!(service.terminate().success());
+    service.policy("work", "echo hello");
+    let ours = |path: &Path| std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    ours(service.folder.path());
+    fs::remove_dir_all(service.folder.path().join("state")).unwrap();
+    fs::create_dir(service.folder.path().join("state")).unwrap();
+    ours(&service.folder.path().join("state"));
+    let mut agent = program(service.folder.path());
+    service.process = agent
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    within(|| UnixStream::connect(service.socket()).is_ok());
+    // proc(5): files of a process that is not dumpable belong to root.
+    let memory = fs::metadata(format!("/proc/{}/mem", service.process.id())).unwrap();
+    assert_eq!(memory.uid(), 0);
+    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    assert_eq!(
+        lines.last().unwrap()["outcome"]["ending"],
+        json!({ "code": 0 }),
+        "{lines:?}"
+    );
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o777
+}
+
+/// Only root can become somebody else.
+fn can_become_nobody() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: only root can become another user");
+    }
+    root
+}
+
+/// What the agent answers to another user's request.
+fn as_nobody(socket: PathBuf, request: Value) -> std::io::Result<Value> {
+    let call = move || {
+        // For this thread only, which ends with it.
+        let nobody = Uid::from_raw(NOBODY);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let mut stream = UnixStream::connect(socket)?;
+        let _ = writeln!(stream, "{request}");
+        Ok(line(&mut BufReader::new(stream)))
+    };
+    thread::spawn(call).join().unwrap()
+}
+
+#[test]
+fn another_user_is_refused() {
+    if !can_become_nobody() {
+        return;
+    }
+    let closed = Service::start("");
+    let answer = as_nobody(closed.socket(), json!({ "status": {} }));
+    assert_eq!(
+        answer.unwrap_err().kind(),
+        std::io::ErrorKind::PermissionDenied
+    );
+    // A socket that is open to some users is not open to others.
+    let open = Service::start("allow-uids = [12345]\n");
+    assert_eq!(mode(&open.socket()), 0o666);
+    let answer = as_nobody(open.socket(), json!({ "status": {} }));
+    assert_eq!(answer.unwrap()["error"]["code"], "caller");
+}
+
+#[test]
+fn a_user_who_is_allowed_reaches_no_session_of_others() {
+    if !can_become_nobody() {
+        return;
+    }
+    let service = Service::start(&format!("allow-uids = [{NOBODY}]\n"));
+    service.policy("work", "while :; do sleep 0.1; done");
+    let (_caller, id, init) = service.run_work();
+    assert_eq!(service.sessions().len(), 1);
+    let asked = |request| as_nobody(service.socket(), request).unwrap();
+    assert_eq!(asked(json!({ "status": {} })), json!({ "sessions": [] }));
+    let kill = asked(json!({ "kill": { "session": id, "signal": 9 } }));
+    assert_eq!(kill["error"]["code"], "no-session");
+    assert!(alive(init));
+}

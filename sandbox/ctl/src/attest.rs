@@ -1,0 +1,304 @@
+//! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use ::vault::audit::Escaped;
+use attestation::{
+    Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, ReferenceValues, Tee,
+    TrustTier, UnixTime, Verifier,
+};
+use clap::{Args, Subcommand};
+
+use crate::failure::Failure;
+
+/// Exit code when evidence is believed, and its tier is `warning`.
+const WARNING: u8 = 3;
+/// Exit code when evidence is believed, and its tier is `contraindicated`.
+const CONTRAINDICATED: u8 = 4;
+
+#[derive(Subcommand)]
+pub enum Attest {
+    /// Collect evidence from the TEE of this machine.
+    Collect(Collect),
+    /// Put a raw report or quote and what vouches for it into one evidence bundle.
+    Bundle(Bundle),
+    /// Appraise an evidence bundle, offline: what it lacks to be affirmed.
+    ///
+    /// Exit code 0: affirming. 3: warning. 4: contraindicated. 1: not to be believed.
+    Verify(Verify),
+    /// Appraise an evidence bundle, offline, and print every check with what was seen and asked for.
+    Explain(Verify),
+}
+
+#[derive(Args)]
+pub struct Collect {
+    /// The 64 bytes that the evidence is to be bound to (128 hexadecimal digits).
+    #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
+    report_data: Hex<64>,
+    /// File for the bundle (JSON); it must not exist yet. [default: standard output]
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Bundle {
+    /// The raw report: 1184 bytes of SEV-SNP.
+    report: PathBuf,
+    /// Certificate of the key that signed the report: VCEK or VLEK (DER).
+    #[arg(long, value_name = "FILE")]
+    vek: Option<PathBuf>,
+    /// Certificate that vouches for it: ASK or ASVK (DER).
+    #[arg(long, value_name = "FILE")]
+    intermediate: Option<PathBuf>,
+    /// Certificate of the root: ARK (DER). It has to be a pinned one.
+    #[arg(long, value_name = "FILE")]
+    root: Option<PathBuf>,
+    /// Revocation list to put in (DER). May be repeated.
+    #[arg(long, value_name = "FILE")]
+    crl: Vec<PathBuf>,
+    /// File for the bundle (JSON); it must not exist yet. [default: standard output]
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Verify {
+    /// The evidence bundle, JSON or CBOR (`-` for standard input).
+    evidence: PathBuf,
+    #[command(flatten)]
+    binding: Binding,
+    /// What is welcome: launch measurements, firmware versions (JSON). Without it nothing is affirmed.
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+    /// Certificate that the bundle lacks (DER). May be repeated.
+    #[arg(long, value_name = "FILE")]
+    endorsement: Vec<PathBuf>,
+    /// Revocation list (DER). May be repeated; with one, revocation is always asked for.
+    #[arg(long, value_name = "FILE")]
+    crl: Vec<PathBuf>,
+    /// Appraise as of this time, in seconds since 1970. [default: now]
+    #[arg(long, value_name = "SECONDS")]
+    at: Option<u64>,
+    /// Accept evidence under the simulated root, too. Anybody can forge it.
+    #[arg(long)]
+    dangerously_accept_simulated: bool,
+    /// Print the appraisal as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the evidence has to be bound to.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Binding {
+    /// The 64 bytes that the evidence must be bound to (128 hexadecimal digits).
+    #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
+    report_data: Option<Hex<64>>,
+    /// File with the challenge that the evidence must answer (JSON).
+    #[arg(long, value_name = "FILE")]
+    challenge: Option<PathBuf>,
+    /// Believe evidence whatever it is bound to, and so also a replay of somebody else's.
+    #[arg(long)]
+    dangerously_ignore_binding: bool,
+}
+
+impl Attest {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Collect(collect) => collect.run(),
+            Self::Bundle(bundle) => bundle.run(),
+            Self::Verify(verify) => verify.run(false),
+            Self::Explain(verify) => verify.run(true),
+        }
+    }
+}
+
+impl Collect {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let mut attester = attestation::detect()?;
+        let evidence = attester.attest(&self.report_data.0)?;
+        write(&evidence, self.output.as_deref())
+    }
+}
+
+impl Bundle {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let mut endorsements = Endorsements::default();
+        if let Some(path) = &self.vek {
+            endorsements = endorsements.with_vek(read(path)?)?;
+        }
+        if let Some(path) = &self.intermediate {
+            endorsements = endorsements.with_intermediate(read(path)?)?;
+        }
+        if let Some(path) = &self.root {
+            endorsements = endorsements.with_root(read(path)?)?;
+        }
+        let mut evidence = Evidence::new(Tee::SevSnp, read(&self.report)?, endorsements)?;
+        for path in &self.crl {
+            evidence = evidence.with_crl(read(path)?)?;
+        }
+        write(&evidence, self.output.as_deref())
+    }
+}
+
+impl Verify {
+    fn run(&self, explain: bool) -> Result<ExitCode, Failure> {
+        let bytes = read(&self.evidence)?;
+        let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        let evidence = if is_json {
+            Evidence::from_json(&bytes)
+        } else {
+            Evidence::from_cbor(&bytes)
+        };
+        let evidence = evidence.map_err(|error| {
+            Failure::caused(
+                format!("`{}` is no evidence bundle", self.evidence.display()),
+                &error,
+            )
+            .hint("`sandboxctl attest bundle` makes one of a raw report and its certificates")
+        })?;
+        let now = self
+            .at
+            .map_or_else(|| UnixTime::from(SystemTime::now()), UnixTime);
+        let report_data = self.binding.report_data(&evidence)?;
+        let appraisal = self
+            .verifier()?
+            .appraise_bound_to(&evidence, &report_data, now);
+        let appraisal = appraisal.map_err(|error| {
+            Failure::caused(format!("not to be believed ({})", error.code()), &error)
+        })?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&appraisal)?);
+        } else {
+            print(&appraisal, explain, self.binding.dangerously_ignore_binding);
+        }
+        Ok(ExitCode::from(match appraisal.tier() {
+            TrustTier::Affirming => 0,
+            TrustTier::Warning => WARNING,
+            _ => CONTRAINDICATED,
+        }))
+    }
+
+    fn verifier(&self) -> Result<Verifier, Failure> {
+        let mut builder = Verifier::builder();
+        if let Some(path) = &self.reference {
+            let values = ReferenceValues::from_json(&read(path)?).map_err(|error| {
+                Failure::caused(
+                    format!("cannot use the reference values `{}`", path.display()),
+                    &error,
+                )
+            })?;
+            builder = builder.reference_values(values);
+        }
+        for path in &self.endorsement {
+            builder = builder.endorsement(read(path)?);
+        }
+        for path in &self.crl {
+            builder = builder.crl(read(path)?);
+        }
+        if self.dangerously_accept_simulated {
+            builder = builder.dangerous().accept_simulated();
+        }
+        Ok(builder.build()?)
+    }
+}
+
+impl Binding {
+    fn report_data(&self, evidence: &Evidence) -> Result<[u8; 64], Failure> {
+        if let Some(Hex(report_data)) = &self.report_data {
+            return Ok(*report_data);
+        }
+        if let Some(path) = &self.challenge {
+            let challenge: Challenge = serde_json::from_slice(&read(path)?).map_err(|error| {
+                Failure::caused(format!("`{}` is no challenge", path.display()), &error)
+            })?;
+            return Ok(challenge.report_data());
+        }
+        // Whatever it says of itself: the user asked for that by name.
+        evidence
+            .claimed_report_data()
+            .ok_or_else(|| Failure::new("the evidence is too short to be bound to anything"))
+    }
+}
+
+fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
+    let simulated = if appraisal.is_simulated() {
+        " (simulated: proves nothing)"
+    } else {
+        ""
+    };
+    println!(
+        "{}{simulated}: tier {}",
+        appraisal.tee(),
+        appraisal.tier().name()
+    );
+    println!("  tcb         {}", appraisal.tcb_status().name());
+    println!(
+        "  measurement {}",
+        casemate::record::hex(appraisal.measurement())
+    );
+    println!("  valid until {}", appraisal.not_after());
+    if unbound {
+        println!("  binding     ignored: this may be a replay");
+    }
+    let limits = |check: &&Check| check.leaves != TrustTier::Affirming;
+    let shown: Vec<_> = if explain {
+        appraisal.checks().iter().collect()
+    } else {
+        appraisal.checks().iter().filter(limits).collect()
+    };
+    if shown.is_empty() {
+        println!("  nothing stands against it");
+    }
+    for check in shown {
+        let outcome = match check.outcome {
+            Outcome::Pass => "pass",
+            Outcome::Fail => "fail",
+            Outcome::Skipped => "skipped",
+            _ => "unknown",
+        };
+        println!("  {outcome:<8} {}", check.id);
+        for (label, text) in [("seen", &check.observed), ("asked", &check.required)] {
+            if !text.is_empty() {
+                println!("           {label:<8} {}", Escaped(text));
+            }
+        }
+        if explain {
+            println!("           source   {}", check.source);
+        }
+        if check.leaves != TrustTier::Affirming {
+            println!("           so the tier is {} at best", check.leaves.name());
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    use std::io::Read;
+    /// More than any evidence, certificate or list has.
+    const MOST: u64 = 16 << 20;
+    let mut bytes = Vec::new();
+    let result = if path.as_os_str() == "-" {
+        std::io::stdin().take(MOST).read_to_end(&mut bytes)
+    } else {
+        fs::File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+    };
+    result.map_err(|error| Failure::caused(format!("cannot read `{}`", path.display()), &error))?;
+    Ok(bytes)
+}
+
+fn write(evidence: &Evidence, output: Option<&Path>) -> Result<ExitCode, Failure> {
+    use std::io::Write;
+    let json = evidence.to_json();
+    let Some(path) = output else {
+        println!("{json}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    fs::File::create_new(path)
+        .and_then(|mut file| file.write_all(json.as_bytes()))
+        .map_err(|error| Failure::caused(format!("cannot write `{}`", path.display()), &error))?;
+    Ok(ExitCode::SUCCESS)
+}

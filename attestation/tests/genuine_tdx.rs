@@ -602,3 +602,40 @@ fn how_long_an_appraisal_takes() {
     }
     println!("{:?} for each appraisal", start.elapsed() / rounds);
 }
+
+#[test]
+fn one_verifier_takes_the_lists_of_both_vendors() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let case = vectors.case("cf77a6e9/c5e1117e");
+    let mut folder: Vec<_> = std::fs::read_dir(vectors.root.join("snp/crl"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folder.sort();
+    let amd = std::fs::read(&folder[0]).unwrap();
+    let evidence = vectors.evidence(case);
+    let report_data = evidence.claimed_report_data().unwrap();
+    let verifier = Verifier::builder().crl(amd).build().unwrap();
+    let appraisal = verifier
+        .appraise_bound_to(&evidence, &report_data, at(case))
+        .unwrap();
+    assert_eq!(outcome(&appraisal, "tdx.revocation"), Outcome::Pass);
+
+    // A list of Intel's says nothing about AMD's chain, and does not stand in its way.
+    let now = UnixTime(1_790_000_000);
+    let mut tee = attestation::SimulatedTee::new(now).unwrap();
+    let evidence = attestation::Attester::attest(&mut tee, &[7; 64]).unwrap();
+    let verifier = Verifier::builder()
+        .crl(vectors.read(case["root_crl"].as_str().unwrap()))
+        .reference_values(tee.reference_values())
+        .dangerous()
+        .accept_simulated()
+        .build()
+        .unwrap();
+    let appraisal = verifier
+        .appraise_bound_to(&evidence, &[7; 64], now)
+        .unwrap();
+    assert_eq!(outcome(&appraisal, "snp.revocation"), Outcome::Unknown);
+}

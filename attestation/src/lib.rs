@@ -10,8 +10,8 @@
 //!
 //! - A [`Challenge`] is everything evidence is bound to: a nonce, the channel, the policy, the key of
 //!   the audit log, the key that secrets are released to.
-//! - An [`Attester`] gives [`Evidence`]; [`detect`] finds the one of this machine, and
-//!   [`SimulatedTee`] stands in where there is none.
+//! - An [`Attester`] gives [`Evidence`] of an SEV-SNP or a TDX guest; [`detect`] finds the one of
+//!   this machine, and [`SimulatedTee`] stands in where there is none.
 //! - A [`Verifier`] appraises evidence. It is a pure function: no clock, no network, no state. An
 //!   error means that the evidence is not to be believed; an [`Appraisal`] of a low [`TrustTier`] is
 //!   believed but unwelcome.

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use attestation::tdx::{EventLog, Quote};
+use attestation::tdx::Quote;
 use attestation::{
     Appraisal, AppraiseError, Claims, Endorsements, Evidence, Hex, Outcome, ReferenceValues,
     TcbStatus, TdxClaims, Tee, TrustTier, UnixTime, Verifier,
@@ -488,65 +488,6 @@ fn evidence_with_collateral_survives_both_encodings() {
     let once = serde_json::to_string(&appraise(&json, at(case)).unwrap()).unwrap();
     let twice = serde_json::to_string(&appraise(&cbor, at(case)).unwrap()).unwrap();
     assert_eq!(once, twice);
-}
-
-#[test]
-fn every_genuine_event_log_replays_to_the_expected_registers() {
-    let Some(vectors) = Vectors::open() else {
-        return;
-    };
-    let expected: Value = serde_json::from_slice(&vectors.read("eventlog/replay.json")).unwrap();
-    let zero = "0".repeat(96);
-    let mut replayed = 0;
-    for (file, expected) in expected.as_object().unwrap() {
-        if !file.contains("ccel") {
-            continue;
-        }
-        let bytes = vectors.read(file);
-        if file.contains("sm3") {
-            let error = EventLog::parse(&bytes).unwrap_err();
-            assert_eq!(error.code(), "event-log-algorithm");
-            continue;
-        }
-        let log = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let registers = log.replay();
-        for (index, value) in registers.values().iter().enumerate() {
-            let value = value.to_string();
-            let expected = &expected["sha384"][(index + 1).to_string()];
-            let expected = expected.as_str().unwrap_or(&zero);
-            assert_eq!(value, expected, "{file}, RTMR{index}");
-        }
-        replayed += 1;
-    }
-    assert!(replayed >= 11);
-}
-
-#[test]
-fn a_genuine_log_explains_the_registers_of_its_own_quote_only() {
-    let Some(vectors) = Vectors::open() else {
-        return;
-    };
-    let explained = |log: &str, quote: &str| {
-        let log = vectors.read(log);
-        let quote = vectors.read(quote);
-        let rtmrs = Quote::parse(&quote).unwrap().report().rtmrs().map(Hex);
-        EventLog::parse(&log).unwrap().replay().explain(&rtmrs)
-    };
-    let quote = "tdx/quotes/emr-v4-baremetal-3ab56d67.dat";
-    assert_eq!(
-        explained("eventlog/baremetal-live2-ccel.dat", quote),
-        [true; 4]
-    );
-    assert_eq!(
-        explained("eventlog/baremetal-live-ccel-mismatch.dat", quote),
-        [true, true, false, true]
-    );
-    // The application of this one extends registers that the firmware's log does not tell of.
-    let [rtmr0, ..] = explained(
-        "eventlog/dstack-ccel.dat",
-        "tdx/quotes/emr-v4-baremetal-32f07013.dat",
-    );
-    assert!(rtmr0);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::cell::{Cell, RefCell};
+
 use zeroize::Zeroizing;
 
 use super::{Bench, read};
@@ -254,6 +256,47 @@ fn a_slot_is_removed_whole_or_not_at_all() {
         |vault| drop(vault.add_slot(&released(2)).unwrap()),
         |vault| vault.remove_slot(vault.slots()[1].slot_id),
     );
+}
+
+/// A provider that is asked while a writer replaces the header.
+struct Overtaken<'a> {
+    kek: Released,
+    writer: RefCell<&'a mut Vault>,
+    times: Cell<u8>,
+}
+
+impl KekProvider for Overtaken<'_> {
+    fn kind(&self) -> SlotKind {
+        SlotKind::Broker
+    }
+
+    fn new_slot(&self) -> Result<Vec<u8>, KekError> {
+        self.kek.new_slot()
+    }
+
+    fn kek(&self, slot: &SlotInfo) -> Result<Kek, KekError> {
+        let times = self.times.get();
+        if times > 0 {
+            self.times.set(times - 1);
+            self.writer.borrow_mut().add_slot(&released(times)).unwrap();
+        }
+        self.kek.kek(slot)
+    }
+}
+
+#[test]
+fn a_reader_that_is_overtaken_by_new_headers_looks_again() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &b"x"[..]).unwrap();
+    let overtaken = Overtaken {
+        kek: bench.kek(),
+        writer: RefCell::new(&mut vault),
+        times: Cell::new(3),
+    };
+    let reading = Vault::open(&bench.path(), &overtaken, Access::ReadOnly).unwrap();
+    assert_eq!(reading.slots().len(), 4);
+    assert_eq!(read(&reading, "a").unwrap(), b"x");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use ::vault::kek::{KekProvider, Passphrase, Released};
 use ::vault::{Access, Part, Vault as Store, VaultError};
+use casemate::record::hex;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -28,6 +29,19 @@ pub enum Vault {
     Rm(Rm),
     /// Read everything and check every byte.
     Verify(Verify),
+    /// List, add and remove the keys that open a vault.
+    #[command(subcommand)]
+    Kek(Kek),
+}
+
+#[derive(Subcommand)]
+pub enum Kek {
+    /// List the key slots: id, kind, and the header epoch in which each was made.
+    Ls(Ls),
+    /// Let one more key open the vault. With --new-key-file and no such file, a new key is made.
+    Add(Add),
+    /// Take a key slot away; its key then opens the vault no more.
+    Rm(RmSlot),
 }
 
 /// Where the vault is, and what opens it.
@@ -92,6 +106,31 @@ pub struct Rm {
 }
 
 #[derive(Args)]
+pub struct Add {
+    #[command(flatten)]
+    at: At,
+    /// File with the new key (64 hexadecimal digits).
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "new_passphrase_file",
+        required_unless_present = "new_passphrase_file"
+    )]
+    new_key_file: Option<PathBuf>,
+    /// File whose first line is the new passphrase (`-` for standard input).
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct RmSlot {
+    #[command(flatten)]
+    at: At,
+    /// Id of the slot, as `kek ls` prints it, or the first digits of it.
+    slot: String,
+}
+
+#[derive(Args)]
 pub struct Verify {
     #[command(flatten)]
     at: At,
@@ -106,6 +145,9 @@ impl Vault {
             Self::Ls(command) => command.run(),
             Self::Rm(command) => command.run(),
             Self::Verify(command) => command.run(),
+            Self::Kek(Kek::Ls(command)) => command.slots(),
+            Self::Kek(Kek::Add(command)) => command.run(),
+            Self::Kek(Kek::Rm(command)) => command.run(),
         }
         .map(|()| ExitCode::SUCCESS)
     }
@@ -113,11 +155,7 @@ impl Vault {
 
 impl At {
     fn kek(&self) -> Result<Box<dyn KekProvider>, Failure> {
-        if let Some(path) = &self.passphrase_file {
-            return Ok(Box::new(Passphrase::new(passphrase(path)?)));
-        }
-        let path = self.key_file.as_deref().unwrap_or(Path::new(""));
-        released(read_key(path)?)
+        kek(self.key_file.as_deref(), self.passphrase_file.as_deref())
     }
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
@@ -138,6 +176,14 @@ impl At {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
+    }
+}
+
+/// The key in one of these files; clap saw to it that there is one.
+fn kek(key: Option<&Path>, phrase: Option<&Path>) -> Result<Box<dyn KekProvider>, Failure> {
+    match phrase {
+        Some(path) => Ok(Box::new(Passphrase::new(passphrase(path)?))),
+        None => released(read_key(key.unwrap_or(Path::new("")))?),
     }
 }
 
@@ -202,7 +248,7 @@ impl Create {
         println!(
             "made vault `{}`, id {}",
             self.at.vault.display(),
-            casemate::record::hex(&vault.id())
+            hex(&vault.id())
         );
         if let Some(path) = fresh {
             println!(
@@ -296,12 +342,98 @@ impl Verify {
         );
         println!(
             "  root {}, generation {}",
-            casemate::record::hex(&vault.root()),
+            hex(&vault.root()),
             vault.generation()
         );
         println!(
             "  no anchor remembers the newest root: a store put back as a whole looks the same"
         );
+        Ok(())
+    }
+}
+
+impl Ls {
+    fn slots(self) -> Result<(), Failure> {
+        let slots = self.at.open(Access::ReadOnly)?.slots();
+        if self.json {
+            let list: Vec<_> = slots
+                .iter()
+                .map(|s| json!({ "slot": hex(&s.slot_id), "kind": s.kind.to_string(), "epoch": s.epoch }))
+                .collect();
+            println!("{}", serde_json::to_string_pretty(&list)?);
+        } else {
+            for slot in slots {
+                println!(
+                    "{}  {:<10}  {:>5}",
+                    hex(&slot.slot_id),
+                    slot.kind,
+                    slot.epoch
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Add {
+    fn run(self) -> Result<(), Failure> {
+        let from_input = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
+        if from_input(&self.at.passphrase_file) && from_input(&self.new_passphrase_file) {
+            return Err(
+                Failure::new("both passphrases cannot come from standard input")
+                    .hint("put one of them into a file"),
+            );
+        }
+        // Opened first: a key to nothing would only puzzle.
+        let mut vault = self.at.open(Access::ReadWrite)?;
+        let fresh = self.new_key_file.as_ref().filter(|path| !path.exists());
+        let new = match fresh {
+            Some(path) => released(new_key(path)?)?,
+            None => kek(
+                self.new_key_file.as_deref(),
+                self.new_passphrase_file.as_deref(),
+            )?,
+        };
+        // A failure half way may have added it all the same, so the new key file stays.
+        let slot = vault
+            .add_slot(new.as_ref())
+            .map_err(|error| self.at.explain(error))?;
+        println!("added key slot {}, kind {}", hex(&slot.slot_id), slot.kind);
+        if let Some(path) = fresh {
+            println!(
+                "its key is in `{}`: give it to the broker, and keep a copy",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl RmSlot {
+    fn run(self) -> Result<(), Failure> {
+        let mut vault = self.at.open(Access::ReadWrite)?;
+        let slots = vault.slots().into_iter().map(|slot| slot.slot_id);
+        let wanted = self.slot.to_ascii_lowercase();
+        let matching: Vec<_> = slots
+            .filter(|id| !wanted.is_empty() && hex(id).starts_with(&wanted))
+            .collect();
+        let hint = "`sandboxctl vault kek ls` lists the slots";
+        let id = match matching[..] {
+            [id] => id,
+            [] => {
+                let message = format!("the vault has no key slot `{}`", self.slot.escape_default());
+                return Err(Failure::new(message).hint(hint));
+            }
+            _ => {
+                let message = format!("several key slots begin with `{wanted}`");
+                return Err(Failure::new(message).hint(hint));
+            }
+        };
+        vault
+            .remove_slot(id)
+            .map_err(|error| self.at.explain(error))?;
+        println!("removed key slot {}", hex(&id));
+        println!("  a copy of the vault from before still opens with its key");
         Ok(())
     }
 }

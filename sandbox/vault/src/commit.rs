@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::anchor::{AnchorError, Anchored, FreshnessAnchor};
 use crate::envelope::{FIRST_EPOCH, Keys, MAX_WRAPS, random_id};
 use crate::error::{Part, VaultError};
-use crate::format::header::Header;
+use crate::format::header::{self, Header};
 use crate::format::index::{self, Index};
 use crate::format::manifest::{self, Manifest, Segment};
 use crate::format::{ChunkSize, Id, Malformed, Padding};
@@ -92,17 +92,25 @@ pub(crate) fn first(
         root: [0; 32],
         index: Arc::default(),
     };
-    match write(shared, &before, Index::new(), time, anchor) {
+    match write(
+        shared,
+        &before,
+        Index::new(),
+        FIRST_HEADER_EPOCH,
+        time,
+        anchor,
+    ) {
         Ok(_) => Ok(()),
         Err(failed) => Err(failed.error),
     }
 }
 
-/// Makes `next` the state after `before`.
+/// Makes `next` the state after `before`, under the header of this epoch.
 pub(crate) fn write(
     shared: &Shared,
     before: &Commit,
     next: Index,
+    header_epoch: u64,
     time: u64,
     anchor: Option<&dyn FreshnessAnchor>,
 ) -> Result<Commit, Failed> {
@@ -115,6 +123,7 @@ pub(crate) fn write(
     let manifest = Manifest {
         generation,
         previous: before.root,
+        header_epoch,
         time,
         objects: next.len() as u64,
         segments: vec![segment],
@@ -251,6 +260,7 @@ pub(crate) fn collect(store: &Store, now: &Commit) {
     let Ok(_alone) = store.lock_out_readers() else {
         return;
     };
+    let _ = store.remove(Place::Root, header::NEXT_FILE);
     for (place, id) in orphans(store, now).unwrap_or_default() {
         let _ = store.remove(place, &file_name(&id));
     }

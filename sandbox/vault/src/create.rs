@@ -67,9 +67,7 @@ fn make(
         epoch: commit::FIRST_HEADER_EPOCH,
         slots: vec![slot],
     };
-    let mut bytes = header.encode();
-    let mac = keys.header_mac(&bytes);
-    bytes.extend_from_slice(&mac);
+    let bytes = keys.seal_header(&header);
 
     let store = Store::create(path).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => VaultError::Exists,

@@ -18,6 +18,7 @@ use aws_lc_rs::{hmac, rand};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::commit::FIRST_HEADER_EPOCH;
 use crate::error::{Part, VaultError};
 use crate::format::header::{self, Header, MAX_PARAMETERS, Slot};
 use crate::format::index::{Record, WRAPPED_LEN};
@@ -25,7 +26,7 @@ use crate::format::object::FRONT_LEN;
 use crate::format::{Id, SUITE};
 use crate::kek::{KekError, KekProvider};
 use crate::sealed::{self, CommittingKeys, Unopened, sha256};
-use crate::secret::{Kek, SecretKey};
+use crate::secret::SecretKey;
 use crate::sys::{Arena, MemoryProtection};
 
 /// Most DEKs wrapped under one key: far below where random nonces of 96 bits begin to collide.
@@ -39,6 +40,8 @@ pub enum SlotKind {
     Broker,
     /// A passphrase, stretched with Argon2id.
     Passphrase,
+    /// A kind of this number, which this version does not know.
+    Other(u8),
 }
 
 impl SlotKind {
@@ -46,21 +49,33 @@ impl SlotKind {
         match self {
             Self::Broker => 1,
             Self::Passphrase => 2,
+            Self::Other(number) => number,
+        }
+    }
+
+    fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Broker,
+            2 => Self::Passphrase,
+            other => Self::Other(other),
         }
     }
 }
 
 impl fmt::Display for SlotKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Broker => "broker",
-            Self::Passphrase => "passphrase",
-        })
+        match self {
+            Self::Broker => f.write_str("broker"),
+            Self::Passphrase => f.write_str("passphrase"),
+            Self::Other(number) => write!(f, "unknown ({number})"),
+        }
     }
 }
 
-/// What a provider is told about a slot. Not authenticated: the header is believed only after the
-/// slot was opened.
+/// What a slot tells to whoever holds no key, in clear.
+///
+/// A [`KekProvider`] gets it unauthenticated: the header is believed only after the slot was opened.
+/// What [`Vault::slots`](crate::Vault::slots) lists was authenticated.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SlotInfo {
@@ -98,62 +113,23 @@ impl Keys {
     ) -> Result<(Self, Slot), VaultError> {
         let arena = Arena::default();
         let root = SecretKey::random(&arena).map_err(VaultError::io("protect memory for keys"))?;
-        let parameters = provider.new_slot()?;
-        if parameters.len() > MAX_PARAMETERS {
-            return Err(KekError::Parameters.into());
-        }
-        let info = SlotInfo {
-            vault_id,
-            slot_id: random_id()?,
-            kind: provider.kind(),
-            epoch: FIRST_EPOCH,
-            parameters,
-        };
-        let kek = provider.kek(&info)?;
-        let slot = seal_slot(&info, &kek, &root)?;
+        let slot = new_slot(vault_id, FIRST_HEADER_EPOCH, provider, &root)?;
         Ok((Self::derive(arena, vault_id, &root)?, slot))
     }
 
-    /// Opens the first slot that belongs to the provider's key.
-    pub(crate) fn open(header: &Header, provider: &dyn KekProvider) -> Result<Self, VaultError> {
+    /// Opens the first slot that belongs to the provider's key; returns the root key too, which
+    /// only new slots are made of.
+    pub(crate) fn open(
+        header: &Header,
+        provider: &dyn KekProvider,
+    ) -> Result<(Self, SecretKey), VaultError> {
         let kind = provider.kind();
-        let mut of_kind = header
-            .slots
-            .iter()
-            .filter(|s| s.kind == kind.number())
-            .peekable();
-        if of_kind.peek().is_none() {
+        if header.slots.iter().all(|slot| slot.kind != kind.number()) {
             return Err(VaultError::NoSlot { kind });
         }
-        for slot in of_kind {
-            let kek = provider.kek(&SlotInfo {
-                vault_id: header.vault_id,
-                slot_id: slot.id,
-                kind,
-                epoch: slot.epoch,
-                parameters: slot.parameters.clone(),
-            })?;
-            let context = slot.context(&header.vault_id);
-            match sealed::open(
-                kek.key(),
-                "casemate-vault v1 slot",
-                &context,
-                &slot.sealed_key,
-            ) {
-                Ok(mut root) => {
-                    let arena = Arena::default();
-                    let root = root
-                        .first_chunk_mut::<32>()
-                        .ok_or(VaultError::damaged(Part::Slot))?;
-                    let root = SecretKey::take_into(&arena, root)
-                        .map_err(VaultError::io("protect memory for keys"))?;
-                    return Self::derive(arena, header.vault_id, &root);
-                }
-                Err(Unopened::Commitment) => {}
-                Err(Unopened::Content) => return Err(VaultError::damaged(Part::Slot)),
-            }
-        }
-        Err(VaultError::WrongKek)
+        let arena = Arena::default();
+        let root = root_key(header, provider, &arena)?.ok_or(VaultError::WrongKek)?;
+        Ok((Self::derive(arena, header.vault_id, &root)?, root))
     }
 
     fn derive(arena: Arena, vault_id: Id, root: &SecretKey) -> Result<Self, VaultError> {
@@ -171,6 +147,14 @@ impl Keys {
             vault_id,
             arena,
         })
+    }
+
+    /// The bytes of a header's file.
+    pub(crate) fn seal_header(&self, header: &Header) -> Vec<u8> {
+        let mut bytes = header.encode();
+        let mac = self.header_mac(&bytes);
+        bytes.extend_from_slice(&mac);
+        bytes
     }
 
     /// Computes the MAC of a header.
@@ -289,21 +273,80 @@ pub(crate) fn random_id() -> Result<Id, VaultError> {
     Ok(id)
 }
 
-fn seal_slot(info: &SlotInfo, kek: &Kek, root: &SecretKey) -> Result<Slot, VaultError> {
-    let kind = info.kind.number();
-    let context = header::context(
-        &info.vault_id,
-        &info.slot_id,
+/// The root key, from the first slot that belongs to the provider's key; `None` if none does.
+pub(crate) fn root_key(
+    header: &Header,
+    provider: &dyn KekProvider,
+    arena: &Arena,
+) -> Result<Option<SecretKey>, VaultError> {
+    let kind = provider.kind().number();
+    for slot in header.slots.iter().filter(|slot| slot.kind == kind) {
+        let kek = provider.kek(&slot.info(&header.vault_id))?;
+        let context = slot.context(&header.vault_id);
+        match sealed::open(kek.key(), SLOT_LABEL, &context, &slot.sealed_key) {
+            Ok(mut root) => {
+                let root = root
+                    .first_chunk_mut::<32>()
+                    .ok_or(VaultError::damaged(Part::Slot))?;
+                return SecretKey::take_into(arena, root)
+                    .map(Some)
+                    .map_err(VaultError::io("protect memory for keys"));
+            }
+            Err(Unopened::Commitment) => {}
+            Err(Unopened::Content) => return Err(VaultError::damaged(Part::Slot)),
+        }
+    }
+    Ok(None)
+}
+
+/// Makes a slot that the provider's key opens, for the header of this epoch.
+pub(crate) fn new_slot(
+    vault_id: Id,
+    epoch: u64,
+    provider: &dyn KekProvider,
+    root: &SecretKey,
+) -> Result<Slot, VaultError> {
+    let parameters = provider.new_slot()?;
+    if parameters.len() > MAX_PARAMETERS {
+        return Err(KekError::Parameters.into());
+    }
+    let info = SlotInfo {
+        vault_id,
+        slot_id: random_id()?,
+        kind: provider.kind(),
+        epoch,
+        parameters,
+    };
+    let kek = provider.kek(&info)?;
+    let SlotInfo {
+        slot_id,
         kind,
-        info.epoch,
-        &info.parameters,
-    );
-    let sealed = sealed::seal(kek.key(), "casemate-vault v1 slot", &context, root.expose())?;
+        parameters,
+        ..
+    } = info;
+    let kind = kind.number();
+    let context = header::context(&vault_id, &slot_id, kind, epoch, &parameters);
+    let sealed = sealed::seal(kek.key(), SLOT_LABEL, &context, root.expose())?;
     Ok(Slot {
-        id: info.slot_id,
+        id: slot_id,
         kind,
-        epoch: info.epoch,
-        parameters: info.parameters.clone(),
+        epoch,
+        parameters,
         sealed_key: sealed.try_into().map_err(|_| VaultError::Crypto)?,
     })
 }
+
+impl Slot {
+    /// What the slot tells in clear.
+    pub(crate) fn info(&self, vault_id: &Id) -> SlotInfo {
+        SlotInfo {
+            vault_id: *vault_id,
+            slot_id: self.id,
+            kind: SlotKind::of(self.kind),
+            epoch: self.epoch,
+            parameters: self.parameters.clone(),
+        }
+    }
+}
+
+const SLOT_LABEL: &str = "casemate-vault v1 slot";

@@ -326,8 +326,9 @@ impl Lease {
     ///
     /// It is called after the read has failed, in the thread that read, or for a served lease in a
     /// thread of the server, with none of the lease's locks held: it may use the lease, and revoke
-    /// it. It should not own the lease, which would then never be dropped. Damage met before this
-    /// call is told when it is met again, unless somebody was told.
+    /// it. It must not wait for whoever shuts the server down, who waits for it, and should not own
+    /// the lease, which would then never be dropped. Damage met before this call is told when it is
+    /// met again, unless somebody was told.
     pub fn on_damage(&self, told: impl Fn(&Damage) + Send + Sync + 'static) {
         self.core.watch().told.push(Arc::new(told));
     }

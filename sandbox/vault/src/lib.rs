@@ -32,6 +32,7 @@ mod commit;
 mod create;
 mod envelope;
 mod sealed;
+mod slots;
 mod store;
 mod stream;
 mod tree;

@@ -1,8 +1,8 @@
 //! The directory of a vault: every read and write of it goes through here.
 //!
-//! All paths are relative to open directories and follow no symbolic link. Nothing is renamed over
-//! a file that matters: new files appear under new random names, and only the manifest slot, which
-//! is written last, makes them count.
+//! All paths are relative to open directories and follow no symbolic link. New files appear under new
+//! random names, and only the manifest slot, which is written last, makes them count. The one file
+//! that is replaced, by a rename, is the header.
 
 use std::fs::File;
 use std::io;
@@ -142,6 +142,13 @@ impl Store {
     pub(crate) fn sync_dir(&self, place: Place) -> io::Result<()> {
         self.gate()?;
         rustix::fs::fsync(self.dir(place))?;
+        Ok(())
+    }
+
+    /// Puts one file of the root in the place of another: whoever opens it finds the one or the other.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.gate()?;
+        rustix::fs::renameat(&self.root, from, &self.root, to)?;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::kek::KekProvider;
 use crate::lease::{Lease, LeaseTerms};
 use crate::name::{self, NameError};
 use crate::object::Object;
+use crate::secret::SecretKey;
 use crate::store::{Lock, Place, Store, file_name};
 use crate::stream;
 use crate::sys::MemoryProtection;
@@ -119,12 +120,15 @@ pub struct Verified {
 /// Holding one proves that a key opened it and that header, manifest and index are whole; what is
 /// in objects is proven as it is read.
 pub struct Vault {
-    shared: Arc<Shared>,
-    commit: Commit,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) header: Header,
+    /// What new slots are made of; held by a writer, and by none of its leases.
+    pub(crate) root: Option<SecretKey>,
+    pub(crate) commit: Commit,
     access: Access,
     clock: Clock,
     anchor: Option<Arc<dyn FreshnessAnchor>>,
-    poisoned: bool,
+    pub(crate) poisoned: bool,
     _lock: Lock,
 }
 
@@ -224,30 +228,34 @@ impl Vault {
             },
         })?;
 
-        let (header, keys) = unlock(&store, kek)?;
-        let shared = Shared {
-            store,
-            keys,
-            chunk: header.chunk,
-            padding: header.padding,
-        };
-        let commit = commit::newest(&shared, &header)?;
+        let Found {
+            header,
+            root,
+            shared,
+            commit,
+        } = find(store, kek)?;
         if let Some(anchor) = &anchor {
             commit::check_anchor(&shared, &commit, access, anchor.as_ref())?;
         }
         if access == Access::ReadWrite {
             commit::collect(&shared.store, &commit);
         }
-        let shared = Arc::new(shared);
-        Ok(Self {
-            shared,
+        let mut vault = Self {
+            shared: Arc::new(shared),
+            header,
+            root: (access == Access::ReadWrite).then_some(root),
             commit,
             access,
             clock,
             anchor,
             poisoned: false,
             _lock: lock,
-        })
+        };
+        // A writer replaced the header and died: until a manifest names it, the old one would do.
+        if access == Access::ReadWrite && vault.header.epoch != vault.commit.manifest.header_epoch {
+            vault.commit(Index::clone(&vault.commit.index))?;
+        }
+        Ok(vault)
     }
 
     /// The vault's id, 16 random bytes; public.
@@ -439,7 +447,7 @@ impl Vault {
         ))
     }
 
-    fn writable(&self) -> Result<(), VaultError> {
+    pub(crate) fn writable(&self) -> Result<(), VaultError> {
         match (self.access, self.poisoned) {
             (Access::ReadOnly, _) => Err(VaultError::ReadOnly),
             (Access::ReadWrite, true) => Err(VaultError::Poisoned),
@@ -488,9 +496,10 @@ impl Vault {
         })
     }
 
-    fn commit(&mut self, next: Index) -> Result<(), VaultError> {
-        let anchor = self.anchor.as_deref();
-        match commit::write(&self.shared, &self.commit, next, (self.clock)(), anchor) {
+    pub(crate) fn commit(&mut self, next: Index) -> Result<(), VaultError> {
+        let (anchor, epoch) = (self.anchor.as_deref(), self.header.epoch);
+        let time = (self.clock)();
+        match commit::write(&self.shared, &self.commit, next, epoch, time, anchor) {
             Ok(commit) => {
                 let before = std::mem::replace(&mut self.commit, commit);
                 commit::retire(&self.shared.store, before, &self.commit);
@@ -524,22 +533,71 @@ impl Vault {
 /// Bytes that `get` reads at once; a whole number of chunks of every size.
 const STRETCH: u64 = 1 << 20;
 
-/// Reads the header and opens a slot; after this the header is believed.
-fn unlock(store: &Store, kek: &dyn KekProvider) -> Result<(Header, Keys), VaultError> {
+/// What a key opened, verified.
+struct Found {
+    header: Header,
+    root: SecretKey,
+    shared: Shared,
+    commit: Commit,
+}
+
+/// Opens a slot of the header, and the newest state.
+///
+/// A writer may replace the header and commit while a reader is between the two. So a header that
+/// does not go with the manifest is tampered with only if it stands still.
+fn find(mut store: Store, kek: &dyn KekProvider) -> Result<Found, VaultError> {
+    let mut file = read_header(&store)?;
+    for _ in 0..MAX_LOOKS {
+        let (header, keys, root) = unlock(&file, kek)?;
+        let shared = Shared {
+            store,
+            keys,
+            chunk: header.chunk,
+            padding: header.padding,
+        };
+        match commit::newest(&shared, &header) {
+            Err(VaultError::Tampered {
+                what: Part::Header, ..
+            }) => {}
+            outcome => {
+                return outcome.map(|commit| Found {
+                    header,
+                    root,
+                    shared,
+                    commit,
+                });
+            }
+        }
+        let now = read_header(&shared.store)?;
+        if now == file {
+            break;
+        }
+        (file, store) = (now, shared.store);
+    }
+    Err(VaultError::damaged(Part::Header))
+}
+
+/// How many headers a reader lets pass.
+const MAX_LOOKS: usize = 16;
+
+fn read_header(store: &Store) -> Result<Vec<u8>, VaultError> {
+    match store.read(Place::Root, header::FILE, header::MAX_LEN as u64) {
+        Ok(file) => Ok(file),
+        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Err(VaultError::damaged(Part::Header)),
+        Err(e) => Err(not_a_vault(e)),
+    }
+}
+
+/// Opens a slot of the header; after this the header is believed.
+fn unlock(file: &[u8], kek: &dyn KekProvider) -> Result<(Header, Keys, SecretKey), VaultError> {
     use crate::format::Malformed;
-    let tampered = VaultError::damaged(Part::Header);
-    let file = match store.read(Place::Root, header::FILE, header::MAX_LEN as u64) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Err(tampered),
-        Err(e) => return Err(not_a_vault(e)),
-    };
-    let (header, covered, mac) = Header::parse(&file).map_err(|malformed| match malformed {
+    let (header, covered, mac) = Header::parse(file).map_err(|malformed| match malformed {
         Malformed::Magic => VaultError::NotAVault,
         other => VaultError::tampered(Part::Header)(other),
     })?;
-    let keys = Keys::open(&header, kek)?;
+    let (keys, root) = Keys::open(&header, kek)?;
     keys.check_header(covered, mac)?;
-    Ok((header, keys))
+    Ok((header, keys, root))
 }
 
 /// A name must be valid, and must not be a directory of another or lie under a file.

@@ -12,6 +12,9 @@ use crate::sealed::{OVERHEAD, sha256};
 /// Name of the header's file.
 pub(crate) const FILE: &str = "vault";
 
+/// Name of the next header, until it takes the place of the other.
+pub(crate) const NEXT_FILE: &str = "vault.new";
+
 /// Most bytes of a header: more is refused unread.
 pub(crate) const MAX_LEN: usize = 64 * 1024;
 
@@ -31,7 +34,7 @@ const MAC_LEN: usize = 32;
 const WRAP: u8 = 1;
 
 /// The header, parsed and free of accidental damage; believed only after its MAC was checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Header {
     pub(crate) vault_id: Id,
     pub(crate) chunk: ChunkSize,
@@ -41,7 +44,7 @@ pub(crate) struct Header {
 }
 
 /// One way to the root key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slot {
     pub(crate) id: Id,
     pub(crate) kind: u8,

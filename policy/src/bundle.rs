@@ -11,12 +11,13 @@ use sha2::{Digest, Sha256};
 use crate::decide::Engine;
 use crate::decision::Decision;
 use crate::diagnostic::{Diagnostic, Severity, position};
+use crate::diff::Diff;
 use crate::explain::Explanation;
 use crate::facts::Facts;
 use crate::grant::Grant;
 use crate::rules::Rule;
 use crate::tables::Tables;
-use crate::{explain, lint, reader, rules, schema};
+use crate::{diff, explain, lint, reader, rules, schema};
 
 /// A policy that was read without an error: its tables are sane, its rules fit the schema.
 ///
@@ -173,6 +174,11 @@ impl Bundle {
         explain::explain(self, facts)
     }
 
+    /// Tells what another bundle, the newer one, grants differently.
+    pub fn diff(&self, other: &Bundle) -> Diff {
+        diff::diff(self, other)
+    }
+
     /// Finds what is allowed in a bundle and probably not meant.
     pub fn lint(&self) -> Vec<Diagnostic> {
         lint::lint(self)
@@ -232,7 +238,7 @@ impl BundleError {
     /// The most problems that are reported at once.
     const MOST: usize = 100;
 
-    fn new(source: &str, file_name: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+    pub(crate) fn new(source: &str, file_name: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
         diagnostics.truncate(Self::MOST);
         // Only the beginning of a file that is too long is kept to point into.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::bundle::Bundle;
 use crate::facts::{Facts, Tcb, Tier};
+use crate::rules::Rule;
 
 /// Values of each fact, from best to worst, that stand for all others.
 ///
@@ -15,6 +16,7 @@ use crate::facts::{Facts, Tcb, Tier};
 #[derive(Debug)]
 pub(crate) struct Domain {
     axes: [Vec<Value>; 7],
+    exact: bool,
 }
 
 /// One value of one fact.
@@ -50,8 +52,18 @@ impl Domain {
     /// The most gaps that are told apart.
     const MOST_GAPS: usize = 6;
 
+    /// Between what the rules of one bundle tell apart; of gaps each alone, and all of them.
     pub(crate) fn of(bundle: &Bundle) -> Self {
-        let rules = bundle.rules();
+        Self::between(&bundle.rules().iter().collect::<Vec<_>>(), false)
+    }
+
+    /// Between what the rules of either bundle tell apart, with every combination of gaps.
+    pub(crate) fn of_both(one: &Bundle, other: &Bundle) -> Self {
+        let rules = one.rules().iter().chain(other.rules());
+        Self::between(&rules.collect::<Vec<_>>(), true)
+    }
+
+    fn between(rules: &[&Rule], every_gap: bool) -> Self {
         let about = |name: &'static str| {
             rules
                 .iter()
@@ -99,13 +111,18 @@ impl Domain {
             .into_iter()
             .map(|age| Value::Age(Some(Duration::from_secs(age))));
         let no_age = mentioned("evidence_age").then_some(Value::Age(None));
-        let all: BTreeSet<String> = words("gaps")
-            .into_iter()
+        let gap_words = words("gaps");
+        let every_gap = every_gap && gap_words.len() <= Self::MOST_GAPS;
+        let all: BTreeSet<String> = gap_words
+            .iter()
+            .copied()
             .take(Self::MOST_GAPS)
             .map(str::to_owned)
             .collect();
         let mut gaps = vec![BTreeSet::new()];
-        if mentioned("gaps") {
+        if mentioned("gaps") && every_gap {
+            gaps = combinations_of(&all);
+        } else if mentioned("gaps") {
             gaps.extend(all.iter().map(|gap| BTreeSet::from([gap.clone()])));
             gaps.push(
                 all.into_iter()
@@ -132,7 +149,13 @@ impl Domain {
                 ages.chain(no_age).collect(),
                 gaps.into_iter().map(Value::Gaps).collect(),
             ],
+            exact: rules.iter().all(|rule| rule.plain) && (every_gap || !mentioned("gaps")),
         }
+    }
+
+    /// Whether the rules decide about all facts as they do about some combination of this domain.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// The values of each fact, from best to worst.
@@ -149,13 +172,25 @@ impl Domain {
 
     /// Every combination.
     pub(crate) fn combinations(&self) -> impl Iterator<Item = Facts> {
-        (0..self.size()).map(|index| {
-            let mut rest = index;
-            self.axes.iter().fold(Facts::unknown(), |facts, axis| {
-                let value = &axis[rest % axis.len()];
-                rest /= axis.len();
-                value.replaced_in(&facts)
-            })
+        (0..self.size()).map(|index| self.combination(index))
+    }
+
+    /// The combination of this number, below [`Domain::size`].
+    pub(crate) fn combination(&self, index: usize) -> Facts {
+        let mut rest = index;
+        self.axes.iter().fold(Facts::unknown(), |facts, axis| {
+            let value = &axis[rest % axis.len()];
+            rest /= axis.len();
+            value.replaced_in(&facts)
+        })
+    }
+
+    /// What these facts have that is not the best of its kind.
+    pub(crate) fn short_of_best<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = &'a Value> {
+        self.axes.iter().flat_map(|axis| {
+            axis.iter()
+                .skip(1)
+                .filter(|value| value.replaced_in(facts) == *facts)
         })
     }
 
@@ -173,6 +208,27 @@ impl Domain {
                 .map(move |value| value.replaced_in(&corner))
         })
     }
+}
+
+/// Every set of these gaps, without and with one that no rule names, and the unknown.
+fn combinations_of(all: &BTreeSet<String>) -> Vec<BTreeSet<String>> {
+    let mut other = "another".to_owned();
+    while all.contains(&other) || other == Facts::UNKNOWN_GAP {
+        other.push('-');
+    }
+    let mut sets = vec![BTreeSet::new()];
+    for gap in all.iter().chain([&other]) {
+        let with: Vec<BTreeSet<String>> = sets
+            .iter()
+            .map(|set| set | &BTreeSet::from([gap.clone()]))
+            .collect();
+        sets.extend(with);
+    }
+    let unknown = BTreeSet::from([Facts::UNKNOWN_GAP.to_owned()]);
+    if !sets.contains(&unknown) {
+        sets.push(unknown);
+    }
+    sets
 }
 
 /// The best value, the worst, those that rules name, and one that no rule names.
@@ -197,4 +253,23 @@ fn told_apart<T: Copy + PartialEq>(
         })
         .map(|(_, value)| value)
         .collect()
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Risk(risk) => write!(f, "risk {risk}"),
+            Value::Tier(tier) => write!(f, "tier \"{tier}\""),
+            Value::Tcb(tcb) => write!(f, "tcb \"{tcb}\""),
+            Value::Simulated(value) => write!(f, "simulated {value}"),
+            Value::Debug(value) => write!(f, "debug {value}"),
+            Value::Age(Some(age)) => write!(f, "evidence_age {}", age.as_secs()),
+            Value::Age(None) => f.write_str("no evidence"),
+            Value::Gaps(gaps) if gaps.is_empty() => f.write_str("no gaps"),
+            Value::Gaps(gaps) => {
+                let gaps: Vec<&str> = gaps.iter().map(String::as_str).collect();
+                write!(f, "gaps `{}`", gaps.join("`, `"))
+            }
+        }
+    }
 }

@@ -31,9 +31,11 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod case;
 mod decide;
 mod decision;
 mod diagnostic;
+mod diff;
 mod domain;
 mod explain;
 mod facts;
@@ -44,12 +46,15 @@ mod reader;
 mod risk;
 mod rules;
 mod schema;
+mod settings;
 mod tables;
 mod units;
 
 pub use bundle::{Bundle, BundleError};
+pub use case::{Cases, CasesError, Covered, Outcome, Report, Wrong};
 pub use decision::{Decision, Denial, Permission, Reason, ReasonKind};
 pub use diagnostic::{Diagnostic, Severity};
+pub use diff::{Change, Diff, Flip, Setting};
 pub use explain::Explanation;
 pub use facts::{Facts, Tcb, Tier};
 pub use grant::{Action, Grant, Resource};

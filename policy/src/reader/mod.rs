@@ -1,5 +1,6 @@
 //! From TOML to tables, collecting every problem on the way.
 
+mod cases;
 mod overbroad;
 mod problem;
 mod value;
@@ -8,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub(crate) use self::cases::{CaseContents, read as read_cases};
 use self::value::Section;
 use crate::diagnostic::{Diagnostic, Severity, is_invisible};
 use crate::tables::{
@@ -36,6 +39,17 @@ pub(crate) struct Contents {
 
 /// Reads the whole file. On any error the answer is the list of all of them.
 pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
+    let document = parse(source)?;
+    let mut reader = Reader::new(source);
+    let contents = reader.document(document.get_ref());
+    match contents {
+        Some(contents) if reader.problems.is_empty() => Ok(contents),
+        _ => Err(reader.problems),
+    }
+}
+
+/// Parses TOML that shows all that is in it.
+fn parse(source: &str) -> Result<Spanned<DeTable<'_>>, Vec<Diagnostic>> {
     let hidden: Vec<Diagnostic> = source
         .char_indices()
         .filter(|(_, c)| is_invisible(*c))
@@ -54,20 +68,10 @@ pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
         return Err(hidden);
     }
     let (document, errors) = DeTable::parse_recoverable(source);
-    if !errors.is_empty() {
+    match errors.is_empty() {
+        true => Ok(document),
         // What was recovered from broken syntax would only give misleading messages.
-        return Err(errors.iter().map(|error| syntax(source, error)).collect());
-    }
-    let mut reader = Reader {
-        source,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-        mounts: BTreeMap::new(),
-    };
-    let contents = reader.document(document.get_ref());
-    match contents {
-        Some(contents) if reader.problems.is_empty() => Ok(contents),
-        _ => Err(reader.problems),
+        false => Err(errors.iter().map(|error| syntax(source, error)).collect()),
     }
 }
 
@@ -93,6 +97,15 @@ struct Reader<'s> {
 }
 
 impl<'s> Reader<'s> {
+    fn new(source: &'s str) -> Self {
+        Reader {
+            source,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+            mounts: BTreeMap::new(),
+        }
+    }
+
     fn document(&mut self, table: &DeTable<'s>) -> Option<Contents> {
         let root = Section {
             place: String::new(),

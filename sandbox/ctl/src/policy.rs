@@ -1,11 +1,11 @@
-//! `sandboxctl policy`: check a policy, and explain what it decides.
+//! `sandboxctl policy`: check a policy, explain what it decides, compare it with another, test it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ::policy::{Bundle, Facts, Severity, Tcb, Tier};
+use ::policy::{Bundle, Cases, Facts, Severity, Tcb, Tier};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -17,6 +17,15 @@ pub enum Policy {
     Check(Check),
     /// Tell for each grant which rule decides it, and what would change that.
     Explain(Explain),
+    /// Tell what a newer policy grants differently, and whether it grants at most as much.
+    ///
+    /// Exits with 0 when both grant the same under all facts, 1 when they do not (or when there
+    /// are too many facts to tell), 2 on errors.
+    Diff(Diff),
+    /// Decide the cases of a file, compare with what it expects, and name rules never reached.
+    ///
+    /// Exits with 0 when every case holds, 1 when one does not, 2 on errors.
+    Test(Test),
 }
 
 #[derive(Args)]
@@ -46,11 +55,44 @@ pub struct Explain {
     json: bool,
 }
 
+#[derive(Args)]
+pub struct Diff {
+    /// The older policy file.
+    old: PathBuf,
+    /// The newer policy file.
+    new: PathBuf,
+    /// Print the differences as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = CASES)]
+pub struct Test {
+    /// The policy file.
+    policy: PathBuf,
+    /// The file of cases (TOML).
+    cases: PathBuf,
+    /// Print outcomes and coverage as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+const CASES: &str = "\
+A case, in which facts that are not said are unknown (`policy explain` names the grants):
+
+  [[case]]
+  name = \"data is withdrawn at risk 20\"
+  facts = { risk = 20, tier = \"affirming\", tcb = \"up-to-date\" }
+  expect = { granted = [\"live\"], denied = [\"read vault customers\"] }";
+
 impl Policy {
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Check(check) => check.run(),
             Self::Explain(explain) => explain.run(),
+            Self::Diff(diff) => diff.run().map_err(|failure| failure.code(2)),
+            Self::Test(test) => test.run().map_err(|failure| failure.code(2)),
         }
     }
 }
@@ -126,6 +168,48 @@ impl Explain {
                 .for_each(|explanation| print!("{explanation}"));
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Diff {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let diff = load(&self.old)?.diff(&load(&self.new)?);
+        if self.json {
+            let mut value = serde_json::to_value(&diff)?;
+            value["equal"] = diff.is_equal().into();
+            value["narrowing"] = diff.is_narrowing().into();
+            println!("{}", serde_json::to_string_pretty(&value)?);
+        } else {
+            print!("{diff}");
+        }
+        Ok(match diff.is_equal() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+}
+
+impl Test {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let bundle = load(&self.policy)?;
+        let source = read(&self.cases)?;
+        let cases =
+            Cases::parse(&source, &self.cases.display().to_string(), &bundle).map_err(|error| {
+                let problems = error.to_string();
+                Failure::new(format!("the cases have mistakes\n{}", problems.trim_end()))
+            })?;
+        let report = cases.run(&bundle);
+        if self.json {
+            let mut value = serde_json::to_value(&report)?;
+            value["passed"] = report.passed().into();
+            println!("{}", serde_json::to_string_pretty(&value)?);
+        } else {
+            print!("{report}");
+        }
+        Ok(match report.passed() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
     }
 }
 

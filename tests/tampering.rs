@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use casemate::Why;
 use casemate::isolation::child::Ending;
 use common::{DATA, Policy, Room, copy, files};
 use vault::audit::{VerifyError, verify};
@@ -149,4 +150,35 @@ fn a_log_that_was_written_anew_is_noticed_with_the_pinned_key() {
         verify(&told.log, Some(&told.pinned), None),
         Err(VerifyError::OtherKey)
     ));
+}
+
+#[test]
+fn damage_met_while_the_workload_reads_is_a_signal_that_rules_can_act_on() {
+    let Some(room) = Room::new() else { return };
+    // The first byte of the object's ciphertext: it is looked at when it is read, not before.
+    const CIPHERTEXT: usize = 96;
+    let object = files(&room.vault())
+        .into_iter()
+        .find(|file| {
+            file.parent()
+                .is_some_and(|folder| folder.ends_with("objects"))
+        })
+        .unwrap();
+    let policy = Policy::shell("cat /data/customers.csv || echo refused; sleep 60")
+        .with_data()
+        .with_rules(
+            "damaged-data = { adds = 90, half-life = \"1h\" }",
+            "forbid (principal, action == Action::\"live\", resource) \
+             when { context.risk >= 80 };",
+        );
+    let told = with_flipped(&object, CIPHERTEXT, || room.setup(&policy).run());
+    assert!(!told.stdout.contains("Ada"), "{}", told.stdout);
+    match &told.result {
+        Ok(outcome) => {
+            assert!(matches!(outcome.why, Why::Policy(_)), "{outcome:?}");
+            assert_eq!(told.signals("damaged-data"), 1, "{:#?}", told.records);
+        }
+        // Without FUSE everything is read before the workload starts, and then it does not.
+        Err(_) => assert!(told.error().contains("customers.csv"), "{}", told.error()),
+    }
 }

@@ -61,16 +61,31 @@ impl TrustTier {
     }
 }
 
-/// How the platform's firmware compares with what the reference values ask for.
+/// How the platform's firmware compares with what is asked for: by the reference values for SEV-SNP,
+/// by Intel's TCB info for TDX, whose words these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum TcbStatus {
     /// Every component reaches the stated minimum.
     UpToDate,
+    /// Up to date, if the software in the TEE is hardened against what hardware leaves open.
+    SwHardeningNeeded,
+    /// Up to date, if the platform is configured as the advisories say.
+    ConfigurationNeeded,
+    /// Up to date, if the platform is configured and the software hardened.
+    ConfigurationAndSwHardeningNeeded,
+    /// The platform was updated after the TD was built; it has to be launched again to gain by it.
+    TdRelaunchAdvised,
+    /// As [`TcbStatus::TdRelaunchAdvised`], and the platform needs configuration.
+    TdRelaunchAdvisedConfigurationNeeded,
     /// Some component stays below the stated minimum.
     OutOfDate,
-    /// No minimum is stated for this product.
+    /// Some component stays below the stated minimum, and the platform needs configuration.
+    OutOfDateConfigurationNeeded,
+    /// Some component must not be relied on any more.
+    Revoked,
+    /// No minimum is stated for this product, or no level for a platform this old.
     Unknown,
 }
 
@@ -80,7 +95,16 @@ impl TcbStatus {
     pub fn name(self) -> &'static str {
         match self {
             Self::UpToDate => "up-to-date",
+            Self::SwHardeningNeeded => "sw-hardening-needed",
+            Self::ConfigurationNeeded => "configuration-needed",
+            Self::ConfigurationAndSwHardeningNeeded => "configuration-and-sw-hardening-needed",
+            Self::TdRelaunchAdvised => "td-relaunch-advised",
+            Self::TdRelaunchAdvisedConfigurationNeeded => {
+                "td-relaunch-advised-configuration-needed"
+            }
             Self::OutOfDate => "out-of-date",
+            Self::OutOfDateConfigurationNeeded => "out-of-date-configuration-needed",
+            Self::Revoked => "revoked",
             Self::Unknown => "unknown",
         }
     }
@@ -215,14 +239,16 @@ impl Appraisal {
     pub fn debug(&self) -> bool {
         match &self.claims {
             Claims::SevSnp(claims) => claims.debug,
+            Claims::Tdx(claims) => claims.debug,
         }
     }
 
-    /// The launch measurement; SHA-384 for SEV-SNP.
+    /// The launch measurement, SHA-384: MEASUREMENT for SEV-SNP, MRTD for TDX.
     #[must_use]
     pub fn measurement(&self) -> &[u8] {
         match &self.claims {
             Claims::SevSnp(claims) => &claims.measurement.0,
+            Claims::Tdx(claims) => &claims.mr_td.0,
         }
     }
 
@@ -231,6 +257,7 @@ impl Appraisal {
     pub fn report_data(&self) -> &[u8; 64] {
         match &self.claims {
             Claims::SevSnp(claims) => &claims.report_data.0,
+            Claims::Tdx(claims) => &claims.report_data.0,
         }
     }
 }
@@ -242,6 +269,8 @@ impl Appraisal {
 pub enum Claims {
     /// An SEV-SNP report.
     SevSnp(Box<SnpClaims>),
+    /// A TDX quote.
+    Tdx(Box<TdxClaims>),
 }
 
 /// The fields of an SEV-SNP report and of the certificate of its key.
@@ -309,4 +338,69 @@ pub struct SnpClaims {
     pub current_mitigations: Option<u64>,
     /// Offsets of reserved bytes that are not zero, whose meaning is unknown.
     pub reserved_in_use: Vec<usize>,
+}
+
+/// The fields of a TDX quote and of the certificate of its platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct TdxClaims {
+    /// Version of the quote.
+    pub quote_version: u16,
+    /// Zeroes that came after the quote.
+    pub padding: usize,
+    /// Whether the host may read and change the guest's memory.
+    pub debug: bool,
+    /// All bits of TDATTRIBUTES.
+    pub td_attributes: u64,
+    /// Extended processor state that the guest may use.
+    pub xfam: u64,
+    /// Digest of what was built into the guest.
+    pub mr_td: Hex<48>,
+    /// Registers that firmware and guest extended since.
+    pub rtmrs: [Hex<48>; 4],
+    /// What the host stated about configuration.
+    pub mr_config_id: Hex<48>,
+    /// What the host stated about the owner.
+    pub mr_owner: Hex<48>,
+    /// What the host stated about the owner's configuration.
+    pub mr_owner_config: Hex<48>,
+    /// What the report is bound to.
+    pub report_data: Hex<64>,
+    /// Digest of the TDX module.
+    pub mr_seam: Hex<48>,
+    /// Who signed the TDX module; zeroes for Intel.
+    pub mr_signer_seam: Hex<48>,
+    /// Attributes of the TDX module.
+    pub seam_attributes: Hex<8>,
+    /// Digest of the service TDs bound to the guest; unknown before TDX 1.5.
+    pub mr_service_td: Option<Hex<48>>,
+    /// Service TD that the guest was built with; unknown before the extension of TDX 1.5.
+    pub initial_service_td: Option<Hex<48>>,
+    /// Service TD bound to the guest now; unknown before the extension of TDX 1.5.
+    pub current_service_td: Option<Hex<48>>,
+    /// Versions of the TDX module when the guest was built.
+    pub tee_tcb_svn: Hex<16>,
+    /// Versions of the TDX module now; unknown before TDX 1.5.
+    pub tee_tcb_svn_2: Option<Hex<16>>,
+    /// Identity of the processor package.
+    pub ppid: Hex<16>,
+    /// Identity of the platform; only under the Platform CA.
+    pub platform_instance: Option<Hex<16>>,
+    /// Family of the platform.
+    pub fmspc: Hex<6>,
+    /// Version of the processor's TCB that the platform's key belongs to.
+    pub cpu_svn: Hex<16>,
+    /// Version of the provisioning certification enclave.
+    pub pce_svn: u16,
+    /// Whether simultaneous multithreading is on; only under the Platform CA.
+    pub smt: Option<bool>,
+    /// Version of the quoting enclave.
+    pub qe_svn: u16,
+    /// `tcbEvaluationDataNumber` of the TCB info, if there was one.
+    pub tcb_evaluation: Option<u32>,
+    /// The oldest date of the levels that the TCB status comes from.
+    pub tcb_date: Option<UnixTime>,
+    /// Advisories that the platform is open to.
+    pub advisories: Vec<String>,
 }

@@ -2,6 +2,7 @@
 
 use crate::evidence::{Evidence, EvidenceError, Tee};
 use crate::tee::snp::SnpAttester;
+use crate::tee::tdx::TdxAttester;
 use crate::tsm::{TsmError, TsmReports};
 
 /// Gives evidence about the environment it runs in.
@@ -58,6 +59,7 @@ fn detect_at(reports: TsmReports) -> Result<Box<dyn Attester>, AttestError> {
     let provider = reports.provider()?;
     match provider.as_str() {
         "sev_guest" => Ok(Box::new(SnpAttester::new(reports))),
+        "tdx_guest" => Ok(Box::new(TdxAttester::new(reports))),
         _ => Err(AttestError::Provider(provider)),
     }
 }

@@ -9,6 +9,10 @@
 //! }
 //! ```
 //!
+//! For TDX the report is the quote, which brings the certificates of its key. The endorsements are
+//! Intel's collateral: `tcb-info` and `qe-identity` as the service sent them, and the certificate
+//! `tcb-signing` of the key that signed both.
+//!
 //! CBOR has the same fields with byte strings in place of base64. Nothing in a bundle is believed
 //! before [`crate::Verifier::appraise`] has checked it.
 
@@ -27,6 +31,8 @@ pub const MAX_REPORT: usize = 32 * 1024;
 pub const MAX_CERTIFICATE: usize = 8 * 1024;
 /// The most bytes a CRL may have.
 pub const MAX_CRL: usize = 64 * 1024;
+/// The most bytes that TCB info or QE identity may have.
+pub const MAX_COLLATERAL: usize = 64 * 1024;
 /// The most CRLs a bundle may have.
 pub const MAX_CRLS: usize = 4;
 
@@ -37,6 +43,8 @@ pub const MAX_CRLS: usize = 4;
 pub enum Tee {
     /// AMD SEV-SNP.
     SevSnp,
+    /// Intel TDX.
+    Tdx,
     /// SEV-SNP evidence signed by software under the simulated root. Proves nothing.
     Simulated,
 }
@@ -47,6 +55,7 @@ impl Tee {
     pub fn name(self) -> &'static str {
         match self {
             Self::SevSnp => "sev-snp",
+            Self::Tdx => "tdx",
             Self::Simulated => "simulated",
         }
     }
@@ -74,7 +83,8 @@ pub struct Evidence {
     crls: Vec<Blob<MAX_CRL>>,
 }
 
-/// The certificates between a report and its root, each DER, each optional.
+/// What vouches for a report, each optional: the certificates between an SEV-SNP report and its root
+/// (DER), or Intel's collateral for a TDX quote.
 ///
 /// What is missing here may come from [`crate::VerifierBuilder::endorsement`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +96,12 @@ pub struct Endorsements {
     intermediate: Option<Blob<MAX_CERTIFICATE>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root: Option<Blob<MAX_CERTIFICATE>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tcb_info: Option<Blob<MAX_COLLATERAL>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    qe_identity: Option<Blob<MAX_COLLATERAL>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tcb_signing: Option<Blob<MAX_CERTIFICATE>>,
 }
 
 /// Why bytes are not an evidence bundle.
@@ -215,6 +231,9 @@ impl Evidence {
             Tee::SevSnp | Tee::Simulated => crate::tee::snp::Report::parse(self.report())
                 .ok()
                 .map(|report| *report.report_data()),
+            Tee::Tdx => crate::tee::tdx::Quote::parse(self.report())
+                .ok()
+                .map(|quote| quote.report().report_data()),
         }
     }
 
@@ -261,6 +280,37 @@ impl Endorsements {
         Ok(self)
     }
 
+    /// Sets Intel's TCB info: the JSON with `tcbInfo` and `signature`, byte for byte as it came.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError::TooLarge`] if it exceeds [`MAX_COLLATERAL`].
+    pub fn with_tcb_info(mut self, json: Vec<u8>) -> Result<Self, EvidenceError> {
+        self.tcb_info = Some(blob("TCB info", json)?);
+        Ok(self)
+    }
+
+    /// Sets Intel's identity of the quoting enclave: the JSON with `enclaveIdentity` and
+    /// `signature`, byte for byte as it came.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError::TooLarge`] if it exceeds [`MAX_COLLATERAL`].
+    pub fn with_qe_identity(mut self, json: Vec<u8>) -> Result<Self, EvidenceError> {
+        self.qe_identity = Some(blob("QE identity", json)?);
+        Ok(self)
+    }
+
+    /// Sets the certificate of the key that signed TCB info and QE identity.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError::TooLarge`].
+    pub fn with_tcb_signing(mut self, der: Vec<u8>) -> Result<Self, EvidenceError> {
+        self.tcb_signing = Some(blob("TCB signing certificate", der)?);
+        Ok(self)
+    }
+
     /// Fills what is missing here from `other`.
     #[must_use]
     pub fn or(self, other: &Self) -> Self {
@@ -268,6 +318,9 @@ impl Endorsements {
             vek: self.vek.or_else(|| other.vek.clone()),
             intermediate: self.intermediate.or_else(|| other.intermediate.clone()),
             root: self.root.or_else(|| other.root.clone()),
+            tcb_info: self.tcb_info.or_else(|| other.tcb_info.clone()),
+            qe_identity: self.qe_identity.or_else(|| other.qe_identity.clone()),
+            tcb_signing: self.tcb_signing.or_else(|| other.tcb_signing.clone()),
         }
     }
 
@@ -287,6 +340,24 @@ impl Endorsements {
     #[must_use]
     pub fn root(&self) -> Option<&[u8]> {
         self.root.as_ref().map(Blob::as_slice)
+    }
+
+    /// Intel's TCB info, JSON.
+    #[must_use]
+    pub fn tcb_info(&self) -> Option<&[u8]> {
+        self.tcb_info.as_ref().map(Blob::as_slice)
+    }
+
+    /// Intel's identity of the quoting enclave, JSON.
+    #[must_use]
+    pub fn qe_identity(&self) -> Option<&[u8]> {
+        self.qe_identity.as_ref().map(Blob::as_slice)
+    }
+
+    /// The certificate of the key that signed TCB info and QE identity, DER.
+    #[must_use]
+    pub fn tcb_signing(&self) -> Option<&[u8]> {
+        self.tcb_signing.as_ref().map(Blob::as_slice)
     }
 }
 
@@ -361,6 +432,14 @@ mod tests {
             .unwrap();
         cbor[at] = b'k';
         assert!(Evidence::from_cbor(&cbor).is_err());
+    }
+
+    #[test]
+    fn snp_evidence_reads_and_writes_as_it_did_before_there_was_tdx() {
+        let before = r#"{"tee":"sev-snp","report":"AAAAAA==","endorsements":{"vek":"AQID"},"crls":["BA=="]}"#;
+        let read = Evidence::from_json(before.as_bytes()).unwrap();
+        assert_eq!(read, evidence(vec![0; 4]));
+        assert_eq!(read.to_json(), before);
     }
 
     #[test]

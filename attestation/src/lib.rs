@@ -10,8 +10,8 @@
 //!
 //! - A [`Challenge`] is everything evidence is bound to: a nonce, the channel, the policy, the key of
 //!   the audit log, the key that secrets are released to.
-//! - An [`Attester`] gives [`Evidence`]; [`detect`] finds the one of this machine, and
-//!   [`SimulatedTee`] stands in where there is none.
+//! - An [`Attester`] gives [`Evidence`] of an SEV-SNP or a TDX guest; [`detect`] finds the one of
+//!   this machine, and [`SimulatedTee`] stands in where there is none.
 //! - A [`Verifier`] appraises evidence. It is a pure function: no clock, no network, no state. An
 //!   error means that the evidence is not to be believed; an [`Appraisal`] of a low [`TrustTier`] is
 //!   believed but unwelcome.
@@ -65,21 +65,25 @@ mod time;
 mod tsm;
 mod verifier;
 
-pub use appraisal::{Appraisal, Check, Claims, Outcome, SnpClaims, TcbStatus, TrustTier};
+pub use appraisal::{
+    Appraisal, Check, Claims, Outcome, SnpClaims, TcbStatus, TdxClaims, TrustTier,
+};
 pub use attester::{AttestError, Attester, detect};
 pub use challenge::{Challenge, Nonce, Role};
 pub use encoding::{Hex, HexError};
 pub use endorsement::X509Error;
 pub use evidence::{
-    Endorsements, Evidence, EvidenceError, MAX_CERTIFICATE, MAX_CRL, MAX_CRLS, MAX_EVIDENCE,
-    MAX_REPORT, Tee,
+    Endorsements, Evidence, EvidenceError, MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS,
+    MAX_EVIDENCE, MAX_REPORT, Tee,
 };
-pub use reference::{MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues};
+pub use reference::{
+    MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues, TdxReferenceValues,
+};
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
     DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,
 };
-pub use tee::snp;
+pub use tee::{snp, tdx};
 pub use time::UnixTime;
 pub use tsm::{TSM_ROOT, TsmError, TsmReport, TsmReports};
 pub use verifier::{

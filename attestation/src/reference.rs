@@ -6,12 +6,18 @@
 //!     "measurements": ["<96 hexadecimal digits>"],
 //!     "minimum-tcb": { "genoa": { "bootloader": 10, "tee": 0, "snp": 23, "microcode": 84 } },
 //!     "required-platform": ["alias-check-complete"]
+//!   },
+//!   "tdx": {
+//!     "measurements": ["<96 hexadecimal digits>"],
+//!     "rtmr1": ["<96 hexadecimal digits>"],
+//!     "rtmr2": ["<96 hexadecimal digits>"],
+//!     "minimum-tcb-evaluation": 18
 //!   }
 //! }
 //! ```
 //!
-//! Every field is optional. What is left out of `measurements` or `minimum-tcb` is unknown, and an
-//! unknown never affirms. An empty list allows nothing.
+//! Every field is optional. What is left out of `measurements`, `minimum-tcb`, `rtmr1` or `rtmr2` is
+//! unknown, and an unknown never affirms. An empty list allows nothing.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +37,9 @@ pub struct ReferenceValues {
     /// What is expected of SEV-SNP guests, simulated ones included.
     #[serde(default)]
     pub sev_snp: SnpReferenceValues,
+    /// What is expected of TDX guests.
+    #[serde(default, skip_serializing_if = "TdxReferenceValues::expects_nothing")]
+    pub tdx: TdxReferenceValues,
 }
 
 /// What is expected of an SEV-SNP guest and its platform.
@@ -93,6 +102,82 @@ pub struct SnpReferenceValues {
     pub dangerously_allow_debug: bool,
 }
 
+/// What is expected of a TDX guest and its platform.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TdxReferenceValues {
+    /// MRTD values that are allowed: the firmware that the guest was built with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measurements: Option<Vec<Hex<48>>>,
+    /// RTMR0 values that are allowed: firmware configuration and virtual hardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtmr0: Option<Vec<Hex<48>>>,
+    /// RTMR1 values that are allowed: boot loader and kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtmr1: Option<Vec<Hex<48>>>,
+    /// RTMR2 values that are allowed: command line and initial RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtmr2: Option<Vec<Hex<48>>>,
+    /// RTMR3 values that are allowed: whatever the guest's software extends it with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtmr3: Option<Vec<Hex<48>>>,
+    /// MRCONFIGID values that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_config_ids: Option<Vec<Hex<48>>>,
+    /// MROWNER values that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_owners: Option<Vec<Hex<48>>>,
+    /// MROWNERCONFIG values that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_owner_configs: Option<Vec<Hex<48>>>,
+    /// TDX modules (MRSEAM) that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_seams: Option<Vec<Hex<48>>>,
+    /// Signers of TDX modules (MRSIGNERSEAM) that are allowed; only Intel, all zeroes, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_signer_seams: Option<Vec<Hex<48>>>,
+    /// Service TDs (MRSERVICETD) that may be bound to the guest; none if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_service_tds: Option<Vec<Hex<48>>>,
+    /// Processor packages (PPID) that are allowed: the answer to attacks that need the machine in
+    /// hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ppids: Option<Vec<Hex<16>>>,
+    /// Families of platforms (FMSPC) that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fmspcs: Option<Vec<Hex<6>>>,
+    /// XFAM bits that the guest may use; any if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed_xfam: Option<u64>,
+    /// The lowest `tcbEvaluationDataNumber` that collateral may have: how recent an event of
+    /// Intel's it must take into account. Older collateral is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_tcb_evaluation: Option<u32>,
+    /// Whether simultaneous multithreading must be off, and certified to be.
+    #[serde(default)]
+    pub forbid_smt: bool,
+    /// Whether the host may make pages disappear under the guest with an exception that the guest
+    /// handles itself (SEPT_VE_DISABLE clear).
+    #[serde(default)]
+    pub allow_sept_ve: bool,
+    /// Whether the guest may be migrated, by the service TDs that `mr-service-tds` allows.
+    #[serde(default)]
+    pub allow_migration: bool,
+    /// Whether the guest may use performance monitoring, which leaks to and from the host.
+    #[serde(default)]
+    pub allow_perfmon: bool,
+    /// Whether the host may read the guest's memory. Costs the evidence its affirming tier even so.
+    #[serde(default)]
+    pub dangerously_allow_debug: bool,
+}
+
+impl TdxReferenceValues {
+    /// Whether nothing was stated, so that files for other TEEs stay as they were.
+    fn expects_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Why bytes are not reference values.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -140,6 +225,8 @@ mod tests {
             r#"{"sev-snp":{"allow-debug":true}}"#,
             r#"{"sev-snp":{"minimum-tcb":{"genoa":{"bootloader":1,"tee":0,"snp":2}}}}"#,
             r#"{"sev-snp":{"products":["rome"]}}"#,
+            r#"{"tdx":{"mrtd":[]}}"#,
+            r#"{"tdx":{"measurements":["00"]}}"#,
             r#"{"sev-snp":{}} x"#,
             "",
         ] {
@@ -163,6 +250,7 @@ mod tests {
             microcode: 4,
         };
         values.sev_snp.minimum_tcb.insert(Product::Genoa, tcb);
+        values.tdx.rtmr1 = Some(vec![Hex([8; 48])]);
         let json = values.to_json();
         assert_eq!(ReferenceValues::from_json(json.as_bytes()).unwrap(), values);
     }

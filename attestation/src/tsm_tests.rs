@@ -7,6 +7,7 @@ use super::*;
 use crate::attester::Attester as _;
 use crate::evidence::Tee;
 use crate::tee::snp::SnpAttester;
+use crate::tee::tdx::TdxAttester;
 
 /// A model of the kernel: a directory is a request with a generation, a blob, and a provider that
 /// may interfere.
@@ -240,6 +241,35 @@ fn a_provider_other_than_the_expected_one_is_refused() {
         empty.reports().0.provider(),
         Err(TsmError::Malformed("provider"))
     ));
+}
+
+#[test]
+fn the_attester_for_tdx_gives_the_quote_without_the_hosts_padding() {
+    let quote = crate::tee::tdx::quote_for_tests();
+    let padded = [&quote[..], &[0; 3000]].concat();
+    let tdx = |outblob: &[u8]| FakeKernel {
+        provider: "tdx_guest",
+        outblob: outblob.to_vec(),
+        auxblob: None,
+        ..kernel(&[])
+    };
+    let own = crate::Endorsements::default()
+        .with_tcb_info(vec![1])
+        .unwrap();
+    let mut attester = TdxAttester::new(tdx(&padded).reports().0).with_endorsements(own);
+    let evidence = attester.attest(&[7; 64]).unwrap();
+    assert_eq!(evidence.tee(), Tee::Tdx);
+    assert_eq!(evidence.endorsements().tcb_info(), Some(&[1][..]));
+    assert_eq!(evidence.report().len(), quote.len());
+
+    let mut attester = TdxAttester::new(tdx(&quote[1..]).reports().0);
+    assert!(attester.attest(&[7; 64]).is_err());
+    let mut attester = TdxAttester::new(kernel(&[]).reports().0);
+    let error = attester.attest(&[7; 64]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "TEE provider `sev_guest` is not supported"
+    );
 }
 
 #[test]

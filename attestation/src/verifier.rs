@@ -2,11 +2,13 @@
 
 use crate::appraisal::Appraisal;
 use crate::challenge::Challenge;
+use crate::encoding::Hex;
 use crate::endorsement::{Crl, X509Error};
-use crate::evidence::{Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
+use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
 use crate::reference::ReferenceValues;
 use crate::tee::simulated;
 use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError};
+use crate::tee::tdx::{self, CollateralError, QuoteError};
 use crate::time::UnixTime;
 
 /// Appraises evidence against trust anchors, collateral and reference values.
@@ -17,7 +19,9 @@ use crate::time::UnixTime;
 pub struct Verifier {
     reference: ReferenceValues,
     anchors: Vec<Anchor>,
+    intel_anchors: Vec<Hex<32>>,
     endorsements: Vec<Vec<u8>>,
+    collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
 }
 
@@ -26,6 +30,7 @@ pub struct Verifier {
 pub struct VerifierBuilder {
     reference: ReferenceValues,
     endorsements: Vec<Vec<u8>>,
+    collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
     accepts_simulated: bool,
 }
@@ -116,6 +121,39 @@ pub enum AppraiseError {
     /// The host asked for the report, so what it is bound to is the host's choice.
     #[error("the report was requested by the host, not by the guest")]
     HostRequested,
+    /// The evidence is not a quote.
+    #[error("the evidence is not a TDX quote")]
+    Quote(#[from] QuoteError),
+    /// The certificates of a quote or of its collateral do not lead to a trusted root.
+    #[error("the quote is not endorsed")]
+    QuoteChain(#[from] tdx::ChainError),
+    /// Intel's collateral cannot be used.
+    #[error("the collateral cannot be used")]
+    Collateral(#[from] CollateralError),
+    /// An extension of the platform's certificate is missing or malformed.
+    #[error("extension `{extension}` of the PCK certificate is not as it must be")]
+    PckExtension {
+        /// Its name in the specification.
+        extension: &'static str,
+    },
+    /// The platform's key did not sign the quoting enclave's report.
+    #[error("the signature on the quoting enclave's report does not verify")]
+    QeSignature,
+    /// The quoting enclave did not vouch for the key that signed.
+    #[error("the quoting enclave vouches for another attestation key")]
+    QeBinding,
+    /// The enclave that signed is not Intel's quoting enclave for TDX.
+    #[error("the enclave that signed is not the TD quoting enclave: `{field}` differs")]
+    QeIdentity {
+        /// The first field that differs.
+        field: &'static str,
+    },
+    /// The TDX module is not Intel's.
+    #[error("the TDX module is not Intel's: `{field}` differs")]
+    TdxModule {
+        /// The first field that differs.
+        field: &'static str,
+    },
     /// The evidence answers a different challenge.
     #[error("the evidence is bound to a different challenge")]
     Binding,
@@ -141,13 +179,21 @@ impl AppraiseError {
             Self::ChipId => "chip-id-mismatch",
             Self::VekTcb { .. } => "vek-tcb-mismatch",
             Self::HostRequested => "host-requested",
+            Self::Quote(quote) => quote.code(),
+            Self::QuoteChain(chain) => chain.code(),
+            Self::Collateral(collateral) => collateral.code(),
+            Self::PckExtension { .. } => "pck-extension",
+            Self::QeSignature => "qe-signature",
+            Self::QeBinding => "qe-binding",
+            Self::QeIdentity { .. } => "qe-identity",
+            Self::TdxModule { .. } => "tdx-module",
             Self::Binding => "binding",
         }
     }
 }
 
 impl Verifier {
-    /// Starts a verifier that trusts AMD's roots and expects nothing yet.
+    /// Starts a verifier that trusts AMD's and Intel's roots and expects nothing yet.
     #[must_use]
     pub fn builder() -> VerifierBuilder {
         VerifierBuilder::default()
@@ -201,6 +247,16 @@ impl Verifier {
                 reference: &self.reference.sev_snp,
                 now,
             }),
+            Tee::Tdx => tdx::appraise(&tdx::Inputs {
+                evidence,
+                report_data,
+                anchors: &self.intel_anchors,
+                store: &self.endorsements,
+                collateral: &self.collateral,
+                crls: &self.crls,
+                reference: &self.reference.tdx,
+                now,
+            }),
         }
     }
 }
@@ -222,9 +278,20 @@ impl VerifierBuilder {
         self
     }
 
+    /// Adds Intel's collateral for TDX: TCB info of one family of platforms, QE identity, and the
+    /// certificate of the key that signed both, unless that is an [`Self::endorsement`].
+    ///
+    /// Where evidence brings its own, the one with the higher evaluation number counts.
+    #[must_use]
+    pub fn collateral(mut self, collateral: Endorsements) -> Self {
+        self.collateral.push(collateral);
+        self
+    }
+
     /// Adds a certificate revocation list (DER).
     ///
-    /// From then on evidence is affirmed only if a current list of its own root was there.
+    /// From then on evidence is affirmed only if a current list of its own root was there. TDX
+    /// evidence is always affirmed only with current lists of its PCK CA and of the root.
     #[must_use]
     pub fn crl(mut self, der: Vec<u8>) -> Self {
         self.crls.push(der);
@@ -271,7 +338,9 @@ impl VerifierBuilder {
         Ok(Verifier {
             reference: self.reference,
             anchors,
+            intel_anchors: vec![tdx::INTEL_ROOT],
             endorsements: self.endorsements,
+            collateral: self.collateral,
             crls: self.crls,
         })
     }

@@ -109,7 +109,7 @@ impl Assembly {
         let accept = &self.bundle.tables().attestation.accept;
         let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
         let verifier = self.verifier(reference.clone())?;
-        let broker = LocalBroker::new(self.verifier(reference)?, keys);
+        let broker = LocalBroker::new(self.verifier(reference)?, keys, self.bundle.digest());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
             path: folder.into(),

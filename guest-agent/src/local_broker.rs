@@ -15,13 +15,18 @@ use zeroize::Zeroizing;
 pub struct LocalBroker(Broker);
 
 impl LocalBroker {
-    /// Makes a broker that holds these keys, by resource.
+    /// Makes a broker that holds these keys, by resource, and releases them to guests under the policy
+    /// bundle of this digest (SHA-256) only.
     #[must_use]
-    pub fn new(verifier: Verifier, keys: BTreeMap<String, Zeroizing<Vec<u8>>>) -> Self {
+    pub fn new(
+        verifier: Verifier,
+        keys: BTreeMap<String, Zeroizing<Vec<u8>>>,
+        policy: [u8; 32],
+    ) -> Self {
         let builder = keys
             .into_iter()
             .fold(Broker::builder(verifier), |builder, (name, key)| {
-                builder.resource(name, key, ReleasePolicy::default())
+                builder.resource(name, key, ReleasePolicy::default().only_for([policy]))
             });
         Self(builder.build())
     }

@@ -314,7 +314,8 @@ pub struct RiskEntry {
 }
 
 /// The sensors a bundle can give a weight to.
-pub const SENSORS: [&str; 11] = [
+pub const SENSORS: [&str; 12] = [
+    "damaged-data",
     "denied-syscall",
     "denied-path",
     "denied-address",

@@ -143,7 +143,7 @@ impl Room {
             builder.dangerous().accept_simulated().build()
         };
         let keys = [("data".to_owned(), Zeroizing::new(KEY.to_vec()))].into();
-        let broker = LocalBroker::new(verifier()?, keys);
+        let broker = LocalBroker::new(verifier()?, keys, self.bundle.digest());
         let null = || File::options().read(true).write(true).open("/dev/null");
         let verifier = verifier()?;
         let outcome = Session::builder(self.bundle.clone())

@@ -10,6 +10,13 @@ use crate::isolation::spawner::Failure;
 pub enum Event {
     /// The workload made a system call that its profile does not have; it was refused.
     Denied(Denied),
+    /// A read of a vault came upon damage; it failed, and gave no byte.
+    Damaged {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Which object, and which part of it.
+        what: String,
+    },
     /// The workload ended.
     Ended(Ending),
     /// The workload's program could not be executed.

@@ -40,7 +40,14 @@ fn tier(tier: TrustTier) -> Tier {
 fn tcb(status: TcbStatus) -> Tcb {
     match status {
         TcbStatus::UpToDate => Tcb::UpToDate,
-        TcbStatus::OutOfDate => Tcb::OutOfDate,
+        TcbStatus::SwHardeningNeeded => Tcb::SwHardeningNeeded,
+        TcbStatus::ConfigurationNeeded => Tcb::ConfigurationNeeded,
+        TcbStatus::ConfigurationAndSwHardeningNeeded => Tcb::ConfigurationAndSwHardeningNeeded,
+        // What runs was launched on an older TCB: until it is launched anew, that is what protects it.
+        TcbStatus::TdRelaunchAdvised | TcbStatus::OutOfDate => Tcb::OutOfDate,
+        TcbStatus::TdRelaunchAdvisedConfigurationNeeded
+        | TcbStatus::OutOfDateConfigurationNeeded => Tcb::OutOfDateConfigurationNeeded,
+        TcbStatus::Revoked => Tcb::Revoked,
         _ => Tcb::Unknown,
     }
 }

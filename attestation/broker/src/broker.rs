@@ -106,17 +106,19 @@ impl Broker {
             .map_err(ReleaseError::NotBelieved)?;
         let Some(Resource { secret, policy }) = self.resources.get(resource) else {
             // Whoever is not welcome anywhere does not learn what there is.
-            return Err(match ReleasePolicy::default().permits(&appraisal) {
-                Ok(()) => ReleaseError::NoSuchResource {
-                    appraisal: Box::new(appraisal),
+            return Err(
+                match ReleasePolicy::default().permits(&appraisal, challenge) {
+                    Ok(()) => ReleaseError::NoSuchResource {
+                        appraisal: Box::new(appraisal),
+                    },
+                    Err(reason) => ReleaseError::Unwelcome {
+                        reason,
+                        appraisal: Box::new(appraisal),
+                    },
                 },
-                Err(reason) => ReleaseError::Unwelcome {
-                    reason,
-                    appraisal: Box::new(appraisal),
-                },
-            });
+            );
         };
-        if let Err(reason) = policy.permits(&appraisal) {
+        if let Err(reason) = policy.permits(&appraisal, challenge) {
             return Err(ReleaseError::Unwelcome {
                 reason,
                 appraisal: Box::new(appraisal),

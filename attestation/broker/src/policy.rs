@@ -1,6 +1,6 @@
 //! What an appraisal must be for a secret to be released on it.
 
-use attestation::{Appraisal, TrustTier};
+use attestation::{Appraisal, Challenge, TrustTier};
 
 use crate::release::Unwelcome;
 
@@ -11,6 +11,7 @@ use crate::release::Unwelcome;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReleasePolicy {
     accepts_warning: bool,
+    policies: Option<Vec<[u8; 32]>>,
 }
 
 /// Reaches what weakens a policy; each use is one to be reviewed.
@@ -18,20 +19,32 @@ pub struct ReleasePolicy {
 pub struct DangerousReleasePolicy(ReleasePolicy);
 
 impl ReleasePolicy {
+    /// Releases only to guests whose evidence is bound to one of these policy bundles (SHA-256): the
+    /// secret then goes where these rules hold, and not to any workload that the guest may run.
+    #[must_use]
+    pub fn only_for(mut self, policies: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        self.policies = Some(policies.into_iter().collect());
+        self
+    }
+
     /// Reaches what weakens the policy.
     #[must_use]
     pub fn dangerous(self) -> DangerousReleasePolicy {
         DangerousReleasePolicy(self)
     }
 
-    /// Whether a secret may be released on this appraisal.
+    /// Whether a secret may be released on this appraisal of evidence that answered this challenge.
     ///
     /// # Errors
     ///
     /// [`Unwelcome`] says why not.
-    pub fn permits(&self, appraisal: &Appraisal) -> Result<(), Unwelcome> {
+    pub fn permits(&self, appraisal: &Appraisal, challenge: &Challenge) -> Result<(), Unwelcome> {
         if appraisal.debug() {
             return Err(Unwelcome::Debug);
+        }
+        let policies = self.policies.as_deref();
+        if policies.is_some_and(|all| !all.contains(&challenge.policy_digest)) {
+            return Err(Unwelcome::Policy);
         }
         match appraisal.tier() {
             TrustTier::Affirming => Ok(()),

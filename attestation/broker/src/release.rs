@@ -29,6 +29,8 @@ pub enum Unwelcome {
     Contraindicated,
     /// The appraisal says nothing.
     Nothing,
+    /// The guest runs under a policy bundle that the secret is not for.
+    Policy,
 }
 
 impl fmt::Display for Unwelcome {
@@ -38,6 +40,7 @@ impl fmt::Display for Unwelcome {
             Self::Warning => "something is unknown or out of date",
             Self::Contraindicated => "something is as it must not be",
             Self::Nothing => "nothing was checked",
+            Self::Policy => "the secret is not for the policy bundle it is bound to",
         })
     }
 }
@@ -100,6 +103,7 @@ impl ReleaseError {
                 Unwelcome::Warning => "warning",
                 Unwelcome::Contraindicated => "contraindicated",
                 Unwelcome::Nothing => "no-verdict",
+                Unwelcome::Policy => "policy",
             },
             Self::NoSuchResource { .. } => "no-such-resource",
             Self::Seal { .. } => "seal",

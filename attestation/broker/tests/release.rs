@@ -295,6 +295,17 @@ fn a_warning_is_enough_only_where_the_policy_says_so() {
 }
 
 #[test]
+fn a_secret_goes_only_to_guests_under_the_policies_it_is_for() {
+    // `challenge` binds evidence to the bundle whose digest is 3, 3, ….
+    let welcome = broker_with(ReleasePolicy::default().only_for([[9; 32], [3; 32]]));
+    ask(&welcome, tee()).unwrap();
+    for policies in [vec![[9; 32]], vec![]] {
+        let elsewhere = broker_with(ReleasePolicy::default().only_for(policies));
+        assert_eq!(ask(&elsewhere, tee()).unwrap_err().code(), "policy");
+    }
+}
+
+#[test]
 fn a_debug_guest_gets_nothing_even_where_debug_is_allowed() {
     let mut reference = reference();
     reference.sev_snp.dangerously_allow_debug = true;

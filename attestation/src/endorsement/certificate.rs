@@ -3,7 +3,7 @@
 use der::Tag;
 
 use super::read::{CONTEXT_0, CONTEXT_1, CONTEXT_2, CONTEXT_3, Elements};
-use super::{X509Error, is_supported_signature, verifies};
+use super::{Scheme, X509Error};
 use crate::time::UnixTime;
 
 const COMMON_NAME: &[u8] = b"\x55\x04\x03";
@@ -28,6 +28,7 @@ pub(crate) struct Certificate<'a> {
     pub(crate) key_algorithm: &'a [u8],
     pub(crate) public_key: &'a [u8],
     pub(crate) extensions: Vec<Extension<'a>>,
+    scheme: Scheme,
     tbs: &'a [u8],
     signature: &'a [u8],
 }
@@ -54,9 +55,10 @@ impl<'a> Certificate<'a> {
         }
         let serial = fields.next(Tag::Integer)?;
         let inner_algorithm = fields.next(Tag::Sequence)?;
-        if inner_algorithm.raw != algorithm.raw || !is_supported_signature(algorithm.raw) {
+        if inner_algorithm.raw != algorithm.raw {
             return Err(X509Error::Algorithm);
         }
+        let scheme = Scheme::of(algorithm.raw)?;
         let issuer = fields.next(Tag::Sequence)?;
         let validity = fields.next(Tag::Sequence)?;
         let subject = fields.next(Tag::Sequence)?;
@@ -88,14 +90,15 @@ impl<'a> Certificate<'a> {
             key_algorithm,
             public_key,
             extensions,
+            scheme,
             tbs: tbs.raw,
             signature,
         })
     }
 
-    /// Whether the signature verifies under an RSA key (PKCS#1 `RSAPublicKey`, DER).
-    pub(crate) fn is_signed_by(&self, rsa_public_key: &[u8]) -> bool {
-        verifies(rsa_public_key, self.tbs, self.signature)
+    /// Whether the signature verifies under a key: content of the BIT STRING that holds it.
+    pub(crate) fn is_signed_by(&self, public_key: &[u8]) -> bool {
+        self.scheme.verifies(public_key, self.tbs, self.signature)
     }
 
     /// The value of an extension, by the content of its OID.

@@ -4,7 +4,7 @@ use der::Tag;
 
 use super::certificate::extension;
 use super::read::{CONTEXT_0, Elements};
-use super::{X509Error, is_supported_signature, verifies};
+use super::{Scheme, X509Error};
 use crate::time::UnixTime;
 
 /// A parsed X.509 v2 CRL; every slice is part of the received bytes.
@@ -13,6 +13,7 @@ pub(crate) struct Crl<'a> {
     pub(crate) this_update: UnixTime,
     pub(crate) next_update: Option<UnixTime>,
     revoked: &'a [u8],
+    scheme: Scheme,
     tbs: &'a [u8],
     signature: &'a [u8],
 }
@@ -30,9 +31,10 @@ impl<'a> Crl<'a> {
             return Err(X509Error::Structure("version"));
         }
         let inner_algorithm = fields.next(Tag::Sequence)?;
-        if inner_algorithm.raw != algorithm.raw || !is_supported_signature(algorithm.raw) {
+        if inner_algorithm.raw != algorithm.raw {
             return Err(X509Error::Algorithm);
         }
+        let scheme = Scheme::of(algorithm.raw)?;
         let issuer = fields.next(Tag::Sequence)?.raw;
         let this_update = fields.time()?;
         // The date and the list are both optional, and told apart by their tags.
@@ -51,6 +53,7 @@ impl<'a> Crl<'a> {
             this_update,
             next_update,
             revoked,
+            scheme,
             tbs: tbs.raw,
             signature,
         };
@@ -59,9 +62,9 @@ impl<'a> Crl<'a> {
         Ok(crl)
     }
 
-    /// Whether the signature verifies under an RSA key (PKCS#1 `RSAPublicKey`, DER).
-    pub(crate) fn is_signed_by(&self, rsa_public_key: &[u8]) -> bool {
-        verifies(rsa_public_key, self.tbs, self.signature)
+    /// Whether the signature verifies under a key: content of the BIT STRING that holds it.
+    pub(crate) fn is_signed_by(&self, public_key: &[u8]) -> bool {
+        self.scheme.verifies(public_key, self.tbs, self.signature)
     }
 
     /// Whether a serial number (content of its INTEGER) is on the list.

@@ -1,8 +1,8 @@
 //! X.509 as far as hardware vendors use it: structure, signatures, dates.
 //!
-//! Follows RFC 5280 for certificates and CRLs and RFC 4055 for RSASSA-PSS. Signatures are checked
-//! over the received bytes, never over a re-encoding. Which key is trusted for what is decided by
-//! the verifier of each TEE.
+//! Follows RFC 5280 for certificates and CRLs, RFC 4055 for RSASSA-PSS (AMD) and RFC 5758 for ECDSA
+//! (Intel). Signatures are checked over the received bytes, never over a re-encoding.
+//! Which key is trusted for what is decided by the verifier of each TEE.
 
 mod certificate;
 mod crl;
@@ -10,7 +10,7 @@ mod read;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use crl::Crl;
-pub(crate) use read::integer;
+pub(crate) use read::{Elements, integer};
 
 /// Why DER is not a certificate or CRL of the supported form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,9 +19,9 @@ pub enum X509Error {
     /// The bytes are not DER of the expected structure.
     #[error("not DER of the expected structure at `{0}`")]
     Structure(&'static str),
-    /// The signature algorithm is not RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48
-    /// bytes, or is named differently inside and outside of the signed part.
-    #[error("signature algorithm is not RSASSA-PSS with SHA-384 and a salt of 48 bytes")]
+    /// The signature algorithm is neither RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48
+    /// bytes nor ECDSA with SHA-256, or is named differently inside and outside of the signed part.
+    #[error("signature algorithm is neither RSASSA-PSS with SHA-384 nor ECDSA with SHA-256")]
     Algorithm,
     /// An extension occurs twice.
     #[error("an extension occurs twice")]
@@ -46,16 +46,47 @@ pub(crate) const RSA_ENCRYPTION: &[u8] =
 pub(crate) const EC_P384: &[u8] =
     b"\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22";
 
-fn is_supported_signature(algorithm: &[u8]) -> bool {
-    algorithm == PSS_SHA384_EXPLICIT || algorithm == PSS_SHA384
+/// `id-ecPublicKey` on `prime256v1`, which is P-256.
+pub(crate) const EC_P256: &[u8] =
+    b"\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+
+/// `ecdsa-with-SHA256`.
+pub(crate) const ECDSA_SHA256: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
+
+/// How a certificate or CRL is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    /// RSASSA-PSS with SHA-384, by a key of 2048 to 8192 bits.
+    RsaPss,
+    /// ECDSA with SHA-256, by a key on P-256.
+    Ecdsa,
 }
 
-/// Whether `signature` over `message` verifies under an RSA key (PKCS#1 `RSAPublicKey`, DER).
-fn verifies(rsa_public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    use ring::signature::{RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
-    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, rsa_public_key)
-        .verify(message, signature)
-        .is_ok()
+impl Scheme {
+    /// The scheme of an `AlgorithmIdentifier`, DER.
+    fn of(algorithm: &[u8]) -> Result<Self, X509Error> {
+        match algorithm {
+            PSS_SHA384_EXPLICIT | PSS_SHA384 => Ok(Self::RsaPss),
+            ECDSA_SHA256 => Ok(Self::Ecdsa),
+            _ => Err(X509Error::Algorithm),
+        }
+    }
+
+    /// Whether `signature` over `message` verifies under a key: PKCS#1 `RSAPublicKey` in DER, or an
+    /// uncompressed point. A key of the wrong kind verifies nothing.
+    fn verifies(self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        use ring::signature::{
+            ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey,
+            VerificationAlgorithm,
+        };
+        let algorithm: &dyn VerificationAlgorithm = match self {
+            Self::RsaPss => &RSA_PSS_2048_8192_SHA384,
+            Self::Ecdsa => &ECDSA_P256_SHA256_ASN1,
+        };
+        UnparsedPublicKey::new(algorithm, public_key)
+            .verify(message, signature)
+            .is_ok()
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +115,7 @@ mod tests {
             .strip_suffix(b"\xa3\x03\x02\x01\x01")
             .unwrap();
         assert_eq!(explicit[15..], PSS_SHA384[15..]);
-        assert!(!is_supported_signature(&PSS_SHA384[..66]));
+        assert!(Scheme::of(&PSS_SHA384[..66]).is_err());
     }
 
     #[test]

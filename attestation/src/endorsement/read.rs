@@ -8,14 +8,14 @@ use crate::time::UnixTime;
 
 /// One element: the whole of it as received, and its content.
 #[derive(Clone, Copy)]
-pub(super) struct Element<'a> {
-    pub(super) tag: Tag,
-    pub(super) raw: &'a [u8],
-    pub(super) content: &'a [u8],
+pub(crate) struct Element<'a> {
+    pub(crate) tag: Tag,
+    pub(crate) raw: &'a [u8],
+    pub(crate) content: &'a [u8],
 }
 
 /// Reads the elements of one constructed value in order.
-pub(super) struct Elements<'a> {
+pub(crate) struct Elements<'a> {
     reader: SliceReader<'a>,
     what: &'static str,
 }
@@ -34,20 +34,20 @@ const fn context(number: u32) -> Tag {
 
 impl<'a> Elements<'a> {
     /// Over the content of an element; `what` names it in errors.
-    pub(super) fn of(content: &'a [u8], what: &'static str) -> Result<Self, X509Error> {
+    pub(crate) fn of(content: &'a [u8], what: &'static str) -> Result<Self, X509Error> {
         let reader = SliceReader::new(content).map_err(|_| X509Error::Structure(what))?;
         Ok(Self { reader, what })
     }
 
     /// Over the content of the one element that `der` consists of.
-    pub(super) fn of_whole(der: &'a [u8], what: &'static str) -> Result<Self, X509Error> {
+    pub(crate) fn of_whole(der: &'a [u8], what: &'static str) -> Result<Self, X509Error> {
         let mut outer = Self::of(der, what)?;
         let inner = outer.next(Tag::Sequence)?;
         outer.end()?;
         Self::of(inner.content, what)
     }
 
-    pub(super) fn any(&mut self) -> Result<Element<'a>, X509Error> {
+    pub(crate) fn any(&mut self) -> Result<Element<'a>, X509Error> {
         let wrong = X509Error::Structure(self.what);
         let raw = self.reader.tlv_bytes().map_err(|_| wrong)?;
         let element = AnyRef::from_der(raw).map_err(|_| wrong)?;
@@ -58,7 +58,7 @@ impl<'a> Elements<'a> {
         })
     }
 
-    pub(super) fn next(&mut self, tag: Tag) -> Result<Element<'a>, X509Error> {
+    pub(crate) fn next(&mut self, tag: Tag) -> Result<Element<'a>, X509Error> {
         let element = self.any()?;
         if element.tag != tag {
             return Err(X509Error::Structure(self.what));
@@ -67,7 +67,7 @@ impl<'a> Elements<'a> {
     }
 
     /// The next element if it has this tag.
-    pub(super) fn next_if(&mut self, tag: Tag) -> Result<Option<Element<'a>>, X509Error> {
+    pub(crate) fn next_if(&mut self, tag: Tag) -> Result<Option<Element<'a>>, X509Error> {
         if self.peek() != Some(tag) {
             return Ok(None);
         }
@@ -79,7 +79,7 @@ impl<'a> Elements<'a> {
     }
 
     /// A date in one of the two forms that X.509 has.
-    pub(super) fn time(&mut self) -> Result<UnixTime, X509Error> {
+    pub(crate) fn time(&mut self) -> Result<UnixTime, X509Error> {
         let element = self.any()?;
         let wrong = X509Error::Structure(self.what);
         let since = match element.tag {
@@ -95,7 +95,7 @@ impl<'a> Elements<'a> {
     }
 
     /// A date, if the next element is one.
-    pub(super) fn optional_time(&mut self) -> Result<Option<UnixTime>, X509Error> {
+    pub(crate) fn optional_time(&mut self) -> Result<Option<UnixTime>, X509Error> {
         match self.peek() {
             Some(Tag::UtcTime | Tag::GeneralizedTime) => self.time().map(Some),
             _ => Ok(None),
@@ -103,18 +103,18 @@ impl<'a> Elements<'a> {
     }
 
     /// A bit string of whole bytes.
-    pub(super) fn bits(&mut self) -> Result<&'a [u8], X509Error> {
+    pub(crate) fn bits(&mut self) -> Result<&'a [u8], X509Error> {
         match self.next(Tag::BitString)?.content {
             [0, bytes @ ..] => Ok(bytes),
             _ => Err(X509Error::Structure(self.what)),
         }
     }
 
-    pub(super) fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.reader.is_finished()
     }
 
-    pub(super) fn end(&self) -> Result<(), X509Error> {
+    pub(crate) fn end(&self) -> Result<(), X509Error> {
         if self.is_at_end() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use attestation::{
     Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, ReferenceValues, Tee,
     TrustTier, UnixTime, Verifier,
 };
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
 
@@ -46,8 +46,11 @@ pub struct Collect {
 
 #[derive(Args)]
 pub struct Bundle {
-    /// The raw report: 1184 bytes of SEV-SNP.
+    /// The raw report of SEV-SNP (1184 bytes), or the quote of TDX.
     report: PathBuf,
+    /// Which TEE made it.
+    #[arg(long, value_enum, default_value_t = Kind::SevSnp)]
+    tee: Kind,
     /// Certificate of the key that signed the report: VCEK or VLEK (DER).
     #[arg(long, value_name = "FILE")]
     vek: Option<PathBuf>,
@@ -57,6 +60,15 @@ pub struct Bundle {
     /// Certificate of the root: ARK (DER). It has to be a pinned one.
     #[arg(long, value_name = "FILE")]
     root: Option<PathBuf>,
+    /// Intel's TCB info, as its service sent it (JSON).
+    #[arg(long, value_name = "FILE")]
+    tcb_info: Option<PathBuf>,
+    /// Intel's identity of the quoting enclave, as its service sent it (JSON).
+    #[arg(long, value_name = "FILE")]
+    qe_identity: Option<PathBuf>,
+    /// Certificate of the key that signed both (DER).
+    #[arg(long, value_name = "FILE")]
+    tcb_signing: Option<PathBuf>,
     /// Revocation list to put in (DER). May be repeated.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
@@ -89,6 +101,13 @@ pub struct Verify {
     /// Print the appraisal as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Which TEE made a report.
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    SevSnp,
+    Tdx,
 }
 
 /// What the evidence has to be bound to.
@@ -137,7 +156,20 @@ impl Bundle {
         if let Some(path) = &self.root {
             endorsements = endorsements.with_root(read(path)?)?;
         }
-        let mut evidence = Evidence::new(Tee::SevSnp, read(&self.report)?, endorsements)?;
+        if let Some(path) = &self.tcb_info {
+            endorsements = endorsements.with_tcb_info(read(path)?)?;
+        }
+        if let Some(path) = &self.qe_identity {
+            endorsements = endorsements.with_qe_identity(read(path)?)?;
+        }
+        if let Some(path) = &self.tcb_signing {
+            endorsements = endorsements.with_tcb_signing(read(path)?)?;
+        }
+        let tee = match self.tee {
+            Kind::SevSnp => Tee::SevSnp,
+            Kind::Tdx => Tee::Tdx,
+        };
+        let mut evidence = Evidence::new(tee, read(&self.report)?, endorsements)?;
         for path in &self.crl {
             evidence = evidence.with_crl(read(path)?)?;
         }

@@ -127,12 +127,10 @@ impl At {
 
     fn explain(&self, error: VaultError) -> Failure {
         let hint = match &error {
-            VaultError::Tampered { what: Part::Slot } => {
-                Some("check that the key belongs to this vault")
-            }
-            VaultError::Tampered { .. } => {
-                Some("restore the vault from a copy; nothing of it was changed now")
-            }
+            VaultError::Tampered {
+                what: Part::Slot, ..
+            } => Some("check that the key belongs to this vault"),
+            VaultError::Tampered { .. } => Some("nothing of the vault was changed now"),
             _ => None,
         };
         let failure = Failure::caused(format!("vault `{}`", self.vault.display()), &error);

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use rustix::fs::{Mode, OFlags};
 use vault::fuse::FuseServer;
@@ -17,14 +18,15 @@ use vault::{Lease, LeaseTerms, LeaseUse, Rights, Vault};
 use zeroize::Zeroizing;
 
 use crate::enforcement::Item;
+use crate::event::Event;
 use crate::isolation::Place;
 use crate::isolation::floor::INSIDE_ID;
 use crate::isolation::spawner::Failure;
 
 /// The vaults of a session.
-#[derive(Default)]
 pub struct Vaults {
     open: BTreeMap<String, Shown>,
+    events: SyncSender<Event>,
 }
 
 /// One vault, open, and shown to the workload once its place exists.
@@ -41,6 +43,14 @@ enum View {
 }
 
 impl Vaults {
+    /// No vault yet. What happens to those to come is reported to `events`.
+    pub fn new(events: SyncSender<Event>) -> Self {
+        Self {
+            open: BTreeMap::new(),
+            events,
+        }
+    }
+
     /// Takes an open vault under the name of its `[data]` entry.
     pub fn insert(&mut self, name: String, vault: Arc<Vault>) {
         self.open.insert(
@@ -92,6 +102,15 @@ impl Vaults {
         };
         let lease = shown.vault.lease(terms).map_err(io::Error::other);
         let lease = Arc::new(lease.map_err(Failure::at(step.clone()))?);
+        let (events, data) = (self.events.clone(), name.to_owned());
+        lease.on_damage(move |damage| {
+            let what = format!("the {} of `{}`", damage.what, damage.object);
+            // A session that is over needs to hear no more.
+            let _ = events.send(Event::Damaged {
+                data: data.clone(),
+                what,
+            });
+        });
         let (view, item) = match place {
             Place::Fuse(device) => {
                 let server = vault::fuse::serve(device, Arc::clone(&lease), (INSIDE_ID, INSIDE_ID))

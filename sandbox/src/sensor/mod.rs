@@ -2,6 +2,7 @@
 //!
 //! One file per sensor, named as in the table.
 
+pub mod damaged_data;
 pub mod denied_syscall;
 pub mod enforcement_gap;
 pub mod operator;
@@ -57,7 +58,8 @@ pub trait Sensor: Send {
 }
 
 /// Names of the sensors there are. What else the policy language knows is reported as a gap.
-pub const NAMES: [&str; 4] = [
+pub const NAMES: [&str; 5] = [
+    "damaged-data",
     "denied-syscall",
     "operator",
     "stale-evidence",
@@ -67,6 +69,7 @@ pub const NAMES: [&str; 4] = [
 /// Every sensor there is. A new one is a file beside this, a line here, and its name above.
 pub fn all() -> Vec<Box<dyn Sensor>> {
     vec![
+        Box::new(damaged_data::DamagedData),
         Box::new(denied_syscall::DeniedSyscall),
         Box::new(operator::Operator),
         Box::new(stale_evidence::StaleEvidence::default()),

@@ -126,6 +126,7 @@ impl SessionBuilder {
             release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
         };
         let clock = Clock::start();
+        let vaults = Vaults::new(sender.clone());
         Ok(Session {
             watch: Watch::new(&self.bundle),
             bundle: self.bundle,
@@ -146,7 +147,7 @@ impl SessionBuilder {
             events,
             sender,
             instance: None,
-            vaults: Vaults::default(),
+            vaults,
         })
     }
 }

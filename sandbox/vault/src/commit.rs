@@ -162,9 +162,7 @@ pub(crate) fn newest(shared: &Shared, header: &Header) -> Result<Commit, VaultEr
         }
         before = Some(slots);
     }
-    Err(VaultError::Tampered {
-        what: Part::Manifest,
-    })
+    Err(VaultError::damaged(Part::Manifest))
 }
 
 /// How often a reader lets itself be overtaken.
@@ -179,7 +177,7 @@ fn state(shared: &Shared, header: &Header, slots: &Slots) -> Result<Commit, Vaul
     let epoch = manifest.header_epoch;
     // One ahead: a writer renewed the header and died before its commit.
     if header.epoch != epoch && Some(header.epoch) != epoch.checked_add(1) {
-        return Err(VaultError::Tampered { what: Part::Header });
+        return Err(VaultError::damaged(Part::Header));
     }
     let index = Arc::new(read_index(shared, &manifest)?);
     Ok(Commit {
@@ -304,7 +302,7 @@ fn write_segment(shared: &Shared, index: &Index, generation: u64) -> Result<Segm
 /// Reads and verifies the index that this manifest names.
 fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Index, VaultError> {
     let Shared { store, keys, .. } = shared;
-    let tampered = || VaultError::Tampered { what: Part::Index };
+    let tampered = || VaultError::damaged(Part::Index);
     let [segment] = &manifest.segments[..] else {
         return Err(tampered());
     };
@@ -386,9 +384,7 @@ fn read_slots(store: &Store) -> Result<Slots, VaultError> {
 /// One slot may be torn or missing, as a writer that died leaves it. Two that open must be
 /// neighbours, and linked.
 fn newest_manifest(shared: &Shared, slots: &Slots) -> Result<(Manifest, [u8; 32]), VaultError> {
-    let tampered = VaultError::Tampered {
-        what: Part::Manifest,
-    };
+    let tampered = VaultError::damaged(Part::Manifest);
     let mut found = Vec::new();
     let mut newer = None;
     for (name, slot) in manifest::FILES.into_iter().zip(slots) {

@@ -144,13 +144,13 @@ impl Keys {
                     let arena = Arena::default();
                     let root = root
                         .first_chunk_mut::<32>()
-                        .ok_or(VaultError::Tampered { what: Part::Slot })?;
+                        .ok_or(VaultError::damaged(Part::Slot))?;
                     let root = SecretKey::take_into(&arena, root)
                         .map_err(VaultError::io("protect memory for keys"))?;
                     return Self::derive(arena, header.vault_id, &root);
                 }
                 Err(Unopened::Commitment) => {}
-                Err(Unopened::Content) => return Err(VaultError::Tampered { what: Part::Slot }),
+                Err(Unopened::Content) => return Err(VaultError::damaged(Part::Slot)),
             }
         }
         Err(VaultError::WrongKek)
@@ -186,7 +186,7 @@ impl Keys {
         if bool::from(self.header_mac(covered).ct_eq(mac)) {
             Ok(())
         } else {
-            Err(VaultError::Tampered { what: Part::Header })
+            Err(VaultError::damaged(Part::Header))
         }
     }
 

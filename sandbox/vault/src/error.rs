@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::anchor::AnchorError;
+use crate::audit::Escaped;
 use crate::format::Malformed;
 use crate::kek::KekError;
 use crate::name::NameError;
@@ -39,9 +40,31 @@ impl fmt::Display for Part {
     }
 }
 
+/// A part, and the object it belongs to, in words.
+struct Damaged<'a>(&'a Part, &'a Option<String>);
+
+impl fmt::Display for Damaged<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(what, object) = self;
+        let Some(object) = object.as_deref().map(Escaped) else {
+            return match what {
+                Part::Chunk(_) => write!(f, "{what} of an object"),
+                Part::Object => f.write_str("an object"),
+                _ => write!(f, "the {what} of the vault"),
+            };
+        };
+        match what {
+            Part::Object => write!(f, "object `{object}`"),
+            Part::Chunk(_) => write!(f, "{what} of object `{object}`"),
+            _ => write!(f, "the {what} entry of object `{object}`"),
+        }
+    }
+}
+
 /// Why a vault could not be created, opened or changed.
 ///
-/// No variant carries a name or a byte of content.
+/// No variant carries a byte of content, and only [`VaultError::Tampered`] carries a name: that of the
+/// object which the holder of the open vault was reading.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VaultError {
@@ -69,10 +92,12 @@ pub enum VaultError {
     #[error("the key opens no slot of this vault: wrong passphrase, or the key of another vault")]
     WrongKek,
     /// Stored bytes are not what was written: damage or an attack.
-    #[error("the {what} of the vault was tampered with or damaged; restore it from a copy")]
+    #[error("{} was tampered with or damaged; restore it from a copy", Damaged(.what, .object))]
     Tampered {
         /// Which part.
         what: Part,
+        /// The object it belongs to, where one was being read.
+        object: Option<String>,
     },
     /// The store is older than what the anchor remembers.
     #[error("the vault was put back to generation {found}; generation {expected} was committed")]
@@ -106,6 +131,21 @@ pub enum VaultError {
     /// The name cannot name an object.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// Every slot of the header is taken.
+    #[error(
+        "all {} key slots are taken; remove one first",
+        crate::format::header::MAX_SLOTS
+    )]
+    SlotsFull,
+    /// The key opens a slot already.
+    #[error("this key opens the vault already; add another one")]
+    KeyInUse,
+    /// No slot of that id.
+    #[error("the vault has no such key slot")]
+    NoSuchSlot,
+    /// It is the only slot: without it nobody could open the vault.
+    #[error("this is the last key slot; add another key first")]
+    LastSlot,
     /// The object or the index is larger than the format allows.
     #[error("too large for this vault's chunk size; create a vault with larger chunks")]
     TooLarge,
@@ -133,10 +173,12 @@ pub enum VaultError {
 #[non_exhaustive]
 pub enum ReadError {
     /// Stored bytes are not what was written.
-    #[error("the {what} was tampered with or damaged; restore it from a copy")]
+    #[error("{} was tampered with or damaged", Damaged(.what, .object))]
     Tampered {
         /// Which part.
         what: Part,
+        /// The object's name, where it was opened by name.
+        object: Option<String>,
     },
     /// A system call failed.
     #[error("could not {doing}")]
@@ -151,7 +193,7 @@ pub enum ReadError {
 impl From<ReadError> for VaultError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Tampered { what } => Self::Tampered { what },
+            ReadError::Tampered { what, object } => Self::Tampered { what, object },
             ReadError::Io { doing, source } => Self::Io { doing, source },
         }
     }
@@ -164,8 +206,13 @@ impl VaultError {
                 found,
                 supported: crate::format::FORMAT,
             },
-            Malformed::Magic | Malformed::Field => Self::Tampered { what },
+            Malformed::Magic | Malformed::Field => Self::damaged(what),
         }
+    }
+
+    /// Damage to a part of the vault itself.
+    pub(crate) fn damaged(what: Part) -> Self {
+        Self::Tampered { what, object: None }
     }
 
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
@@ -174,6 +221,22 @@ impl VaultError {
 }
 
 impl ReadError {
+    /// Damage to a part of an object, which whoever opened it by name can name.
+    pub(crate) const fn damaged(what: Part) -> Self {
+        Self::Tampered { what, object: None }
+    }
+
+    /// The same error, about the object of this name.
+    pub(crate) fn of(self, name: &str) -> Self {
+        match self {
+            Self::Tampered { what, object: None } => Self::Tampered {
+                what,
+                object: Some(name.to_owned()),
+            },
+            other => other,
+        }
+    }
+
     pub(crate) fn io(doing: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io { doing, source }
     }

@@ -3,14 +3,14 @@
 //! A lease is checked at every operation. When it is revoked, the keys it held are zeroed and its
 //! view of the index is dropped, so what is left of it can do nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::commit::Shared;
-use crate::error::ReadError;
+use crate::error::{Part, ReadError};
 use crate::format::index::{Index, Record};
 use crate::object::Object;
 use crate::store::Lock;
@@ -106,6 +106,18 @@ pub struct LeaseUse {
     pub refused: u64,
 }
 
+/// An object under a lease that is not what was written: damage to the disk, or an attack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Its name.
+    pub object: String,
+    /// The part that a read came upon first.
+    pub what: Part,
+}
+
+/// Most damaged objects that one lease tells of. By then the store is lost, and that is known.
+const MAX_DAMAGED: usize = 1024;
+
 /// A lease. Dropping it ends it, as revoking does.
 pub struct Lease {
     core: Arc<Core>,
@@ -114,6 +126,7 @@ pub struct Lease {
 /// An object opened under a lease. Useless without the lease, and closed when dropped.
 pub struct LeasedObject {
     core: Arc<Core>,
+    name: Box<str>,
     id: u64,
     len: u64,
 }
@@ -130,6 +143,16 @@ struct Core {
     bytes: AtomicU64,
     refused: AtomicU64,
     at_end: Mutex<Vec<Box<dyn Fn() + Send>>>,
+    damage: Mutex<Watch>,
+}
+
+type OnDamage = dyn Fn(&Damage) + Send + Sync;
+
+/// Who is told of damage, and what has been told.
+#[derive(Default)]
+struct Watch {
+    told: Vec<Arc<OnDamage>>,
+    objects: HashSet<Box<str>>,
 }
 
 /// What a lease loses when it ends.
@@ -174,6 +197,7 @@ impl Lease {
             bytes: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             at_end: Mutex::default(),
+            damage: Mutex::default(),
         };
         Self {
             core: Arc::new(core),
@@ -207,11 +231,19 @@ impl Lease {
     ///
     /// [`LeaseError::NotFound`] for a name outside the prefix too: what is there is not told.
     pub fn open(&self, name: &str) -> Result<LeasedObject, LeaseError> {
+        let opened = self.open_untold(name);
+        self.tell_if_damaged(name, &opened);
+        opened
+    }
+
+    /// Opens an object; damage is left to the caller to tell.
+    pub(crate) fn open_untold(&self, name: &str) -> Result<LeasedObject, LeaseError> {
         self.core.during(|held| {
             self.core.grants(self.core.terms.rights.read)?;
             let record: Option<&Record> = held.index.get(name).filter(|_| self.core.covers(name));
             let record = record.ok_or(LeaseError::NotFound)?;
-            let object = Object::open(&held.shared.store, &held.shared.keys, record)?;
+            let object = Object::open(&held.shared.store, &held.shared.keys, record)
+                .map_err(|e| e.of(name))?;
             let id = self.core.next_id.fetch_add(1, Ordering::Relaxed);
             let len = object.len();
             held.open
@@ -221,6 +253,7 @@ impl Lease {
             self.core.opens.fetch_add(1, Ordering::Relaxed);
             Ok(LeasedObject {
                 core: Arc::clone(&self.core),
+                name: name.into(),
                 id,
                 len,
             })
@@ -240,11 +273,13 @@ impl Lease {
         buf: &mut [u8],
         offset: u64,
     ) -> Result<usize, LeaseError> {
-        self.read_and(object, buf, offset, |data| data.len())
+        let read = self.read_and(object, buf, offset, |data| data.len());
+        self.tell_if_damaged(&object.name, &read);
+        read
     }
 
     /// Reads, and hands the data on before the lease can end: once [`Lease::revoke`] has returned,
-    /// no `deliver` is running or will run.
+    /// no `deliver` is running or will run. Damage is left to the caller to tell.
     pub(crate) fn read_and<T>(
         &self,
         object: &LeasedObject,
@@ -258,7 +293,7 @@ impl Lease {
                 .get(object.id)
                 .filter(|_| ours)
                 .ok_or(LeaseError::NotFound)?;
-            let read = open.read_at(buf, offset)?;
+            let read = open.read_at(buf, offset).map_err(|e| e.of(&object.name))?;
             self.core.reads.fetch_add(1, Ordering::Relaxed);
             self.core.bytes.fetch_add(read as u64, Ordering::Relaxed);
             Ok(deliver(&buf[..read]))
@@ -283,6 +318,49 @@ impl Lease {
             reads: self.core.reads.load(Ordering::Relaxed),
             bytes: self.core.bytes.load(Ordering::Relaxed),
             refused: self.core.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Has `told` called once for each object that a read under this lease finds tampered with or
+    /// damaged, up to 1024 of them. The end of a lease is no damage.
+    ///
+    /// It is called after the read has failed, in the thread that read, or for a served lease in a
+    /// thread of the server, with none of the lease's locks held: it may use the lease, and revoke
+    /// it. It should not own the lease, which would then never be dropped. Damage met before this
+    /// call is told when it is met again, unless somebody was told.
+    pub fn on_damage(&self, told: impl Fn(&Damage) + Send + Sync + 'static) {
+        self.core.watch().told.push(Arc::new(told));
+    }
+
+    /// The damage in this outcome, if it is of an object that nobody was told of; from now on
+    /// somebody was, so [`Lease::tell`] it.
+    pub(crate) fn new_damage<T>(
+        &self,
+        object: &str,
+        outcome: &Result<T, LeaseError>,
+    ) -> Option<Damage> {
+        let Err(LeaseError::Read(ReadError::Tampered { what, .. })) = outcome else {
+            return None;
+        };
+        let mut watch = self.core.watch();
+        let room = !watch.told.is_empty() && watch.objects.len() < MAX_DAMAGED;
+        (room && watch.objects.insert(object.into())).then(|| Damage {
+            object: object.to_owned(),
+            what: *what,
+        })
+    }
+
+    /// Tells of damage. The lease must not be held by a read of this thread.
+    pub(crate) fn tell(&self, damage: &Damage) {
+        let told = self.core.watch().told.clone();
+        for told in told {
+            told(damage);
+        }
+    }
+
+    fn tell_if_damaged<T>(&self, object: &str, outcome: &Result<T, LeaseError>) {
+        if let Some(damage) = self.new_damage(object, outcome) {
+            self.tell(&damage);
         }
     }
 
@@ -319,6 +397,11 @@ impl fmt::Debug for Lease {
 }
 
 impl LeasedObject {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Bytes of content.
     pub fn len(&self) -> u64 {
         self.len
@@ -416,6 +499,10 @@ impl Core {
         let prefix = self.terms.prefix.trim_end_matches('/');
         let rest = name.strip_prefix(prefix);
         prefix.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    fn watch(&self) -> std::sync::MutexGuard<'_, Watch> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self) {

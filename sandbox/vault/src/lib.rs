@@ -46,7 +46,9 @@ pub mod fuse;
 pub use crate::envelope::{SlotInfo, SlotKind};
 pub use crate::error::{Part, ReadError, VaultError};
 pub use crate::format::{ChunkSize, Padding};
-pub use crate::lease::{Expiry, Lease, LeaseError, LeaseTerms, LeaseUse, LeasedObject, Rights};
+pub use crate::lease::{
+    Damage, Expiry, Lease, LeaseError, LeaseTerms, LeaseUse, LeasedObject, Rights,
+};
 pub use crate::name::NameError;
 pub use crate::object::Object;
 pub use crate::secret::{Kek, SecretKey};

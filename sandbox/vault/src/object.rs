@@ -41,7 +41,7 @@ impl std::fmt::Debug for Object {
     }
 }
 
-const DAMAGED: ReadError = ReadError::Tampered { what: Part::Object };
+const DAMAGED: ReadError = ReadError::damaged(Part::Object);
 
 impl Object {
     /// Opens the extent that this record names.
@@ -76,7 +76,7 @@ impl Object {
         let dek = keys
             .dek(record)
             .map_err(ReadError::io("protect memory for keys"))?;
-        let dek = dek.ok_or(ReadError::Tampered { what: Part::Index })?;
+        let dek = dek.ok_or(ReadError::damaged(Part::Index))?;
         let derived = keys.extent(&dek, &front).ok_or(DAMAGED)?;
         if !bool::from(derived.commitment().ct_eq(&header[FRONT_LEN..])) {
             return Err(DAMAGED);
@@ -203,9 +203,7 @@ impl Object {
         if cipher.open(index, last, ciphertext, tag, out) {
             Ok(())
         } else {
-            Err(ReadError::Tampered {
-                what: Part::Chunk(index),
-            })
+            Err(ReadError::damaged(Part::Chunk(index)))
         }
     }
 
@@ -249,9 +247,7 @@ impl Object {
 /// A file that became shorter since it was opened was tampered with.
 fn short_or_io(error: std::io::Error, index: u64) -> ReadError {
     if error.kind() == std::io::ErrorKind::UnexpectedEof {
-        ReadError::Tampered {
-            what: Part::Chunk(index),
-        }
+        ReadError::damaged(Part::Chunk(index))
     } else {
         ReadError::io("read an object")(error)
     }

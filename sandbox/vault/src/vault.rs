@@ -342,7 +342,9 @@ impl Vault {
         let mut buffer = Zeroizing::new(vec![0; STRETCH.min(object.len().max(1)) as usize]);
         let mut offset = 0;
         while offset < object.len() {
-            let read = object.read_at(&mut buffer, offset)?;
+            let read = object
+                .read_at(&mut buffer, offset)
+                .map_err(|e| e.of(name))?;
             writer
                 .write_all(&buffer[..read])
                 .map_err(VaultError::Transfer)?;
@@ -359,7 +361,8 @@ impl Vault {
     /// [`VaultError::NotFound`], or [`VaultError::Tampered`] if its file is not what the index names.
     pub fn object(&self, name: &str) -> Result<Object, VaultError> {
         let record = self.commit.index.get(name).ok_or(VaultError::NotFound)?;
-        Ok(Object::open(&self.shared.store, &self.shared.keys, record)?)
+        let object = Object::open(&self.shared.store, &self.shared.keys, record);
+        Ok(object.map_err(|e| e.of(name))?)
     }
 
     /// Removes an object. Its key is in no index any more, so a copy of its file stays closed.
@@ -392,13 +395,16 @@ impl Vault {
             of_bytes,
         };
         progress(now);
-        for record in index.values() {
+        for (name, record) in index.iter() {
             let before = now.bytes;
-            let object = Object::open(&self.shared.store, &self.shared.keys, record)?;
-            object.verify(|bytes| {
-                now.bytes = before.saturating_add(bytes);
-                progress(now);
-            })?;
+            Object::open(&self.shared.store, &self.shared.keys, record)
+                .and_then(|object| {
+                    object.verify(|bytes| {
+                        now.bytes = before.saturating_add(bytes);
+                        progress(now);
+                    })
+                })
+                .map_err(|e| e.of(name))?;
             now.objects += 1;
             progress(now);
         }
@@ -521,7 +527,7 @@ const STRETCH: u64 = 1 << 20;
 /// Reads the header and opens a slot; after this the header is believed.
 fn unlock(store: &Store, kek: &dyn KekProvider) -> Result<(Header, Keys), VaultError> {
     use crate::format::Malformed;
-    let tampered = VaultError::Tampered { what: Part::Header };
+    let tampered = VaultError::damaged(Part::Header);
     let file = match store.read(Place::Root, header::FILE, header::MAX_LEN as u64) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::FileTooLarge => return Err(tampered),

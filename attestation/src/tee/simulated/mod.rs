@@ -131,6 +131,7 @@ impl SimulatedTee {
                 minimum_tcb: [(Product::Genoa, tcb)].into(),
                 ..SnpReferenceValues::default()
             },
+            ..ReferenceValues::default()
         }
     }
 }

@@ -57,6 +57,7 @@ pub fn simulated_crl(
         } else {
             Vec::new()
         },
+        algorithm: PSS_SHA384_EXPLICIT.to_vec(),
     };
     sign(&template.tbs(), PSS_SHA384_EXPLICIT, ARK_KEY)
 }

@@ -1,4 +1,4 @@
-//! Writes certificates and CRLs of the form that AMD issues.
+//! Writes certificates and CRLs of the form that AMD issues, and with other algorithms Intel.
 
 use std::time::Duration;
 
@@ -34,11 +34,13 @@ pub(super) struct VekTemplate {
 }
 
 /// A CRL before it is signed.
-pub(super) struct CrlTemplate {
-    pub(super) issuer: String,
-    pub(super) this_update: UnixTime,
-    pub(super) next_update: Option<UnixTime>,
-    pub(super) revoked: Vec<u32>,
+pub(crate) struct CrlTemplate {
+    pub(crate) issuer: String,
+    pub(crate) this_update: UnixTime,
+    pub(crate) next_update: Option<UnixTime>,
+    pub(crate) revoked: Vec<u32>,
+    /// The algorithm named in the signed part.
+    pub(crate) algorithm: Vec<u8>,
 }
 
 impl VekTemplate {
@@ -100,7 +102,7 @@ impl Template {
 
 impl CrlTemplate {
     /// `TBSCertList`, DER.
-    pub(super) fn tbs(&self) -> Vec<u8> {
+    pub(crate) fn tbs(&self) -> Vec<u8> {
         let entries: Vec<Vec<u8>> = self
             .revoked
             .iter()
@@ -115,7 +117,7 @@ impl CrlTemplate {
         };
         sequence(&[
             &integer(&[1]),
-            PSS_SHA384_EXPLICIT,
+            &self.algorithm,
             &name(&self.issuer),
             &time(self.this_update),
             &next_update,
@@ -125,12 +127,12 @@ impl CrlTemplate {
 }
 
 /// What was signed, with the algorithm and the signature.
-pub(super) fn signed(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
+pub(crate) fn signed(tbs: &[u8], algorithm: &[u8], signature: &[u8]) -> Vec<u8> {
     sequence(&[tbs, algorithm, &bits(signature)])
 }
 
 /// Extensions of a certificate whose key signs certificates.
-pub(super) fn authority() -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn authority() -> Vec<(Vec<u8>, Vec<u8>)> {
     let constraints = sequence(&[&tlv(0x01, &[&[0xff]])]);
     let certificate_signing = tlv(0x03, &[&[2, 0b0000_0100]]);
     vec![

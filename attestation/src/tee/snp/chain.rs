@@ -52,7 +52,7 @@ pub(crate) fn amd_anchors() -> Vec<Anchor> {
     .to_vec()
 }
 
-/// Whether bytes are a certificate of the form that AMD issues.
+/// Whether bytes are a certificate of the form that AMD or Intel issues.
 pub(crate) fn is_certificate(der: &[u8]) -> Result<(), X509Error> {
     Certificate::parse(der).map(drop)
 }

@@ -6,9 +6,9 @@
 use super::chain::{Chain, VekKind};
 use super::platform::{Product, TcbVersion};
 use super::report::PlatformFlag;
-use crate::appraisal::{Check, Outcome, SnpClaims, TcbStatus, TrustTier};
-use crate::encoding::Hex;
+use crate::appraisal::{Check, SnpClaims, TcbStatus, TrustTier};
 use crate::reference::SnpReferenceValues;
+use crate::tee::checklist::{List, REFERENCE};
 
 /// What is checked, and against what.
 pub(super) struct Subject<'a> {
@@ -27,7 +27,6 @@ pub(super) struct Verdict {
 
 const ABI: &str = "SEV-SNP Firmware ABI Specification";
 const KDS: &str = "VCEK Certificate and KDS Interface Specification";
-const REFERENCE: &str = "reference values";
 
 pub(super) fn verdict(subject: &Subject<'_>) -> Verdict {
     let mut list = List::default();
@@ -416,139 +415,4 @@ fn platform_check(flag: PlatformFlag) -> &'static str {
 
 fn onoff(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
-}
-
-#[derive(Default)]
-struct List(Vec<Check>);
-
-impl List {
-    fn tier(&self) -> TrustTier {
-        self.0.iter().fold(TrustTier::Affirming, |tier, check| {
-            tier.or_worse(check.leaves)
-        })
-    }
-
-    fn add(
-        &mut self,
-        id: &'static str,
-        outcome: Outcome,
-        observed: String,
-        required: &str,
-        source: &'static str,
-        leaves: TrustTier,
-    ) {
-        let required = required.to_owned();
-        self.0.push(Check {
-            id,
-            outcome,
-            observed,
-            required,
-            source,
-            leaves,
-        });
-    }
-
-    fn passed(&mut self, id: &'static str, observed: impl Into<String>, source: &'static str) {
-        let observed = observed.into();
-        self.add(
-            id,
-            Outcome::Pass,
-            observed,
-            "",
-            source,
-            TrustTier::Affirming,
-        );
-    }
-
-    fn skipped(&mut self, id: &'static str, observed: impl Into<String>, source: &'static str) {
-        let observed = observed.into();
-        self.add(
-            id,
-            Outcome::Skipped,
-            observed,
-            "",
-            source,
-            TrustTier::Affirming,
-        );
-    }
-
-    fn unknown(
-        &mut self,
-        id: &'static str,
-        observed: impl Into<String>,
-        required: &str,
-        source: &'static str,
-    ) {
-        let observed = observed.into();
-        self.add(
-            id,
-            Outcome::Unknown,
-            observed,
-            required,
-            source,
-            TrustTier::Warning,
-        );
-    }
-
-    fn judged(
-        &mut self,
-        id: &'static str,
-        met: bool,
-        observed: String,
-        required: &str,
-        source: &'static str,
-        otherwise: TrustTier,
-    ) {
-        let (outcome, leaves) = if met {
-            (Outcome::Pass, TrustTier::Affirming)
-        } else {
-            (Outcome::Fail, otherwise)
-        };
-        self.add(id, outcome, observed, required, source, leaves);
-    }
-
-    fn contraindicated(
-        &mut self,
-        id: &'static str,
-        met: bool,
-        observed: String,
-        required: &str,
-        source: &'static str,
-    ) {
-        self.judged(
-            id,
-            met,
-            observed,
-            required,
-            source,
-            TrustTier::Contraindicated,
-        );
-    }
-
-    fn one_of<const N: usize>(
-        &mut self,
-        id: &'static str,
-        seen: Option<&Hex<N>>,
-        allowed: &[Hex<N>],
-    ) {
-        let observed = seen.map_or_else(|| "none".to_owned(), Hex::to_string);
-        let met = seen.is_some_and(|seen| allowed.contains(seen));
-        let required = format!("one of {} reference values", allowed.len());
-        self.contraindicated(id, met, observed, &required, REFERENCE);
-    }
-
-    fn optional<const N: usize>(
-        &mut self,
-        id: &'static str,
-        seen: Option<&Hex<N>>,
-        allowed: Option<&[Hex<N>]>,
-    ) {
-        match allowed {
-            Some(allowed) => self.one_of(id, seen, allowed),
-            None => {
-                let observed = seen.map_or_else(|| "none".to_owned(), Hex::to_string);
-                self.skipped(id, observed, REFERENCE);
-            }
-        }
-    }
 }

@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use self::tree::{Kind, ROOT, Tree};
 use self::wire::{Operation, Out, Request};
-use crate::lease::{Lease, LeaseError, LeasedObject};
+use crate::lease::{Damage, Lease, LeaseError, LeasedObject};
 
 /// How long the kernel may rely on a name or an attribute.
 const VALID: Duration = Duration::from_secs(1);
@@ -93,6 +94,7 @@ pub fn serve(
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let wake = wake.map_err(|e| ServeError::Io(e.into()))?;
     let device = Arc::new(device);
+    let (damaged, damage) = channel::<Damage>();
     let inner = Arc::new(Inner {
         device: Mutex::new(Some(Arc::clone(&device))),
         wake,
@@ -102,6 +104,7 @@ pub fn serve(
         owner,
         files: Mutex::default(),
         next_handle: AtomicU64::new(1),
+        damaged: Mutex::new(Some(damaged)),
     });
     let mut server = FuseServer {
         inner: Arc::clone(&inner),
@@ -111,6 +114,13 @@ pub fn serve(
         let (inner, device) = (Arc::clone(&inner), Arc::clone(&device));
         server.spawn(format!("vault-fuse-{number}"), move || inner.work(&device))?;
     }
+    // A thread of its own: whoever is told may revoke the lease, which no worker could wait for.
+    let lease = Arc::clone(&inner.lease);
+    server.spawn("vault-fuse-damage".to_owned(), move || {
+        for damage in damage {
+            lease.tell(&damage);
+        }
+    })?;
     if inner.lease.terms().expires.is_some() {
         let inner = Arc::clone(&inner);
         server.spawn("vault-fuse-clock".to_owned(), move || inner.watch())?;
@@ -165,7 +175,9 @@ impl Drop for FuseServer {
             self.inner.invalidate();
         }
         self.inner.stop();
-        for thread in self.threads.drain(..) {
+        let this = std::thread::current().id();
+        // Whoever is told of damage may stop the service from the thread that tells it.
+        for thread in self.threads.drain(..).filter(|t| t.thread().id() != this) {
             // A thread that panicked has stopped too.
             let _ = thread.join();
         }
@@ -191,6 +203,8 @@ struct Inner {
     owner: (u32, u32),
     files: Mutex<HashMap<u64, Arc<LeasedObject>>>,
     next_handle: AtomicU64,
+    /// Takes each damaged object once, so it holds few. Closed when the service stops.
+    damaged: Mutex<Option<Sender<Damage>>>,
 }
 
 /// What a worker does after a request.
@@ -265,6 +279,18 @@ impl Inner {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        self.damaged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn pass_on_damage<T>(&self, object: &str, outcome: &Result<T, LeaseError>) {
+        if let Some(damage) = self.lease.new_damage(object, outcome) {
+            let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            // A service that stops meanwhile has nobody left to tell.
+            let _ = damaged.as_ref().map(|damaged| damaged.send(damage));
+        }
     }
 
     /// Must not be called by a worker: the kernel may wait for an answer before it returns.
@@ -357,7 +383,9 @@ impl Inner {
         let Kind::File { object, .. } = &node.kind else {
             return Err(Errno::ISDIR);
         };
-        let object = self.lease.open(object).map_err(|e| errno(&e))?;
+        let opened = self.lease.open_untold(object);
+        self.pass_on_damage(object, &opened);
+        let object = opened.map_err(|e| errno(&e))?;
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.insert(handle, Arc::new(object));
@@ -388,6 +416,7 @@ impl Inner {
         let read = self
             .lease
             .read_and(&file, data, offset, |data| send(device, unique, 0, data));
+        self.pass_on_damage(file.name(), &read);
         data.fill(0);
         match read {
             Ok(sent) => sent,

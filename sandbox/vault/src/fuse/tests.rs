@@ -8,11 +8,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::{FuseServer, ServeError, serve};
 use crate::tests::{Bench, content, terms};
-use crate::{Expiry, Lease, LeaseTerms};
+use crate::{Damage, Expiry, Lease, LeaseTerms, Part, Vault};
 
 /// A lease mounted in a temporary directory; unmounted when dropped.
 struct Mounted {
@@ -57,11 +58,17 @@ fn mount(at: &Path) -> Option<OwnedFd> {
 }
 
 fn mounted(expires: Option<Expiry>) -> Option<Mounted> {
+    mounted_after(expires, |_, _| ())
+}
+
+/// Mounts a lease of a vault after something was done to the vault.
+fn mounted_after(expires: Option<Expiry>, act: impl FnOnce(&Bench, &Vault)) -> Option<Mounted> {
     let bench = Bench::new();
     let mut vault = bench.create();
     vault.put("a", &content(1, 300_000)[..]).unwrap();
     vault.put("dir/b", &content(2, 10)[..]).unwrap();
     vault.put("dir/empty", &b""[..]).unwrap();
+    act(&bench, &vault);
     let at = bench.dir.path().join("mnt");
     fs::create_dir(&at).unwrap();
     let device = mount(&at)?;
@@ -241,4 +248,64 @@ fn a_descriptor_that_is_not_mounted_is_refused() {
     let null = File::open("/dev/null").unwrap();
     let refused = serve(null.into(), lease, (0, 0));
     assert!(matches!(refused, Err(ServeError::NotMounted(_))));
+}
+
+/// Two damaged objects: one in its 60th chunk, one in its header.
+fn damaged() -> Option<Mounted> {
+    mounted_after(None, |bench, vault| {
+        bench.damage(vault, "a", 96 + 60 * 4096);
+        bench.damage(vault, "dir/b", 70);
+    })
+}
+
+#[test]
+fn damage_met_while_serving_is_told_and_the_reader_gets_eio() {
+    let Some(mounted) = damaged() else { return };
+    let (told, damage) = channel();
+    mounted
+        .lease
+        .on_damage(move |damage| told.send(damage.clone()).unwrap());
+    let file = File::open(mounted.at.join("a")).unwrap();
+    let mut byte = [0];
+    for _ in 0..3 {
+        let refused = file.read_at(&mut byte, 60 * 4096).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EIO));
+        let refused = File::open(mounted.at.join("dir/b")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EIO));
+    }
+    let wait = Duration::from_secs(5);
+    let first = damage.recv_timeout(wait).unwrap();
+    assert_eq!(
+        first,
+        Damage {
+            object: "a".to_owned(),
+            what: Part::Chunk(60),
+        }
+    );
+    let second = damage.recv_timeout(wait).unwrap();
+    assert_eq!((&*second.object, second.what), ("dir/b", Part::Object));
+    // What is whole still reads, and nothing is told twice.
+    assert_eq!(file.read_at(&mut byte, 0).unwrap(), 1);
+    drop(file);
+    drop(mounted);
+    assert!(damage.recv().is_err());
+}
+
+#[test]
+fn whoever_is_told_of_damage_while_serving_may_revoke() {
+    let Some(mounted) = damaged() else { return };
+    let (told, done) = channel();
+    let lease = Arc::downgrade(&mounted.lease);
+    mounted.lease.on_damage(move |_| {
+        lease.upgrade().unwrap().revoke();
+        told.send(()).unwrap();
+    });
+    let file = File::open(mounted.at.join("a")).unwrap();
+    let mut byte = [0];
+    assert!(file.read_at(&mut byte, 60 * 4096).is_err());
+    done.recv_timeout(Duration::from_secs(5)).unwrap();
+    assert_eq!(
+        file.read_at(&mut byte, 0).unwrap_err().kind(),
+        ErrorKind::PermissionDenied
+    );
 }

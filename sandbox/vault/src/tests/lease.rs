@@ -1,9 +1,9 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{Bench, content, terms};
-use crate::{Expiry, LeaseError, LeaseTerms, Rights};
+use crate::{Damage, Expiry, Lease, LeaseError, LeaseTerms, Part, Rights};
 
 #[test]
 fn a_revoked_lease_yields_nothing_also_for_open_objects() {
@@ -194,4 +194,116 @@ fn revocation_gives_back_the_memory_of_its_keys() {
     assert_eq!(arena.in_use(), before + 2);
     lease.revoke();
     assert_eq!(arena.in_use(), before);
+}
+
+/// Keeps what is told of damage under this lease.
+fn watched(lease: &Lease) -> Arc<Mutex<Vec<Damage>>> {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    lease.on_damage(move |damage| tell.lock().unwrap().push(damage.clone()));
+    told
+}
+
+#[test]
+fn damage_met_under_a_lease_is_told_once_for_each_object() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    for name in ["chunk", "file", "whole"] {
+        vault.put(name, &content(1, 9000)[..]).unwrap();
+    }
+    bench.damage(&vault, "chunk", 96 + 4096);
+    bench.damage(&vault, "file", 70);
+    let lease = vault.lease(terms()).unwrap();
+    let told = watched(&lease);
+    let (chunk, whole) = (lease.open("chunk").unwrap(), lease.open("whole").unwrap());
+    let mut buf = [0; 9000];
+    assert_eq!(lease.read_at(&whole, &mut buf, 0).unwrap(), 9000);
+    assert_eq!(lease.read_at(&chunk, &mut buf[..100], 0).unwrap(), 100);
+    assert!(told.lock().unwrap().is_empty());
+    for _ in 0..3 {
+        let refused = lease.read_at(&chunk, &mut buf, 0).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "chunk 1 of object `chunk` was tampered with or damaged"
+        );
+        let refused = lease.open("file").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "object `file` was tampered with or damaged"
+        );
+    }
+    let damage = |object: &str, what| Damage {
+        object: object.to_owned(),
+        what,
+    };
+    assert_eq!(
+        *told.lock().unwrap(),
+        [
+            damage("chunk", Part::Chunk(1)),
+            damage("file", Part::Object)
+        ]
+    );
+}
+
+#[test]
+fn the_end_of_a_lease_is_no_damage() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &content(1, 9000)[..]).unwrap();
+    let lease = vault.lease(terms()).unwrap();
+    let told = watched(&lease);
+    let object = lease.open("a").unwrap();
+    bench.damage(&vault, "a", 100);
+    lease.revoke();
+    assert!(lease.read_at(&object, &mut [0; 10], 0).is_err());
+    assert!(lease.open("a").is_err());
+    let expires = Some(Expiry {
+        at: Duration::ZERO,
+        clock: Arc::new(|| Duration::ZERO),
+    });
+    let expired = vault.lease(LeaseTerms { expires, ..terms() }).unwrap();
+    let told_of_expired = watched(&expired);
+    assert!(expired.open("a").is_err());
+    assert!(told.lock().unwrap().is_empty() && told_of_expired.lock().unwrap().is_empty());
+}
+
+#[test]
+fn whoever_is_told_of_damage_may_read_on_and_revoke() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &content(1, 9000)[..]).unwrap();
+    bench.damage(&vault, "a", 100);
+    let lease = Arc::new(vault.lease(terms()).unwrap());
+    let (weak, calls) = (Arc::downgrade(&lease), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&calls);
+    lease.on_damage(move |damage| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let lease = weak.upgrade().unwrap();
+        let object = lease.open(&damage.object).unwrap();
+        assert!(lease.read_at(&object, &mut [0; 10], 0).is_err());
+        lease.revoke();
+    });
+    let object = lease.open("a").unwrap();
+    assert!(matches!(
+        lease.read_at(&object, &mut [0; 10], 0),
+        Err(LeaseError::Read(_))
+    ));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert!(lease.has_ended());
+}
+
+#[test]
+fn a_lease_tells_of_so_many_damaged_objects_and_no_more() {
+    let bench = Bench::new();
+    let vault = bench.create();
+    let names: Vec<_> = (0..1030).map(|n| format!("n{n}")).collect();
+    let lease = vault.lease(terms()).unwrap();
+    let told = watched(&lease);
+    for name in &names {
+        let damaged: Result<(), _> = Err(LeaseError::Read(crate::ReadError::damaged(Part::Object)));
+        if let Some(damage) = lease.new_damage(name, &damaged) {
+            lease.tell(&damage);
+        }
+    }
+    assert_eq!(told.lock().unwrap().len(), 1024);
 }

@@ -76,6 +76,15 @@ impl Bench {
         file
     }
 
+    /// Flips a bit of an object's file.
+    pub(crate) fn damage(&self, vault: &Vault, name: &str, at: usize) {
+        let file = crate::store::file_name(&vault.index()[name].extent.file_id);
+        let path = self.path().join("objects").join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[at] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
     /// Makes the directory hold exactly these files.
     pub(crate) fn restore(&self, files: &[(PathBuf, Vec<u8>)]) {
         for (path, _) in self.files() {

@@ -193,7 +193,10 @@ fn a_slot_removed_or_brought_back_is_noticed() {
     fs::write(&path, &forged).unwrap();
     assert!(matches!(
         bench.open(),
-        Err(VaultError::Tampered { what: Part::Header })
+        Err(VaultError::Tampered {
+            what: Part::Header,
+            ..
+        })
     ));
     // An older header of the same vault has a lower epoch than the manifest remembers.
     header.slots.pop();
@@ -208,7 +211,10 @@ fn a_slot_removed_or_brought_back_is_noticed() {
     fs::write(&path, &older).unwrap();
     assert!(matches!(
         bench.open(),
-        Err(VaultError::Tampered { what: Part::Header })
+        Err(VaultError::Tampered {
+            what: Part::Header,
+            ..
+        })
     ));
 }
 
@@ -471,7 +477,8 @@ fn no_byte_of_a_damaged_chunk_is_released() {
     assert!(matches!(
         refused,
         Err(ReadError::Tampered {
-            what: Part::Chunk(0)
+            what: Part::Chunk(0),
+            ..
         })
     ));
     assert_eq!(buf, [0; 8192]);
@@ -497,7 +504,10 @@ fn a_file_that_opens_under_two_keys_is_refused_by_its_commitment() {
     let refused = crate::object::Object::open(&vault.shared().store, keys, &other_key);
     assert!(matches!(
         refused,
-        Err(ReadError::Tampered { what: Part::Object })
+        Err(ReadError::Tampered {
+            what: Part::Object,
+            ..
+        })
     ));
     // And a commitment that fits the other key does not fit the header that the chunks are bound to.
     let path = path_of(&bench, &vault, "a");
@@ -534,7 +544,10 @@ fn an_object_that_does_not_have_the_index_s_root_is_refused() {
     let refused = crate::object::Object::open(&shared.store, &shared.keys, &record);
     assert!(matches!(
         refused,
-        Err(ReadError::Tampered { what: Part::Object })
+        Err(ReadError::Tampered {
+            what: Part::Object,
+            ..
+        })
     ));
 }
 
@@ -557,7 +570,8 @@ fn manifests_of_two_histories_do_not_go_together() {
     assert!(matches!(
         bench.open(),
         Err(VaultError::Tampered {
-            what: Part::Manifest
+            what: Part::Manifest,
+            ..
         })
     ));
 }

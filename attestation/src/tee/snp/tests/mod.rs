@@ -76,8 +76,10 @@ fn judge(
 }
 
 fn claims(appraisal: &Appraisal) -> &SnpClaims {
-    let crate::Claims::SevSnp(claims) = appraisal.claims();
-    claims
+    match appraisal.claims() {
+        crate::Claims::SevSnp(claims) => claims,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The same evidence with another report.

@@ -12,6 +12,7 @@ use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::rootfs::{HostEntry, host_entry};
 use crate::syscall::landlock::{self, Rights};
+use crate::syscall::profile::Fate;
 use crate::syscall::table::syscall_number;
 use crate::syscall::{Profile, ProfileError};
 
@@ -300,6 +301,16 @@ pub fn floor(
         }
     }
     no_execution_of_writable(&mut granted);
+    let root_trees = rootfs
+        .binds
+        .iter()
+        .filter(|bind| bind.executable && !bind.device);
+    if let Some((written, tree)) = written_root(&granted, root_trees) {
+        return Err(PlanError::Unsupported(format!(
+            "`{written}` is granted for writing, and `{tree}` of the root file system, from which \
+             programs are executed, is the same place: what the workload writes it could execute"
+        )));
+    }
     for bind in granted {
         let may = match (bind.writable, bind.executable) {
             (true, _) => Rights::READ_WRITE,
@@ -345,12 +356,37 @@ pub fn floor(
         rootfs,
         landlock: rights,
         limits: resource_limits(tables),
-        unix_connect: syscall_number("connect").is_some_and(|nr| profile.allows(nr)),
+        unix_connect: reaches_unix_paths(&profile),
         filter: profile.compile(true)?,
         silent_filter: profile.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
+    })
+}
+
+/// Whether the profile lets a Unix socket be reached by its path, by connecting or by a datagram.
+fn reaches_unix_paths(profile: &Profile) -> bool {
+    let datagram = [libc::AF_UNIX as u64, libc::SOCK_DGRAM as u64, 0, 0, 0, 0];
+    let allowed = |name, arguments: &[u64; 6]| {
+        syscall_number(name).is_some_and(|nr| profile.fate(nr, arguments) == Fate::Allow)
+    };
+    allowed("connect", &[0; 6]) || allowed("socket", &datagram) || allowed("socketpair", &datagram)
+}
+
+/// A tree granted for writing that is part of the root file system, or holds a part of it.
+fn written_root<'a>(
+    granted: &'a [Bind],
+    root: impl Iterator<Item = &'a Bind>,
+) -> Option<(&'a str, &'a str)> {
+    let mut trees =
+        root.filter_map(|tree| Some((tree, Path::new(&tree.from).canonicalize().ok()?)));
+    trees.find_map(|(tree, place)| {
+        let written = granted.iter().filter(|bind| bind.writable).find(|bind| {
+            let from = Path::new(&bind.from);
+            from.starts_with(&place) || place.starts_with(from)
+        })?;
+        Some((written.from.as_str(), tree.from.as_str()))
     })
 }
 
@@ -541,6 +577,55 @@ forbid (principal, action == Action::"read", resource == Path::"/a");
         let bundle = Bundle::parse(source, "t").expect("a policy");
         let narrowed = now.narrowed(&bundle.decide(&policy::Facts::unknown()));
         assert_eq!(narrowed.files, [("/c".to_owned(), FileAccess::Read)].into());
+    }
+
+    #[test]
+    fn a_place_that_programs_of_the_root_come_from_cannot_be_granted_for_writing() {
+        let place = tempfile::tempdir().expect("a folder");
+        let bind = |from: &Path, writable: bool| Bind {
+            from: from.display().to_string(),
+            at: "/x".into(),
+            writable,
+            executable: !writable,
+            optional: false,
+            device: false,
+            owned: true,
+        };
+        for name in ["usr/local", "other"] {
+            std::fs::create_dir_all(place.path().join(name)).expect("a folder");
+        }
+        let root = [bind(&place.path().join("usr"), false)];
+        for (written, refused) in [
+            ("usr/local", true),
+            ("usr", true),
+            ("", true),
+            ("other", false),
+        ] {
+            let written = place.path().join(written).canonicalize().expect("a folder");
+            let granted = [bind(&written, true)];
+            assert_eq!(
+                written_root(&granted, root.iter()).is_some(),
+                refused,
+                "{written:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_profile_that_reaches_unix_paths_is_known_as_one() {
+        let profile = || {
+            Profile::named("default")
+                .expect("a profile")
+                .without_broker()
+                .without_unix_connect()
+        };
+        assert!(!reaches_unix_paths(&profile()));
+        for name in ["connect", "socket", "socketpair"] {
+            assert!(
+                reaches_unix_paths(&profile().allow([name]).expect("a name")),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -379,6 +379,7 @@ impl Session {
             Ok(()) => {
                 if let Change::Withdraw(name) = change {
                     self.withdrawn.insert(name.clone());
+                    self.plan.data.remove(name);
                 }
                 let micros = u64::try_from(ordered.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.journal.note(Record::Adjusted {

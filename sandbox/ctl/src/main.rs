@@ -33,7 +33,8 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes of `run`: that of the workload; 128+N when signal N ended it; 122 when the policy stopped it;
 124 when its time limit did; 125 when sandboxctl failed (nothing runs then); 126 and 127 when the
-program could not be executed or found. Other commands: 0, or 1 when they failed, 2 for wrong usage.";
+program could not be executed or found. Other commands: 0, or 1 when they failed, 2 for wrong usage; what `attest verify`, `policy diff`
+and `policy test` mean by theirs is in their own help.";
 
 #[derive(Subcommand)]
 enum Command {

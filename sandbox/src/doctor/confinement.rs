@@ -12,13 +12,13 @@ pub(super) fn findings() -> Vec<Finding> {
         flag(
             "seccomp-tsync",
             libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
-            "a running program with threads can be tightened",
+            "a program with threads can be filtered as a whole (no lever uses it yet)",
             "use Linux 5.7 or newer",
         ),
         flag(
             "seccomp-wait-killable",
             libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
-            "a signal does not make a brokered call run twice",
+            "a signal does not make a reported call run twice",
             "use Linux 5.19 or newer",
         ),
         ptrace(),
@@ -126,7 +126,7 @@ fn listener() -> Vec<Finding> {
         |(notification, response, data)| format!("sizes {notification}/{response}/{data}"),
     );
     let observed = format!("{}; {sizes}", told(first));
-    let brokers = "the supervisor brokers sockets, counts denied calls, and decides on exec";
+    let brokers = "the supervisor refuses and counts denied calls";
     let without = "denied calls fail unseen, and no socket can be brokered";
     let mut findings = vec![match first {
         Outcome::Done => Finding::available("seccomp-listener", area, observed, brokers),
@@ -152,13 +152,13 @@ fn listener() -> Vec<Finding> {
             "seccomp-sync-wake-up",
             area,
             told(wake),
-            "a brokered call costs about 4 microseconds",
+            "a denied call costs about 4 microseconds",
         ),
         _ => Finding::missing(
             "seccomp-sync-wake-up",
             area,
             told(wake),
-            "a brokered call costs about 50 microseconds, for it wakes another processor",
+            "a denied call costs about 50 microseconds, for it wakes another processor",
             "use Linux 6.6 or newer",
         ),
     });
@@ -196,14 +196,17 @@ fn ptrace() -> Finding {
     let (id, area) = ("ptrace-child", Area::Ptrace);
     let fix = "`sysctl -w kernel.yama.ptrace_scope=1`; inside a container allow `ptrace`";
     match (own, ordinary) {
-        (Outcome::Done, Outcome::Done) => {
-            Finding::available(id, area, observed, "running sandboxes can be tightened")
-        }
+        (Outcome::Done, Outcome::Done) => Finding::available(
+            id,
+            area,
+            observed,
+            "running programs can be seized (no lever uses it yet)",
+        ),
         (Outcome::Done, _) => Finding::partly(
             id,
             area,
             observed,
-            "running sandboxes can be tightened by root only",
+            "running programs can be seized by root only (no lever uses it yet)",
             fix,
         ),
         _ => Finding::missing(
@@ -224,7 +227,7 @@ fn read_memory() -> Finding {
         told(ordinary)
     );
     let (id, area) = ("process-vm-readv", Area::Ptrace);
-    let means = "the supervisor reads the arguments of brokered calls";
+    let means = "the supervisor could read arguments in memory (it looks at registers only so far)";
     match (own, ordinary) {
         (Outcome::Done, Outcome::Done) => Finding::available(id, area, observed, means),
         (Outcome::Done, _) => {
@@ -234,7 +237,7 @@ fn read_memory() -> Finding {
             id,
             area,
             observed,
-            "the supervisor reads the arguments of brokered calls through /proc instead, slower",
+            "the supervisor could read arguments through /proc instead, slower",
             "inside a container allow `process_vm_readv`",
         ),
     }

@@ -155,7 +155,7 @@ impl Cgroup {
                 return vec![Item::not(
                     2,
                     "cgroup",
-                    "no cgroup can be made by this user: processes are limited together, memory only for each \
+                    "no cgroup can be made by this user: processes are limited together, private memory for each \
                      process, and the CPU not at all",
                 )];
             }

@@ -20,6 +20,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
@@ -34,7 +35,9 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{LandlockPlan, Scopes, UNIX_CONNECT_ABI};
+use crate::syscall::landlock::{
+    LandlockError, LandlockPlan, PreparedRuleset, Scopes, UNIX_CONNECT_ABI,
+};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -321,7 +324,7 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
         "none; securebits locked; no_new_privs",
     ));
     signal::reset_all().map_err(Failure::at("resetting signals"))?;
-    items.push(restrict_files(floor));
+    items.push(restrict_files(floor)?);
     let protection =
         memory::protect(Some(&floor.filter)).map_err(Failure::at("protecting memory"))?;
     items.push(if protection.is_full() {
@@ -342,31 +345,45 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
 }
 
 /// Takes on the Landlock ruleset. A host without Landlock leaves the mounts as the only wall, and a
-/// gap in the report.
-fn restrict_files(floor: &Floor) -> Item {
-    let plan = LandlockPlan::new(floor.landlock.iter().cloned(), Scopes::default());
-    match plan.build().and_then(|ruleset| ruleset.restrict_self()) {
-        Ok(enforced) if floor.unix_connect && enforced.abi() < UNIX_CONNECT_ABI => {
-            let detail = "the policy allows `connect`, and this kernel does not keep it from sockets \
-                          in folders that may only be read";
-            Item::partly(3, "landlock", detail)
+/// gap in the report; a host that has it and refuses is a failure.
+fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
+    // What this root file system does not have needs no right.
+    let paths = floor
+        .landlock
+        .iter()
+        .filter(|(path, _)| Path::new(path).exists())
+        .cloned();
+    let plan = LandlockPlan::new(paths, Scopes::default());
+    let enforced = match plan.build().and_then(PreparedRuleset::restrict_self) {
+        Ok(enforced) => enforced,
+        Err(error @ LandlockError::Unavailable(_)) => {
+            return Ok(Item::not(3, "landlock", crate::error::describe(&error)));
         }
-        Ok(enforced) if enforced.is_full() => {
-            let detail = format!("ABI {}, {} paths", enforced.abi(), floor.landlock.len());
-            Item::full(3, "landlock", detail)
-        }
-        Ok(enforced) => {
-            let gaps = enforced.gaps().iter().filter(|gap| !gap.closed_elsewhere);
-            let gaps: Vec<_> = gaps.map(|gap| gap.what).collect();
-            let detail = format!(
-                "ABI {} cannot keep it from: {}",
-                enforced.abi(),
-                gaps.join("; ")
-            );
-            Item::partly(3, "landlock", detail)
-        }
-        Err(error) => Item::not(3, "landlock", crate::error::describe(&error)),
-    }
+        Err(error) => return Err(Failure::at("restricting files")(io::Error::other(error))),
+    };
+    let abi = enforced.abi();
+    let gaps = enforced
+        .gaps()
+        .iter()
+        .filter(|gap| !gap.closed_elsewhere)
+        .map(|gap| gap.what);
+    let sockets = (floor.unix_connect && abi < UNIX_CONNECT_ABI).then_some(
+        "reach Unix sockets in folders that may only be read, as the policy allows by name",
+    );
+    let open: Vec<_> = gaps.chain(sockets).collect();
+    Ok(if open.is_empty() {
+        Item::full(
+            3,
+            "landlock",
+            format!("ABI {abi}, {} paths", floor.landlock.len()),
+        )
+    } else {
+        Item::partly(
+            3,
+            "landlock",
+            format!("ABI {abi} cannot keep it from: {}", open.join("; ")),
+        )
+    })
 }
 
 /// Loads the filter, with a listener where the kernel gives one: there is one for a whole chain.

@@ -2,8 +2,9 @@
 //! runs.
 //!
 //! Each grant is a mount of its own, and a helper of the spawner changes it from inside the sandbox's
-//! mount namespace. It takes effect at the next lookup of a path; descriptors that are open already
-//! stay open. What was taken does not come back in the same session.
+//! mount namespace. It takes effect at the next lookup of a path from the root; what a process has open
+//! already, its working folder among it, still leads where it led. What was taken does not come back
+//! in the same session.
 
 use crate::isolation::Instance;
 use crate::isolation::spawner::Failure;

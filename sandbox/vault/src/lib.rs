@@ -31,6 +31,7 @@ mod vault;
 mod commit;
 mod create;
 mod envelope;
+mod find;
 mod sealed;
 mod slots;
 mod store;

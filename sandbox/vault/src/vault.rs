@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 use crate::anchor::FreshnessAnchor;
 use crate::commit::{self, Commit, Shared};
 use crate::create;
-use crate::envelope::{Keys, random_id};
-use crate::error::{Part, VaultError};
-use crate::format::header::{self, Header};
+use crate::envelope::random_id;
+use crate::error::VaultError;
+use crate::find::{Found, find, not_a_vault};
+use crate::format::header::Header;
 use crate::format::index::{Index, Record};
 use crate::format::{ChunkSize, Padding};
 use crate::kek::KekProvider;
@@ -533,73 +534,6 @@ impl Vault {
 /// Bytes that `get` reads at once; a whole number of chunks of every size.
 const STRETCH: u64 = 1 << 20;
 
-/// What a key opened, verified.
-struct Found {
-    header: Header,
-    root: SecretKey,
-    shared: Shared,
-    commit: Commit,
-}
-
-/// Opens a slot of the header, and the newest state.
-///
-/// A writer may replace the header and commit while a reader is between the two. So a header that
-/// does not go with the manifest is tampered with only if it stands still.
-fn find(mut store: Store, kek: &dyn KekProvider) -> Result<Found, VaultError> {
-    let mut file = read_header(&store)?;
-    for _ in 0..MAX_LOOKS {
-        let (header, keys, root) = unlock(&file, kek)?;
-        let shared = Shared {
-            store,
-            keys,
-            chunk: header.chunk,
-            padding: header.padding,
-        };
-        match commit::newest(&shared, &header) {
-            Err(VaultError::Tampered {
-                what: Part::Header, ..
-            }) => {}
-            outcome => {
-                return outcome.map(|commit| Found {
-                    header,
-                    root,
-                    shared,
-                    commit,
-                });
-            }
-        }
-        let now = read_header(&shared.store)?;
-        if now == file {
-            break;
-        }
-        (file, store) = (now, shared.store);
-    }
-    Err(VaultError::damaged(Part::Header))
-}
-
-/// How many headers a reader lets pass.
-const MAX_LOOKS: usize = 16;
-
-fn read_header(store: &Store) -> Result<Vec<u8>, VaultError> {
-    match store.read(Place::Root, header::FILE, header::MAX_LEN as u64) {
-        Ok(file) => Ok(file),
-        Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Err(VaultError::damaged(Part::Header)),
-        Err(e) => Err(not_a_vault(e)),
-    }
-}
-
-/// Opens a slot of the header; after this the header is believed.
-fn unlock(file: &[u8], kek: &dyn KekProvider) -> Result<(Header, Keys, SecretKey), VaultError> {
-    use crate::format::Malformed;
-    let (header, covered, mac) = Header::parse(file).map_err(|malformed| match malformed {
-        Malformed::Magic => VaultError::NotAVault,
-        other => VaultError::tampered(Part::Header)(other),
-    })?;
-    let (keys, root) = Keys::open(&header, kek)?;
-    keys.check_header(covered, mac)?;
-    Ok((header, keys, root))
-}
-
 /// A name must be valid, and must not be a directory of another or lie under a file.
 fn check_place(index: &Index, name: &str) -> Result<(), NameError> {
     name::check(name)?;
@@ -631,18 +565,6 @@ fn writing() -> OpenOptions {
     OpenOptions {
         access: Access::ReadWrite,
         ..OpenOptions::default()
-    }
-}
-
-fn not_a_vault(error: io::Error) -> VaultError {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => {
-            VaultError::NotAVault
-        }
-        _ => VaultError::Io {
-            doing: "open the vault",
-            source: error,
-        },
     }
 }
 

@@ -3,7 +3,8 @@
 //! Rules are sliced when a bundle is loaded, by what their heads can match, so that a decision
 //! evaluates each rule as seldom as possible: rules about everything once per decision, rules
 //! about an action and a type of resource once for all grants of that kind (unless they look at
-//! the resource), rules about one resource for its grants only.
+//! the resource), rules about one resource for its grants only. A rule whose conditions cannot hold
+//! for some resources, whatever the facts (`guard`), is evaluated for the others only.
 //!
 //! A grant holds if some `permit` about it is satisfied, no `forbid` is, and no `forbid` failed to
 //! evaluate. This is Cedar's own rule but for the last part: Cedar skips what fails.
@@ -12,12 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{
     ActionConstraint, AuthorizationError, Authorizer, Context, Decision as CedarDecision, Entities,
-    EntityUid, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
+    EntityUid, Policy, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
 };
 
 use crate::decision::{Decision, Denial, Permission, Reason, ReasonKind};
 use crate::facts::Facts;
 use crate::grant::{Action, Grant, ResourceType};
+use crate::guard;
 use crate::rules::Rule;
 use crate::schema;
 
@@ -40,6 +42,11 @@ pub(crate) struct Engine {
     line: usize,
 }
 
+/// The most pairs of a rule and a grant whose guard is evaluated when a bundle is loaded.
+const MOST_QUESTIONS: usize = 1 << 18;
+/// The most copies of rules that are kept for single grants.
+const MOST_COPIES: usize = 1 << 16;
+
 /// What reasons are made of.
 #[derive(Debug)]
 struct RuleName {
@@ -54,7 +61,7 @@ struct RuleName {
 struct Head {
     /// Rules that look at the context only.
     blind: Part,
-    /// Rules that look at the resource, too.
+    /// Rules that look at the resource, too, and can hold for every one of them.
     sighted: Part,
 }
 
@@ -65,8 +72,8 @@ struct Target {
     head: usize,
     action: EntityUid,
     resource: EntityUid,
-    /// Rules whose head names this very resource.
-    literal: Part,
+    /// Rules that can hold for this very resource, and not for every one of its type.
+    own: Part,
 }
 
 /// Rules that are evaluated together.
@@ -123,7 +130,7 @@ impl Engine {
                         head: heads[&(grant.action, grant.resource.kind())],
                         action: schema::action(grant.action)?,
                         resource: schema::resource(&grant.resource)?,
-                        literal: Part::default(),
+                        own: Part::default(),
                         grant: grant.clone(),
                     })
                 })
@@ -146,9 +153,11 @@ impl Engine {
             entities,
             line,
         };
+        let mut sighted = vec![Vec::new(); heads.len()];
         for (index, rule) in rules.iter().enumerate() {
-            engine.file(index, rule, &heads)?;
+            engine.file(index, rule, &heads, &mut sighted)?;
         }
+        engine.file_by_guard(rules, sighted)?;
         // A request that does not fit the schema is found now, not when it is needed.
         let context = engine.context(&Facts::unknown())?;
         for target in &engine.targets {
@@ -157,12 +166,14 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Puts a rule into every part whose grants its head can match.
+    /// Puts a rule into every part whose grants its head can match; if it looks at the resource,
+    /// into the list of each head.
     fn file(
         &mut self,
         index: usize,
         rule: &Rule,
         heads: &BTreeMap<(Action, ResourceType), usize>,
+        sighted: &mut [Vec<usize>],
     ) -> Result<(), String> {
         let actions = rule.policy.action_constraint();
         let resources = rule.policy.resource_constraint();
@@ -179,7 +190,7 @@ impl Engine {
         if let Some(resource) = literal {
             for target in &mut self.targets {
                 if target.resource == resource && matches(&actions, &target.action) {
-                    target.literal.add(index, rule)?;
+                    target.own.add(index, rule)?;
                 }
             }
             return Ok(());
@@ -190,13 +201,72 @@ impl Engine {
                 _ => true,
             };
             if of_type && matches(&actions, &schema::action(*action)?) {
-                let head = &mut self.heads[*head];
-                let part = if rule.blind {
-                    &mut head.blind
-                } else {
-                    &mut head.sighted
-                };
-                part.add(index, rule)?;
+                match rule.blind {
+                    true => self.heads[*head].blind.add(index, rule)?,
+                    false => sighted[*head].push(index),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the rules that look at the resource where they can hold, asking their guards about
+    /// every grant.
+    fn file_by_guard(&mut self, rules: &[Rule], sighted: Vec<Vec<usize>>) -> Result<(), String> {
+        let context = self.context(&Facts::unknown())?;
+        let (mut questions, mut copies) = (MOST_QUESTIONS, MOST_COPIES);
+        let mut guards: BTreeMap<usize, Option<Policy>> = BTreeMap::new();
+        for (head, filed) in sighted.into_iter().enumerate() {
+            let targets: Vec<usize> = (0..self.targets.len())
+                .filter(|target| self.targets[*target].head == head)
+                .collect();
+            let asked = filed.len().saturating_mul(targets.len());
+            let affordable = targets.len() > 1 && asked <= questions;
+            let mut set = PolicySet::new();
+            let mut guarded = BTreeSet::new();
+            for index in filed.iter().filter(|_| affordable) {
+                let guard = guards
+                    .entry(*index)
+                    .or_insert_with(|| guard::of(&rules[*index]));
+                if let Some(guard) = guard {
+                    set.add(guard.clone()).map_err(|error| error.to_string())?;
+                    guarded.insert(*index);
+                }
+            }
+            if guarded.is_empty() {
+                for index in filed {
+                    self.heads[head].sighted.add(index, &rules[index])?;
+                }
+                continue;
+            }
+            questions -= asked;
+            // The rules that can hold for each grant. A guard that fails decides nothing.
+            let mut reached: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            for target in &targets {
+                let request = self.request(&self.targets[*target], &context, false)?;
+                let response = self
+                    .authorizer
+                    .is_authorized(&request, &set, &self.entities);
+                let errors = response.diagnostics().errors().map(
+                    |AuthorizationError::PolicyEvaluationError(error)| error.policy_id().clone(),
+                );
+                for id in response.diagnostics().reason().cloned().chain(errors) {
+                    let index = index_of(&id).ok_or("a guard has lost its rule")?;
+                    reached.entry(index).or_default().push(*target);
+                }
+            }
+            for index in filed {
+                let rule = &rules[index];
+                let of_rule = reached.remove(&index).unwrap_or_default();
+                let all = !guarded.contains(&index) || of_rule.len() == targets.len();
+                if all || of_rule.len() > copies {
+                    self.heads[head].sighted.add(index, rule)?;
+                    continue;
+                }
+                copies -= of_rule.len();
+                for target in of_rule {
+                    self.targets[target].own.add(index, rule)?;
+                }
             }
         }
         Ok(())
@@ -207,7 +277,7 @@ impl Engine {
         let rules = |part: &Part| part.set.num_of_policies();
         let blind: usize = self.heads.iter().map(|head| rules(&head.blind)).sum();
         let each =
-            |target: &Target| 1 + rules(&self.heads[target.head].sighted) + rules(&target.literal);
+            |target: &Target| 1 + rules(&self.heads[target.head].sighted) + rules(&target.own);
         rules(&self.global) + blind + self.targets.iter().map(each).sum::<usize>()
     }
 
@@ -242,7 +312,7 @@ impl Engine {
                 let mut outcome = global.clone();
                 outcome.merge(blind);
                 outcome.merge(&self.evaluate(&head.sighted, &request));
-                outcome.merge(&self.evaluate(&target.literal, &request));
+                outcome.merge(&self.evaluate(&target.own, &request));
                 outcome
             });
             self.conclude(&mut decision, &target.grant, outcome);
@@ -457,7 +527,7 @@ fn matches(constraint: &ActionConstraint, action: &EntityUid) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use cedar_policy::{Policy, PolicyId};
+    use cedar_policy::PolicyId;
     use proptest::prelude::*;
 
     use super::*;
@@ -583,13 +653,14 @@ two = { vault = "two.vault", at = "/two", access = "read-write" }
                 .sum()
         };
         assert_eq!(count(|head| &head.blind), 1);
-        assert_eq!(count(|head| &head.sighted), 1);
-        let literal: usize = engine
+        // Only one of the two endpoints has the port.
+        assert_eq!(count(|head| &head.sighted), 0);
+        let own: usize = engine
             .targets
             .iter()
-            .map(|target| target.literal.set.num_of_policies())
+            .map(|target| target.own.set.num_of_policies())
             .sum();
-        assert_eq!(literal, 1);
+        assert_eq!(own, 2);
     }
 
     fn rule() -> impl Strategy<Value = String> {
@@ -618,14 +689,51 @@ two = { vault = "two.vault", at = "/two", access = "read-write" }
             Just("when { resource has port && context.risk > 60 }"),
             Just("when { principal has name && principal.name == \"sliced\" }"),
             Just("when { context.risk * 9223372036854775807 > 80 }"),
+            Just("when { context.risk >= 20 && resource == Vault::\"two\" }"),
+            Just("unless { resource == Path::\"/app\" || context.risk < 40 }"),
+            Just(
+                "when { !(resource == Vault::\"one\" && context.risk < 40) && !(resource is Path) }"
+            ),
+            Just("when { resource has host && (resource.host like \"a*\" || context.risk > 60) }"),
+            Just("when { resource has port } when { resource.port < context.risk }"),
+            Just("when { if context.risk > 40 then resource is Vault else resource is Path }"),
+            Just("when { resource is Vault && context.risk * 9223372036854775807 > 80 }"),
+            Just("when { context.risk * 9223372036854775807 > 80 || resource is Path }"),
+            Just("when { context.risk * 9223372036854775807 > 80 && resource is Path }"),
+            Just(
+                "when { resource is Path } unless { resource == Path::\"/out\" && context.risk > 19 }"
+            ),
         ];
         (effect, action, resource, condition).prop_map(|(effect, action, resource, condition)| {
             format!("{effect} (principal, {action}, {resource}) {condition};")
         })
     }
 
+    /// Conditions of any shape, about resources and facts.
+    fn condition() -> impl Strategy<Value = String> {
+        let atom = prop_oneof![
+            Just("resource == Vault::\"one\""),
+            Just("resource is Path"),
+            Just("resource == Path::\"/out\""),
+            Just("(resource has port && resource.port == 2)"),
+            Just("context.risk >= 20"),
+            Just("context.tcb == \"up-to-date\""),
+            Just("context.risk * 9223372036854775807 > 80"),
+        ];
+        atom.prop_map(str::to_owned)
+            .prop_recursive(3, 12, 2, |inner| {
+                let two = (inner.clone(), inner.clone());
+                prop_oneof![
+                    two.clone().prop_map(|(a, b)| format!("({a} && {b})")),
+                    two.clone().prop_map(|(a, b)| format!("({a} || {b})")),
+                    two.prop_map(|(a, b)| format!("(if {a} then {b} else !({b}))")),
+                    inner.prop_map(|a| format!("!({a})")),
+                ]
+            })
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(96))]
+        #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn slices_decide_as_all_rules_together_do(rules in proptest::collection::vec(rule(), 1..8)) {
             let (engine, all) = engine(&rules);
@@ -639,6 +747,26 @@ two = { vault = "two.vault", at = "/two", access = "read-write" }
                     );
                     prop_assert!(decision.denied.iter().all(|denial| !denial.because.is_empty()));
                 }
+            }
+        }
+
+        #[test]
+        fn a_rule_is_passed_over_only_where_it_cannot_hold(
+            condition in condition(),
+            word in prop_oneof![Just("when"), Just("unless")],
+            forbids in any::<bool>(),
+        ) {
+            let mut rules = vec![format!("permit (principal, action, resource) {word} {{ {condition} }};")];
+            if forbids {
+                rules = vec![
+                    "permit (principal, action, resource);".to_owned(),
+                    format!("forbid (principal, action, resource) {word} {{ {condition} }};"),
+                ];
+            }
+            let (engine, all) = engine(&rules);
+            for (risk, tcb) in [(0, Tcb::UpToDate), (30, Tcb::UpToDate), (0, Tcb::Unknown), (30, Tcb::Unknown)] {
+                let facts = facts(risk, tcb);
+                prop_assert_eq!(engine.decide(&facts).granted, unsliced(&engine, &all, &facts));
             }
         }
     }

@@ -40,6 +40,7 @@ mod domain;
 mod explain;
 mod facts;
 mod grant;
+mod guard;
 mod lexer;
 mod lint;
 mod reader;

@@ -113,7 +113,7 @@ impl AssemblyError {
             Self::KeyKind { .. } => Some("this version takes `file:PATH`".into()),
             Self::Key(error) => error.hint(),
             Self::NoEvidence(_) => Some(
-                "run in a confidential VM (SEV-SNP); to try things out without one, use \
+                "run in a confidential VM (SEV-SNP or TDX); to try things out without one, use \
                  --dangerously-accept-simulated with a policy that accepts `simulated`"
                     .into(),
             ),

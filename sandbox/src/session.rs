@@ -8,13 +8,15 @@
 //!                     decision ─▶ plan ─▶ changes ─▶ levers ─▶ … ─▶ stop, close
 //! ```
 //!
-//! What is about to be done is a durable record before it is done, and what came of it is another. On
-//! any error the workload is stopped: a sandbox
-//! that cannot be adjusted is not left open.
+//! The first line is in `session/start.rs`, the rest is here. What is about to be done is a durable
+//! record before it is done, and what came of it is another. On any error the workload is stopped: a
+//! sandbox that cannot be adjusted is not left open.
 
 mod attested;
 mod builder;
 mod journal;
+mod outcome;
+mod start;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -23,25 +25,23 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use attestation::UnixTime;
-use policy::{Bundle, Decision, Facts, Grant};
-use sha2::{Digest, Sha256};
+use policy::{Bundle, Decision, Grant};
 
 use crate::adjust::{self, Change};
-use crate::error::{SessionError, describe};
+use crate::error::SessionError;
 use crate::event::{Clock, Event};
-use crate::facts;
 use crate::isolation::child::Ending;
-use crate::isolation::{Backend, Instance, Launch};
+use crate::isolation::{Backend, Instance};
 use crate::lever::{self, data::Vaults};
-use crate::plan::{self, Plan, Run};
-use crate::record::{Record, hex, rule};
-use crate::release::{self, Identity, KeyBroker};
+use crate::plan::{Plan, Run};
+use crate::record::{Record, rule};
+use crate::release::{Identity, KeyBroker};
 use attested::Attested;
 use journal::Journal;
 use watch::Watch;
 
 pub use builder::{Handle, SessionBuilder};
+pub use outcome::{Outcome, Why};
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
@@ -77,28 +77,6 @@ pub struct Session {
     sender: SyncSender<Event>,
     instance: Option<Box<dyn Instance>>,
     vaults: Vaults,
-}
-
-/// How a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// How the workload ended.
-    pub ending: Ending,
-    /// Why.
-    pub why: Why,
-}
-
-/// Why a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// The workload ended by itself.
-    Ended,
-    /// The policy stopped it: these rules denied `live`.
-    Policy(Vec<String>),
-    /// It ran into the policy's time limit.
-    Time,
-    /// Somebody asked for it.
-    Asked,
 }
 
 impl Session {
@@ -176,123 +154,6 @@ impl Session {
                 return self.end(why);
             }
         }
-    }
-
-    fn open(&mut self) -> Result<(), SessionError> {
-        let tables = self.bundle.tables();
-        let record = Record::Opened {
-            casemate: env!("CARGO_PKG_VERSION"),
-            policy: self.bundle.name().to_owned(),
-            version: self.bundle.version(),
-            digest: hex(&self.bundle.digest()),
-            command: tables.workload.command.clone(),
-        };
-        self.deadline = tables.isolation.time.map(|limit| self.clock.now() + limit);
-        self.journal.note(record)
-    }
-
-    /// Evidence ─▶ appraisal.
-    fn attest(&mut self) -> Result<(), SessionError> {
-        let challenge = self.identity.challenge(builder::nonce()?);
-        let record = self
-            .attested
-            .renew(&challenge, &self.bundle, self.clock.now());
-        self.journal.note(record)
-    }
-
-    /// Facts ─▶ decision.
-    fn decide(&mut self) -> Result<Decision, SessionError> {
-        let facts = self.facts();
-        let decision = self.bundle.decide(&facts);
-        self.journal.note(Record::decided(facts, &decision))?;
-        if decision.live() {
-            return Ok(decision);
-        }
-        Err(SessionError::NotGranted(reasons(&decision, &Grant::live())))
-    }
-
-    fn facts(&self) -> Facts {
-        let now = self.clock.now();
-        let (appraisal, age) = (self.attested.appraisal(), self.attested.age(now));
-        facts::gather(appraisal, age, self.watch.risk(now), &self.gaps)
-    }
-
-    /// Keys for the vaults that the plan shows, and the vaults opened with them.
-    fn open_vaults(&mut self) -> Result<(), SessionError> {
-        let paths = release::vault_paths(&self.bundle, &self.base);
-        for name in &self.plan.data.clone() {
-            let path = &paths[name];
-            self.journal
-                .announce(Record::Releasing { data: name.clone() })?;
-            let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
-            let now = UnixTime(self.clock.now().as_secs());
-            let opened = release::open_vault(
-                name,
-                path,
-                &self.identity,
-                &mut *self.attested.attester,
-                broker,
-                now,
-            );
-            match opened {
-                Ok(vault) => {
-                    self.journal.note(Record::Released {
-                        data: name.clone(),
-                        vault: hex(&vault.id()),
-                        root: hex(&vault.root()),
-                        generation: vault.generation(),
-                    })?;
-                    self.vaults.insert(name.clone(), vault);
-                }
-                Err(error) => {
-                    self.journal.note(Record::NotReleased {
-                        data: name.clone(),
-                        error: describe(&error),
-                    })?;
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Plan ─▶ launch ─▶ enforcement. The workload exists then, and waits.
-    fn launch(&mut self) -> Result<(), SessionError> {
-        let sizes = self.vaults.sizes();
-        let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
-        let limits = plan::limits(self.bundle.tables(), self.plan.tier);
-        self.journal.announce(Record::Launching {
-            floor: hex(&Sha256::digest(serde_json::to_vec(&floor)?)),
-            data: self.plan.data.clone(),
-        })?;
-        let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
-            return Err(SessionError::Lost);
-        };
-        let vaults = &mut self.vaults;
-        let instance = backend.launch(Launch {
-            floor: &floor,
-            limits,
-            stdio,
-            serve: &mut |name, place| vaults.show(name, place),
-            events: self.sender.clone(),
-        })?;
-        let mut enforcement = instance.enforcement().clone();
-        enforcement.extend(self.vaults.freshness());
-        enforcement.extend(watch::missing_sensors(&self.bundle));
-        self.gaps = enforcement.gaps();
-        let record = Record::Prepared {
-            enforcement: enforcement.items().to_vec(),
-            pid: instance.pid().as_raw_nonzero().get(),
-        };
-        self.instance = Some(instance);
-        self.journal.note(record)?;
-        if self.plan.run == Run::Frozen {
-            self.apply(
-                &Change::Freeze(true),
-                vec!["not granted from the start: proceed".into()],
-            )?;
-        }
-        Ok(())
     }
 
     /// Waits until something happens, or the mere passing of time may change a decision.
@@ -471,15 +332,4 @@ fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {
         .take(MAX_REASONS)
         .map(rule)
         .collect()
-}
-
-impl std::fmt::Display for Why {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Ended => "the workload ended",
-            Self::Policy(_) => "the policy stopped it",
-            Self::Time => "the time limit was reached",
-            Self::Asked => "it was asked to end",
-        })
-    }
 }

@@ -1,0 +1,134 @@
+//! The first half of a session: from evidence to a sandbox that waits for the word to start.
+
+use attestation::UnixTime;
+use policy::{Decision, Facts, Grant};
+use sha2::{Digest, Sha256};
+
+use super::{Session, builder, reasons, watch};
+use crate::adjust::Change;
+use crate::error::{SessionError, describe};
+use crate::facts;
+use crate::isolation::Launch;
+use crate::plan::{self, Run};
+use crate::record::{Record, hex};
+use crate::release;
+
+impl Session {
+    /// The session begins to count, and says under which policy.
+    pub(super) fn open(&mut self) -> Result<(), SessionError> {
+        let tables = self.bundle.tables();
+        let record = Record::Opened {
+            casemate: env!("CARGO_PKG_VERSION"),
+            policy: self.bundle.name().to_owned(),
+            version: self.bundle.version(),
+            digest: hex(&self.bundle.digest()),
+            command: tables.workload.command.clone(),
+        };
+        self.deadline = tables.isolation.time.map(|limit| self.clock.now() + limit);
+        self.journal.note(record)
+    }
+
+    /// Evidence ─▶ appraisal.
+    pub(super) fn attest(&mut self) -> Result<(), SessionError> {
+        let challenge = self.identity.challenge(builder::nonce()?);
+        let record = self
+            .attested
+            .renew(&challenge, &self.bundle, self.clock.now());
+        self.journal.note(record)
+    }
+
+    /// Facts ─▶ decision.
+    pub(super) fn decide(&mut self) -> Result<Decision, SessionError> {
+        let facts = self.facts();
+        let decision = self.bundle.decide(&facts);
+        self.journal.note(Record::decided(facts, &decision))?;
+        if decision.live() {
+            return Ok(decision);
+        }
+        Err(SessionError::NotGranted(reasons(&decision, &Grant::live())))
+    }
+
+    pub(super) fn facts(&self) -> Facts {
+        let now = self.clock.now();
+        let (appraisal, age) = (self.attested.appraisal(), self.attested.age(now));
+        facts::gather(appraisal, age, self.watch.risk(now), &self.gaps)
+    }
+
+    /// Keys for the vaults that the plan shows, and the vaults opened with them.
+    pub(super) fn open_vaults(&mut self) -> Result<(), SessionError> {
+        let paths = release::vault_paths(&self.bundle, &self.base);
+        for name in &self.plan.data.clone() {
+            let path = &paths[name];
+            self.journal
+                .announce(Record::Releasing { data: name.clone() })?;
+            let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
+            let now = UnixTime(self.clock.now().as_secs());
+            let opened = release::open_vault(
+                name,
+                path,
+                &self.identity,
+                &mut *self.attested.attester,
+                broker,
+                now,
+            );
+            match opened {
+                Ok(vault) => {
+                    self.journal.note(Record::Released {
+                        data: name.clone(),
+                        vault: hex(&vault.id()),
+                        root: hex(&vault.root()),
+                        generation: vault.generation(),
+                    })?;
+                    self.vaults.insert(name.clone(), vault);
+                }
+                Err(error) => {
+                    self.journal.note(Record::NotReleased {
+                        data: name.clone(),
+                        error: describe(&error),
+                    })?;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plan ─▶ launch ─▶ enforcement. The workload exists then, and waits.
+    pub(super) fn launch(&mut self) -> Result<(), SessionError> {
+        let sizes = self.vaults.sizes();
+        let floor = plan::floor(&self.bundle, &self.plan, &self.base, &sizes)?;
+        let limits = plan::limits(self.bundle.tables(), self.plan.tier);
+        self.journal.announce(Record::Launching {
+            floor: hex(&Sha256::digest(serde_json::to_vec(&floor)?)),
+            data: self.plan.data.clone(),
+        })?;
+        let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
+            return Err(SessionError::Lost);
+        };
+        let vaults = &mut self.vaults;
+        let instance = backend.launch(Launch {
+            floor: &floor,
+            limits,
+            stdio,
+            serve: &mut |name, place| vaults.show(name, place),
+            events: self.sender.clone(),
+        })?;
+        let mut enforcement = instance.enforcement().clone();
+        enforcement.extend(self.vaults.freshness());
+        enforcement.extend(watch::missing_sensors(&self.bundle));
+        self.gaps = enforcement.gaps();
+        let record = Record::Prepared {
+            enforcement: enforcement.items().to_vec(),
+            pid: instance.pid().as_raw_nonzero().get(),
+        };
+        self.instance = Some(instance);
+        self.journal.note(record)?;
+        if self.plan.run == Run::Frozen {
+            self.apply(
+                &Change::Freeze(true),
+                vec!["not granted from the start: proceed".into()],
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -49,7 +49,8 @@ fn every_recorded_decision_is_arrived_at_again() {
     let Some(room) = Room::new() else { return };
     let told = room.setup(&policy()).run();
     let decisions = decisions(&told);
-    assert!(decisions.len() >= 3, "{:?}", told.kinds());
+    // The first, and the one that stopped it; what lies between depends on how many calls were seen at once.
+    assert!(decisions.len() >= 2, "{:?}", told.kinds());
     // From the text of the policy, as a reader of the log has it; the log names its digest.
     let bundle = policy().bundle();
     let Record::Opened { digest, .. } = &told.records[0] else {

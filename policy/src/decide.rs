@@ -19,7 +19,7 @@ use cedar_policy::{
 use crate::decision::{Decision, Denial, Permission, Reason, ReasonKind};
 use crate::facts::Facts;
 use crate::grant::{Action, Grant, ResourceType};
-use crate::guard;
+use crate::guard::{self, Guard};
 use crate::rules::Rule;
 use crate::schema;
 
@@ -215,7 +215,7 @@ impl Engine {
     fn file_by_guard(&mut self, rules: &[Rule], sighted: Vec<Vec<usize>>) -> Result<(), String> {
         let context = self.context(&Facts::unknown())?;
         let (mut questions, mut copies) = (MOST_QUESTIONS, MOST_COPIES);
-        let mut guards: BTreeMap<usize, Option<Policy>> = BTreeMap::new();
+        let mut guards: BTreeMap<usize, Option<Guard>> = BTreeMap::new();
         for (head, filed) in sighted.into_iter().enumerate() {
             let targets: Vec<usize> = (0..self.targets.len())
                 .filter(|target| self.targets[*target].head == head)
@@ -229,7 +229,8 @@ impl Engine {
                     .entry(*index)
                     .or_insert_with(|| guard::of(&rules[*index]));
                 if let Some(guard) = guard {
-                    set.add(guard.clone()).map_err(|error| error.to_string())?;
+                    set.add(guard.question.clone())
+                        .map_err(|error| error.to_string())?;
                     guarded.insert(*index);
                 }
             }
@@ -240,19 +241,26 @@ impl Engine {
                 continue;
             }
             questions -= asked;
-            // The rules that can hold for each grant. A guard that fails decides nothing.
-            let mut reached: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            // For each rule the grants for which it can hold, and what of it to ask. A guard that
+            // fails decides nothing.
+            let mut reached: BTreeMap<usize, Vec<(usize, &Policy)>> = BTreeMap::new();
             for target in &targets {
                 let request = self.request(&self.targets[*target], &context, false)?;
                 let response = self
                     .authorizer
                     .is_authorized(&request, &set, &self.entities);
-                let errors = response.diagnostics().errors().map(
-                    |AuthorizationError::PolicyEvaluationError(error)| error.policy_id().clone(),
-                );
-                for id in response.diagnostics().reason().cloned().chain(errors) {
-                    let index = index_of(&id).ok_or("a guard has lost its rule")?;
-                    reached.entry(index).or_default().push(*target);
+                for id in response.diagnostics().reason() {
+                    let index = index_of(id).ok_or("a guard has lost its rule")?;
+                    let guard = guards.get(&index).and_then(Option::as_ref);
+                    let policy = guard.map_or(&rules[index].policy, |guard| &guard.rest);
+                    reached.entry(index).or_default().push((*target, policy));
+                }
+                for AuthorizationError::PolicyEvaluationError(error) in
+                    response.diagnostics().errors()
+                {
+                    let index = index_of(error.policy_id()).ok_or("a guard has lost its rule")?;
+                    let whole = (*target, &rules[index].policy);
+                    reached.entry(index).or_default().push(whole);
                 }
             }
             for index in filed {
@@ -264,8 +272,8 @@ impl Engine {
                     continue;
                 }
                 copies -= of_rule.len();
-                for target in of_rule {
-                    self.targets[target].own.add(index, rule)?;
+                for (target, policy) in of_rule {
+                    self.targets[target].own.put(index, rule, policy)?;
                 }
             }
         }
@@ -481,8 +489,13 @@ impl Engine {
 
 impl Part {
     fn add(&mut self, index: usize, rule: &Rule) -> Result<(), String> {
+        self.put(index, rule, &rule.policy)
+    }
+
+    /// Adds a rule in the shape that it has here.
+    fn put(&mut self, index: usize, rule: &Rule, policy: &Policy) -> Result<(), String> {
         self.set
-            .add(rule.policy.clone())
+            .add(policy.clone())
             .map_err(|error| error.to_string())?;
         if rule.permits {
             self.permits.push(index);

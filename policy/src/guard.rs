@@ -13,19 +13,30 @@ use crate::rules::Rule;
 /// The most conjunctions and disjunctions in a rule that gets a guard; keeps the recursion shallow.
 const MOST_OPERATORS: usize = 32;
 
-/// A `permit` that is satisfied wherever the rule's conditions can be, or cannot be evaluated.
+/// What is asked about a resource once, and what is left to ask whenever the facts change.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    /// A `permit` that is satisfied wherever the rule's conditions can be.
+    pub(crate) question: Policy,
+    /// The rule without what the question has answered, where that is satisfied and the head
+    /// matches.
+    pub(crate) rest: Policy,
+}
+
+/// The guard of a rule.
 ///
 /// There is none if the conditions could fail under some facts: then whoever evaluates the rule
 /// has to see the failure.
-pub(crate) fn of(rule: &Rule) -> Option<Policy> {
+pub(crate) fn of(rule: &Rule) -> Option<Guard> {
     let operators = rule.text.matches("&&").count() + rule.text.matches("||").count();
     if operators > MOST_OPERATORS {
         return None;
     }
-    let mut policy = rule.policy.to_json().ok()?;
-    let conditions = policy.get_mut("conditions")?.as_array_mut()?;
+    let mut conditions = rule.policy.to_json().ok()?.get("conditions")?.clone();
+    let mut rest = conditions.clone();
     let mut says_something = false;
-    for condition in conditions.iter_mut() {
+    let pairs = conditions.as_array_mut()?.iter_mut();
+    for (condition, rest) in pairs.zip(rest.as_array_mut()?) {
         let bound = match condition.get("kind")?.as_str()? {
             "when" => Bound::Upper,
             "unless" => Bound::Lower,
@@ -37,20 +48,28 @@ pub(crate) fn of(rule: &Rule) -> Option<Policy> {
         }
         let bounded = bounded(body, bound);
         says_something |= bounded.get("Value").is_none();
+        *rest.get_mut("body")? = unanswered(body, bound);
         *body = bounded;
     }
     if !says_something {
         return None;
     }
-    let guard = json!({
-        "effect": "permit",
-        "principal": { "op": "All" },
-        "action": { "op": "All" },
-        "resource": { "op": "All" },
-        "conditions": conditions,
-    });
-    let id = PolicyId::new(AsRef::<str>::as_ref(rule.policy.id()));
-    Policy::from_json(Some(id), guard).ok()
+    let policy = |effect: &str, conditions: Value| {
+        let policy = json!({
+            "effect": effect,
+            "principal": { "op": "All" },
+            "action": { "op": "All" },
+            "resource": { "op": "All" },
+            "conditions": conditions,
+        });
+        let id = PolicyId::new(AsRef::<str>::as_ref(rule.policy.id()));
+        Policy::from_json(Some(id), policy).ok()
+    };
+    let effect = if rule.permits { "permit" } else { "forbid" };
+    Some(Guard {
+        question: policy("permit", conditions)?,
+        rest: policy(effect, rest)?,
+    })
 }
 
 /// From which side an expression is approached.
@@ -93,6 +112,36 @@ fn bounded(expression: &Value, bound: Bound) -> Value {
             None => unknown,
         },
         _ => unknown,
+    }
+}
+
+/// The expression without the parts of its outermost chain that do not look at the context: of
+/// `a && b` where the upper bound is true, of `a || b` where the lower one is false, each such part
+/// has that value.
+fn unanswered(expression: &Value, bound: Bound) -> Value {
+    let neutral = json!({ "Value": bound == Bound::Upper });
+    if !looks_at_context(expression) {
+        return neutral;
+    }
+    let chain = match bound {
+        Bound::Upper => "&&",
+        Bound::Lower => "||",
+    };
+    let Some((operator, parts)) = operation(expression).filter(|(name, _)| *name == chain) else {
+        return expression.clone();
+    };
+    match (parts.get("left"), parts.get("right")) {
+        (Some(left), Some(right)) => {
+            let (left, right) = (unanswered(left, bound), unanswered(right, bound));
+            if left == neutral {
+                right
+            } else if right == neutral {
+                left
+            } else {
+                json!({ operator: { "left": left, "right": right } })
+            }
+        }
+        _ => expression.clone(),
     }
 }
 

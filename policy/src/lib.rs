@@ -43,6 +43,7 @@ mod grant;
 mod guard;
 mod lexer;
 mod lint;
+mod plain;
 mod reader;
 mod risk;
 mod rules;

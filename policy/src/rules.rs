@@ -14,7 +14,7 @@ use crate::facts::{Tcb, Tier};
 use crate::grant::Grant;
 use crate::lexer::{Kind, Token, tokens};
 use crate::reader::Placed;
-use crate::schema;
+use crate::{plain, schema};
 
 /// One rule, and where it stands.
 #[derive(Clone, Debug)]
@@ -244,7 +244,7 @@ impl Reader<'_> {
             text: one_line(text, rule),
             blind: !words(Kind::Word)
                 .any(|word| ["principal", "action", "resource"].contains(&word)),
-            plain: is_plain(text, body),
+            plain: plain::is_plain(text, body),
             mentions: schema::CONTEXT
                 .into_iter()
                 .filter(|name| words(Kind::Word).any(|word| word == *name))
@@ -521,69 +521,6 @@ fn conditions<'t>(text: &str, piece: &'t [Token]) -> &'t [Token] {
         .position(|token| token.kind == Kind::Word && ["when", "unless"].contains(&token.of(text)))
         .unwrap_or(piece.len());
     &piece[start..]
-}
-
-/// Whether every use of the context is one from which its literals can be read off.
-fn is_plain(text: &str, body: &[Token]) -> bool {
-    let word = |at: Option<usize>| {
-        at.and_then(|at| body.get(at))
-            .map_or("", |token| token.of(text))
-    };
-    let kind = |at: Option<usize>| at.and_then(|at| body.get(at)).map(|token| token.kind);
-    let compares = |at: Option<usize>| ["==", "!=", "<", "<=", ">", ">="].contains(&word(at));
-    // The end of a list of literals that begins here.
-    let list_end = |at: usize| {
-        let rest = body.get(at + 1..)?;
-        let length = rest.iter().position(|token| {
-            !matches!(token.kind, Kind::Text | Kind::Number) && token.of(text) != ","
-        })?;
-        (word(Some(at)) == "[" && rest[length].of(text) == "]").then_some(at + 1 + length)
-    };
-    let list_start = |end: usize| {
-        let from = body[..end]
-            .iter()
-            .rposition(|token| token.of(text) == "[")?;
-        (list_end(from) == Some(end)).then_some(from)
-    };
-    let escapes = body
-        .iter()
-        .any(|token| token.kind == Kind::Text && token.of(text).contains('\\'));
-    let plain = |at: usize| {
-        let (back, next) = (|by| at.checked_sub(by), |by| Some(at + by));
-        if word(next(1)) != "." {
-            return false;
-        }
-        let literal = match word(next(2)) {
-            "simulated" | "debug" => return true,
-            "risk" | "evidence_age" => Kind::Number,
-            "tier" | "tcb" => Kind::Text,
-            "gaps" => {
-                let method = word(next(4));
-                return word(next(3)) == "."
-                    && match method {
-                        "isEmpty" => true,
-                        "contains" => kind(next(6)) == Some(Kind::Text) && word(next(7)) == ")",
-                        "containsAll" | "containsAny" => {
-                            list_end(at + 6).is_some_and(|end| word(Some(end + 1)) == ")")
-                        }
-                        _ => false,
-                    };
-            }
-            _ => return false,
-        };
-        let after = compares(next(3)) && kind(next(4)) == Some(literal);
-        let like = word(next(3)) == "like" && literal == Kind::Text;
-        let before = compares(back(1)) && kind(back(2)) == Some(literal);
-        let listed = word(back(1)) == "("
-            && word(back(2)) == "contains"
-            && word(back(3)) == "."
-            && back(4).and_then(list_start).is_some();
-        after || like || before || listed
-    };
-    !escapes
-        && (0..body.len())
-            .filter(|at| word(Some(*at)) == "context" && body[*at].kind == Kind::Word)
-            .all(plain)
 }
 
 /// The rule with single spaces where there was white space or a comment.

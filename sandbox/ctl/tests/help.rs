@@ -38,6 +38,9 @@ fn every_command_explains_itself() {
         &["policy"],
         &["policy", "check"],
         &["policy", "explain"],
+        &["policy", "diff"],
+        &["policy", "test"],
+        &["vault", "kek", "ls"],
         &["doctor"],
     ];
     for command in commands {

@@ -259,15 +259,16 @@ fn a_caller_that_does_not_read_is_given_up_and_its_session_stopped() {
 
 #[test]
 fn kill_reaches_the_workload_of_the_session_it_names() {
-    let service = Service::with_work("trap 'exit 5' USR1; while :; do sleep 0.05; done");
-    let (caller, id, _) = service.run_work();
+    let service =
+        Service::with_work("trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done");
+    let (mut caller, id, _) = service.run_work();
     let kill = |session: &str, signal: i32| {
         line(&mut service.ask(&json!({ "kill": { "session": session, "signal": signal } })))
     };
     assert_eq!(kill("nobody-1-1", 10)["error"]["code"], "no-session");
     assert_eq!(kill(&id, 0)["error"]["code"], "no-signal");
-    // The shell may not have set its trap yet.
-    thread::sleep(Duration::from_millis(300));
+    // The shell has set its trap when it says so.
+    while line(&mut caller).get("output").is_none() {}
     assert_eq!(kill(&id, 10)["killed"]["session"], id.as_str());
     assert_eq!(
         rest(caller).last().unwrap()["outcome"]["ending"],

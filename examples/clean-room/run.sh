@@ -5,7 +5,8 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 if [ -z "${SANDBOXCTL:-}" ]; then
-    (cd "$here" && cargo build --quiet -p sandboxctl)
+    echo "== building sandboxctl (some minutes, the first time)"
+    (cd "$here" && cargo build -p sandboxctl)
     target=$(cd "$here" && cargo metadata --format-version 1 --no-deps |
         sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
     SANDBOXCTL=$target/debug/sandboxctl

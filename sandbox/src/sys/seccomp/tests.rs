@@ -284,6 +284,8 @@ fn a_notified_call_gets_the_supervisors_answer() {
     }
     let filter = spec.compile().unwrap();
     let (send, listeners) = mpsc::channel();
+    // SAFETY: integers only. The answer is 0 where the session's leader is outside the pid namespace.
+    let session = unsafe { libc::syscall(libc::SYS_getsid, 0) };
     // A filter is a thread's, and so is what is called from here on.
     let caller = std::thread::spawn(move || {
         no_new_privs().unwrap();
@@ -308,8 +310,8 @@ fn a_notified_call_gets_the_supervisors_answer() {
         std::io::Read::read_to_string(&mut std::fs::File::from(fd), &mut String::new()).unwrap();
         assert_eq!(errno(call(libc::SYS_getpriority)), Err(libc::EXDEV));
         // SAFETY: integers only.
-        let session = unsafe { libc::syscall(libc::SYS_getsid, 0) };
-        assert!(session > 0, "the kernel answers");
+        let answer = unsafe { libc::syscall(libc::SYS_getsid, 0) };
+        assert_eq!(answer, session, "the kernel answers");
     });
 
     let listener = listeners.recv().unwrap();

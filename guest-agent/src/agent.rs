@@ -9,13 +9,18 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use casemate::error::describe;
+use casemate::order::{By, Command, Order, OrderError};
 use casemate::record::{Record, hex};
+use casemate::status::Status;
 use casemate::{Handle, Outcome, Session, SessionError};
 use rustix::fs::FlockOperation;
 
 use crate::api::Listed;
 use crate::assembly::{Assembled, Assembly, AssemblyError};
 use crate::config::{self, Config, ConfigError};
+use crate::control::Control;
+use crate::transport::note;
 
 /// Most sessions at once.
 pub const MAX_SESSIONS: usize = 16;
@@ -33,6 +38,16 @@ pub struct Caller {
     pub uid: u32,
     /// Process id when the connection was made.
     pub pid: i32,
+}
+
+impl Caller {
+    /// As records name it.
+    pub(crate) fn by(self) -> By {
+        By {
+            uid: self.uid,
+            pid: self.pid,
+        }
+    }
 }
 
 /// The agent: its policies, and the sessions that run under them.
@@ -66,6 +81,7 @@ pub struct Admitted<'a> {
     log: PathBuf,
     key: [u8; 32],
     place: Place<'a>,
+    _control: Option<Control>,
 }
 
 /// A session's place among those that run; given back when dropped.
@@ -93,6 +109,12 @@ pub enum AgentError {
     /// There is no such session, or it is somebody else's.
     #[error("there is no session `{0}` of yours")]
     NoSession(String),
+    /// What was ordered cannot be followed.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// This socket is that of one session.
+    #[error("sessions cannot be started here: ask the agent, or use `sandboxctl run`")]
+    OneSession,
     /// The number is no Unix signal.
     #[error("there is no signal {0}")]
     NoSignal(i32),
@@ -118,6 +140,8 @@ impl AgentError {
             Self::Stopping => "stopping",
             Self::NoSession(_) => "no-session",
             Self::NoSignal(_) => "no-signal",
+            Self::Order(_) => "order",
+            Self::OneSession => "one-session",
             Self::PolicyFile(_) => "policy-file",
             Self::Assembly(error) => error.code(),
             Self::Session(_) => "session",
@@ -234,27 +258,75 @@ impl Agent {
         if sessions.stopping {
             return Err(AgentError::Stopping);
         }
+        let mut listed = None;
         if let Some(running) = sessions.running.get_mut(&place.id) {
             running.handle = Some(session.handle());
+            listed = Some(running.listed.clone());
         }
         drop(sessions);
+        // Callers have the agent's socket; this one is for its own user and root.
+        let control = listed.and_then(|listed| {
+            Control::open(listed, session.handle())
+                .map_err(|error| note(format_args!("{}: {}", place.id, describe(&error))))
+                .ok()
+        });
         Ok(Admitted {
             session,
             log: folder,
             key,
             place,
+            _control: control,
         })
     }
 
-    /// The sessions that a caller may see.
+    /// The sessions that a caller may see; each is asked how it is, if that is wanted.
     #[must_use]
-    pub fn status(&self, caller: Caller) -> Vec<Listed> {
+    pub fn status(&self, caller: Caller, detail: bool) -> Vec<Listed> {
         let sessions = self.sessions();
         let visible = sessions
             .running
             .values()
             .filter(|running| may_reach(caller, running));
-        visible.map(|running| running.listed.clone()).collect()
+        let visible: Vec<_> = visible
+            .map(|running| (running.listed.clone(), running.handle.clone()))
+            .collect();
+        // Not under the lock: a session may make us wait.
+        drop(sessions);
+        let asked = visible.into_iter().map(|(mut listed, handle)| {
+            let handle = handle.filter(|_| detail);
+            listed.status = handle.and_then(|handle| handle.status().ok());
+            listed
+        });
+        asked.collect()
+    }
+
+    /// Orders something of one of the caller's sessions; returns when it is in force.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NoSession`], also when it is somebody else's; [`AgentError::Order`].
+    pub fn adjust(
+        &self,
+        caller: Caller,
+        session: &str,
+        command: Command,
+        why: &str,
+    ) -> Result<Box<Status>, AgentError> {
+        Ok(self.handle(caller, session)?.order(Order {
+            command,
+            by: caller.by(),
+            why: why.to_owned(),
+        })?)
+    }
+
+    fn handle(&self, caller: Caller, session: &str) -> Result<Handle, AgentError> {
+        let sessions = self.sessions();
+        let running = sessions
+            .running
+            .get(session)
+            .filter(|running| may_reach(caller, running));
+        let handle = running.and_then(|running| running.handle.clone());
+        handle.ok_or_else(|| AgentError::NoSession(session.into()))
     }
 
     /// Passes a Unix signal on to the workload of one of the caller's sessions.
@@ -266,17 +338,7 @@ impl Agent {
         if !SIGNALS.contains(&signal) {
             return Err(AgentError::NoSignal(signal));
         }
-        let sessions = self.sessions();
-        let running = sessions
-            .running
-            .get(session)
-            .filter(|running| may_reach(caller, running));
-        let handle = running.and_then(|running| running.handle.clone());
-        // Not under the lock: a session with many events makes us wait.
-        drop(sessions);
-        handle
-            .ok_or_else(|| AgentError::NoSession(session.into()))?
-            .kill(signal);
+        self.handle(caller, session)?.kill_by(signal, caller.by());
         Ok(())
     }
 
@@ -316,6 +378,8 @@ impl Agent {
             policy: policy.into(),
             uid: caller.uid,
             since,
+            log: Some(self.config.state().join("runs").join(&id)),
+            status: None,
         };
         sessions.running.insert(
             id.clone(),

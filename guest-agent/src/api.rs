@@ -5,22 +5,28 @@
 //! ```text
 //! {"run":{"policy":"clean-room"}}        ▶ session, then record and output as they come,
 //!                                          at last outcome or error
-//! {"status":{}}                          ▶ sessions
+//! {"status":{}}                          ▶ sessions; with {"detail":true} also how each of them is
 //! {"kill":{"session":ID,"signal":15}}    ▶ killed
+//! {"adjust":{"session":ID,"order":{"risk":30},"why":TEXT}}    ▶ adjusted, when that is in force
+//!     order: {"risk":N}, "freeze", "thaw", "stop", {"withdraw":[NAME, …]}, {"restore":[NAME, …]}
 //! anything else                          ▶ error
 //! ```
 //!
 //! Whoever closes the connection of a `run` stops its session.
 
+use std::path::PathBuf;
+
 use casemate::isolation::child::Ending;
+use casemate::order::Command;
 use casemate::record::Record;
+use casemate::status::Status;
 use serde::{Deserialize, Serialize};
 
 /// Most bytes of a request, its end of line included.
 pub const MAX_REQUEST: usize = 64 << 10;
 
 /// What a caller asks.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Run the workload of a policy, and follow it.
@@ -29,7 +35,20 @@ pub enum Request {
         policy: String,
     },
     /// List the caller's sessions.
-    Status {},
+    Status {
+        /// Ask each of them how it is, too.
+        #[serde(default)]
+        detail: bool,
+    },
+    /// Order something of a session. It only tightens what the policy grants.
+    Adjust {
+        /// Which session.
+        session: String,
+        /// What is ordered.
+        order: Command,
+        /// The reason, which is recorded with who asks.
+        why: String,
+    },
     /// Pass a Unix signal on to a session's workload. The second one that asks for an end stops it.
     Kill {
         /// Which session.
@@ -70,6 +89,13 @@ pub enum Reply<'a> {
     },
     /// The caller's sessions.
     Sessions(Vec<Listed>),
+    /// What was ordered is recorded and in force.
+    Adjusted {
+        /// Of which session.
+        session: &'a str,
+        /// How it is now.
+        status: Box<Status>,
+    },
     /// The signal was passed on.
     Killed {
         /// To which session.
@@ -108,7 +134,7 @@ pub enum Stream {
 }
 
 /// A session that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Listed {
     /// Its name, for `kill`.
     pub id: String,
@@ -118,6 +144,12 @@ pub struct Listed {
     pub uid: u32,
     /// When, in seconds since the Unix epoch.
     pub since: u64,
+    /// Folder of its audit log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
+    /// How it is, if that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Box<Status>>,
 }
 
 impl Request {
@@ -161,7 +193,16 @@ mod tests {
         );
         assert_eq!(
             Request::parse(br#"{"status":{}}"#).unwrap(),
-            Request::Status {}
+            Request::Status { detail: false }
+        );
+        let adjust = br#"{"adjust":{"session":"a","order":{"withdraw":["x"]},"why":"doubt"}}"#;
+        assert_eq!(
+            Request::parse(adjust).unwrap(),
+            Request::Adjust {
+                session: "a".into(),
+                order: Command::Withdraw(["x".to_owned()].into()),
+                why: "doubt".into(),
+            }
         );
         let kill = Request::parse(br#"{"kill":{"session":"a-1-1","signal":15}}"#).unwrap();
         assert_eq!(
@@ -181,6 +222,9 @@ mod tests {
             r#"{"run":{}}"#,
             r#"{"status":{}} {"status":{}}"#,
             r#"{"kill":{"session":"a","signal":1e9}}"#,
+            r#"{"adjust":{"session":"a","order":"grant","why":"x"}}"#,
+            r#"{"adjust":{"session":"a","order":{"risk":1000},"why":"x"}}"#,
+            r#"{"adjust":{"session":"a","order":"freeze"}}"#,
             r#""status""#,
             "",
         ] {

@@ -17,12 +17,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier};
+use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier, VerifierBuilder};
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
 use vault::audit::{Log, LogKey};
 use zeroize::Zeroizing;
 
+use crate::endorsements::Folder;
 use crate::key_file;
 use crate::local_broker::LocalBroker;
 
@@ -108,17 +109,29 @@ impl Assembly {
             .unwrap_or_default();
         let accept = &self.bundle.tables().attestation.accept;
         let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
-        let verifier = self.verifier(reference.clone())?;
-        let broker = LocalBroker::new(self.verifier(reference)?, keys, self.bundle.digest());
+        let builder = self.verifier(reference);
+        let (verifier, endorsements) = match &self.bundle.tables().attestation.endorsements {
+            Some(folder) => {
+                let folder = self.base.join(folder);
+                let (folder, verifier) =
+                    Folder::read(folder, builder).map_err(AssemblyError::Endorsements)?;
+                (verifier, Some(folder))
+            }
+            None => (builder.build()?, None),
+        };
+        let broker = LocalBroker::new(verifier.clone(), keys, self.bundle.digest());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
             path: folder.into(),
             source,
         })?;
-        let session = Session::builder(self.bundle)
+        let mut session = Session::builder(self.bundle)
             .base(self.base)
             .attested_by(attester, verifier)
             .keys_from(broker);
+        if let Some(folder) = endorsements {
+            session = session.endorsed_by(folder);
+        }
         Ok(Assembled { session, log })
     }
 
@@ -157,14 +170,13 @@ impl Assembly {
             .map_err(|source| AssemblyError::ReferenceValues { path, source })
     }
 
-    fn verifier(&self, reference: ReferenceValues) -> Result<Verifier, AssemblyError> {
+    fn verifier(&self, reference: ReferenceValues) -> VerifierBuilder {
         let builder = Verifier::builder().reference_values(reference);
-        let builder = if self.accept_simulated {
+        if self.accept_simulated {
             builder.dangerous().accept_simulated()
         } else {
             builder
-        };
-        Ok(builder.build()?)
+        }
     }
 }
 

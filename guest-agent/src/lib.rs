@@ -10,6 +10,8 @@
 //! `casemate-guest-agent` does so for callers on a Unix socket: [`transport`] knows who they are,
 //! [`api`] what they can ask, [`agent`] what they may.
 //!
+//! Each session also has a socket of its own, for its own user and root: [`control`].
+//!
 //! What a session does is decided in `casemate` and `policy`. HTTP with an OpenAPI description, and
 //! vsock, come later, as further transports to the same [`agent`].
 
@@ -19,6 +21,8 @@ pub mod agent;
 pub mod api;
 pub mod assembly;
 pub mod config;
+pub mod control;
+pub mod endorsements;
 mod follow;
 pub mod key_file;
 pub mod local_broker;

@@ -59,7 +59,7 @@ fn serve(cli: &Cli) -> Result<(), Box<dyn Error>> {
     let agent = Arc::new(agent);
     stop_on_signals(agent.clone(), listener.closer()?)?;
     note(format_args!("listens on `{}`", config.socket().display()));
-    listener.serve(&agent);
+    listener.serve(&*agent);
     note(format_args!("ends; nothing of its sessions is left"));
     Ok(())
 }

@@ -14,10 +14,12 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use casemate::error::describe;
+use casemate::order::Command;
+use casemate::status::Status;
 use rustix::fs::Mode;
 
 use crate::agent::{Agent, AgentError, Caller};
-use crate::api::{MAX_REQUEST, Reply, Request};
+use crate::api::{Listed, MAX_REQUEST, Reply, Request};
 use crate::config::Config;
 use crate::follow;
 
@@ -38,6 +40,59 @@ pub struct Listener {
     /// Device and inode of the socket's file: only that one is removed at the end.
     file: (u64, u64),
     allowed: Vec<u32>,
+}
+
+/// What callers of a socket reach: an agent with its sessions, or one session.
+pub trait Service: Sync {
+    /// The agent, where sessions can be started.
+    fn agent(&self) -> Option<&Agent>;
+
+    /// As [`Agent::status`].
+    fn status(&self, caller: Caller, detail: bool) -> Vec<Listed>;
+
+    /// As [`Agent::kill`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn kill(&self, caller: Caller, session: &str, signal: i32) -> Result<(), AgentError>;
+
+    /// As [`Agent::adjust`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    fn adjust(
+        &self,
+        caller: Caller,
+        session: &str,
+        command: Command,
+        why: &str,
+    ) -> Result<Box<Status>, AgentError>;
+}
+
+impl Service for Agent {
+    fn agent(&self) -> Option<&Agent> {
+        Some(self)
+    }
+
+    fn status(&self, caller: Caller, detail: bool) -> Vec<Listed> {
+        Agent::status(self, caller, detail)
+    }
+
+    fn kill(&self, caller: Caller, session: &str, signal: i32) -> Result<(), AgentError> {
+        Agent::kill(self, caller, session, signal)
+    }
+
+    fn adjust(
+        &self,
+        caller: Caller,
+        session: &str,
+        command: Command,
+        why: &str,
+    ) -> Result<Box<Status>, AgentError> {
+        Agent::adjust(self, caller, session, command, why)
+    }
 }
 
 /// Ends [`Listener::serve`] from another thread.
@@ -103,6 +158,28 @@ impl Listener {
         })
     }
 
+    /// Makes a socket in a folder that nobody else can enter, for this user and root.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::bind`].
+    pub(crate) fn private(path: &Path) -> Result<Self, ListenError> {
+        let failed = |source| ListenError::Socket {
+            path: path.into(),
+            source,
+        };
+        make_way(path)?;
+        let socket = UnixListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+        let metadata = fs::symlink_metadata(path).map_err(failed)?;
+        Ok(Self {
+            socket,
+            path: path.into(),
+            file: (metadata.dev(), metadata.ino()),
+            allowed: vec![rustix::process::geteuid().as_raw(), 0],
+        })
+    }
+
     /// What ends [`Listener::serve`].
     ///
     /// # Errors
@@ -113,12 +190,12 @@ impl Listener {
     }
 
     /// Serves callers until it is closed, and then those who are being served.
-    pub fn serve(&self, agent: &Agent) {
+    pub fn serve(&self, service: &dyn Service) {
         let connections = AtomicUsize::new(0);
         thread::scope(|scope| {
             loop {
                 match self.socket.accept() {
-                    Ok((stream, _)) => self.receive(stream, agent, &connections, scope),
+                    Ok((stream, _)) => self.receive(stream, service, &connections, scope),
                     // What accept(2) answers on a socket that was shut down.
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
                     Err(error) => {
@@ -134,7 +211,7 @@ impl Listener {
     fn receive<'scope>(
         &self,
         stream: UnixStream,
-        agent: &'scope Agent,
+        service: &'scope dyn Service,
         connections: &'scope AtomicUsize,
         scope: &'scope Scope<'scope, '_>,
     ) {
@@ -151,7 +228,7 @@ impl Listener {
         }
         let serve = move || {
             let _connection = connection;
-            converse(agent, caller, &stream);
+            converse(service, caller, &stream);
             // Whoever waits for the end of the answer, or of the caller, learns of it.
             let _ = stream.shutdown(Shutdown::Both);
         };
@@ -237,25 +314,30 @@ fn make_way(path: &Path) -> Result<(), ListenError> {
 }
 
 /// One request and its answer.
-fn converse(agent: &Agent, caller: Caller, mut stream: &UnixStream) {
+fn converse(service: &dyn Service, caller: Caller, mut stream: &UnixStream) {
     let request = match receive_request(stream) {
         Ok(line) => Request::parse(&line).map_err(|error| error.to_string()),
         Err(why) => Err(why),
     };
     let reply = match &request {
-        Ok(Request::Run { policy }) => return follow::run(agent, caller, policy, stream),
-        Ok(Request::Status {}) => Reply::Sessions(agent.status(caller)),
-        Ok(Request::Kill { session, signal }) => match agent.kill(caller, session, *signal) {
-            Ok(()) => {
-                note(format_args!(
-                    "{session}: uid {} sends signal {signal}",
-                    caller.uid
-                ));
-                Reply::Killed {
-                    session,
-                    signal: *signal,
-                }
-            }
+        Ok(Request::Run { policy }) => match service.agent() {
+            Some(agent) => return follow::run(agent, caller, policy, stream),
+            None => failure(&AgentError::OneSession),
+        },
+        Ok(Request::Status { detail }) => Reply::Sessions(service.status(caller, *detail)),
+        Ok(Request::Kill { session, signal }) => match service.kill(caller, session, *signal) {
+            Ok(()) => Reply::Killed {
+                session,
+                signal: *signal,
+            },
+            Err(error) => failure(&error),
+        },
+        Ok(Request::Adjust {
+            session,
+            order,
+            why,
+        }) => match service.adjust(caller, session, order.clone(), why) {
+            Ok(status) => Reply::Adjusted { session, status },
             Err(error) => failure(&error),
         },
         Err(why) => Reply::Error {

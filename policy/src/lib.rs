@@ -48,9 +48,11 @@ mod reader;
 mod risk;
 mod rules;
 mod schema;
+mod sensors;
 mod settings;
 mod tables;
 mod units;
+mod window;
 
 pub use bundle::{Bundle, BundleError};
 pub use case::{Cases, CasesError, Covered, Outcome, Report, Wrong};
@@ -62,7 +64,9 @@ pub use facts::{Facts, Tcb, Tier};
 pub use grant::{Action, Grant, Resource};
 pub use risk::{Risk, RiskModel};
 pub use schema::SCHEMA;
+pub use sensors::{LooksFor, RiskEntry, SENSORS};
 pub use tables::{
     Access, Attestation, BackendName, Data, Endpoint, EndpointError, FileGrant, Files, Isolation,
-    Network, Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
+    Network, Reduced, Rootfs, Syscalls, Tables, TeeName, Workload,
 };
+pub use window::{Window, WindowError};

@@ -1,31 +1,48 @@
 //! How signals raise risk, and how it fades.
 //!
-//! Each sensor has one accumulator, so that a storm of signals costs no memory. All arithmetic is
-//! on integers: the same signals at the same times give the same score on every machine.
+//! ```text
+//! signal, hold, release ─▶ a level for each sensor ─▶ sum ─▶ the highest of the last `falls-after` ─▶ score
+//! ```
+//!
+//! **It cannot flap.** A rise counts at once. A fall counts only after the sum has stayed below for
+//! `falls-after`: the score is never below any sum of the last `falls-after`, and never above every
+//! sum of the last two. So a rule about risk is lost and regained at most once in that time, and n + 1
+//! times in n of them.
+//!
+//! Each sensor has one accumulator, and the score's memory has at most one entry for each of its
+//! values, so that a storm of signals costs no memory. All arithmetic is on integers: the same signals
+//! at the same times give the same score on every machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::bundle::Bundle;
-use crate::tables::RiskEntry;
+use crate::sensors::RiskEntry;
 
-/// What each sensor adds, from `[risk]`.
+/// What each sensor adds, and how slowly the score falls, from `[risk]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RiskModel {
     sensors: BTreeMap<String, RiskEntry>,
+    falls_after: Duration,
 }
 
 impl From<&Bundle> for RiskModel {
     fn from(bundle: &Bundle) -> Self {
+        let mut sensors = bundle.tables().risk.clone();
+        // What a person orders counts also under a policy that did not think of it.
+        sensors
+            .entry("operator".to_owned())
+            .or_insert_with(|| RiskEntry::adding(0));
         RiskModel {
-            sensors: bundle.tables().risk.clone(),
+            sensors,
+            falls_after: bundle.tables().risk_falls_after,
         }
     }
 }
 
-/// The risk of one session: a sum over its sensors, 0..=100.
+/// The risk of one session, 0..=100.
 ///
 /// Times are since the Unix epoch, and should not run backwards; if they do, nothing fades.
 #[derive(Clone, Debug, Serialize)]
@@ -34,6 +51,17 @@ pub struct Risk {
     model: RiskModel,
     /// One entry for each sensor of the model that was ever heard of.
     levels: BTreeMap<String, Level>,
+    /// Sums that were left behind, and until when each of them still counts: later ones are lower.
+    peaks: VecDeque<Peak>,
+    /// When a level was last changed.
+    changed: Duration,
+}
+
+/// A sum that was left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct Peak {
+    score: u8,
+    until: Duration,
 }
 
 /// What a sensor contributes.
@@ -44,6 +72,8 @@ struct Level {
     since: Duration,
     /// Whether its cause is true now.
     held: bool,
+    /// Whether it was ever heard of: its floor holds from then on.
+    heard: bool,
 }
 
 impl Risk {
@@ -52,6 +82,8 @@ impl Risk {
         Risk {
             model,
             levels: BTreeMap::new(),
+            peaks: VecDeque::new(),
+            changed: Duration::ZERO,
         }
     }
 
@@ -73,6 +105,21 @@ impl Risk {
         });
     }
 
+    /// Takes a momentary signal that says itself how many points it adds. Without a half-life they hold
+    /// until [`Risk::relieve`] or [`Risk::release`].
+    pub fn add(&mut self, sensor: &str, points: u8, now: Duration) {
+        self.change(sensor, now, |_, level| {
+            level.points = level.points.saturating_add(fixed(points));
+        });
+    }
+
+    /// Takes back points that the same sensor added; never more than are left of them.
+    pub fn relieve(&mut self, sensor: &str, points: u8, now: Duration) {
+        self.change(sensor, now, |_, level| {
+            level.points = level.points.saturating_sub(fixed(points));
+        });
+    }
+
     /// Notes that a sensor's cause is true from now on: its points hold.
     pub fn hold(&mut self, sensor: &str, now: Duration) {
         self.change(sensor, now, |_, level| level.held = true);
@@ -81,16 +128,26 @@ impl Risk {
     /// Notes that a sensor's cause is no longer true: its points are gone, or begin to fade.
     pub fn release(&mut self, sensor: &str, now: Duration) {
         self.change(sensor, now, |entry, level| {
-            if level.held && entry.half_life.is_some() {
+            if entry.half_life.is_none() {
+                level.points = 0;
+            } else if level.held {
                 level.points = level.points.max(held_points(entry));
             }
             level.held = false;
         });
     }
 
-    /// The score at a time, 0..=100: the sum of [`Risk::contributions`].
+    /// The score at a time, 0..=100: the highest sum of [`Risk::contributions`] within `falls-after`
+    /// before it.
     pub fn score(&self, now: Duration) -> u8 {
-        self.sum(now).min(100) as u8
+        let left_behind = self
+            .peaks
+            .iter()
+            .find(|peak| peak.until > now)
+            .map_or(0, |peak| peak.score);
+        // Since the last change the sum has only fallen, so its highest is at the window's beginning.
+        let begin = now.saturating_sub(self.model.falls_after);
+        self.sum(begin.max(self.changed).min(now)).max(left_behind)
     }
 
     /// What each sensor contributes at a time, in points, by name; only those that contribute.
@@ -109,9 +166,13 @@ impl Risk {
             .levels
             .keys()
             .filter_map(|sensor| self.model.sensors.get(sensor)?.half_life)
-            .max()?;
-        // Eight half-lives take 100 points below one half.
-        let mut late = now.checked_add(longest.checked_mul(8)?)?;
+            .max()
+            .unwrap_or_default();
+        // Eight half-lives take 100 points below one half, and peaks count for two `falls-after` at most.
+        let waiting = self.model.falls_after.checked_mul(2)?;
+        let mut late = now
+            .checked_add(longest.checked_mul(8)?)?
+            .checked_add(waiting)?;
         if self.score(late) >= score {
             return None;
         }
@@ -127,25 +188,54 @@ impl Risk {
     }
 
     fn change(&mut self, sensor: &str, now: Duration, change: impl FnOnce(&RiskEntry, &mut Level)) {
-        let Some(entry) = self.model.sensors.get(sensor) else {
+        let Some(entry) = self.model.sensors.get(sensor).cloned() else {
             return;
         };
+        self.leave_behind(now);
         let level = self.levels.entry(sensor.to_owned()).or_default();
-        level.points = faded(level, entry, now);
+        level.points = faded(level, &entry, now);
         level.since = level.since.max(now);
-        change(entry, level);
+        level.heard = true;
+        change(&entry, level);
+        // Nothing above the cap is remembered, so that it fades from the cap on.
+        level.points = level.points.min(fixed(entry.cap));
+    }
+
+    /// Remembers the highest sum of the last `falls-after` before the sum changes.
+    fn leave_behind(&mut self, now: Duration) {
+        let now = now.max(self.changed);
+        let begin = now.saturating_sub(self.model.falls_after);
+        let peak = Peak {
+            score: self.sum(begin.max(self.changed)),
+            until: now.saturating_add(self.model.falls_after),
+        };
+        self.changed = now;
+        self.peaks.retain(|old| old.until > now);
+        while self.peaks.back().is_some_and(|old| old.score <= peak.score) {
+            self.peaks.pop_back();
+        }
+        if peak.score > 0 && peak.until > now {
+            self.peaks.push_back(peak);
+        }
     }
 
     fn parts(&self, now: Duration) -> impl Iterator<Item = (&str, u8)> {
         self.levels.iter().filter_map(move |(sensor, level)| {
             let entry = self.model.sensors.get(sensor)?;
             let held = if level.held { held_points(entry) } else { 0 };
-            Some((sensor.as_str(), rounded(faded(level, entry, now).max(held))))
+            let floor = if level.heard {
+                fixed(entry.floor.min(entry.cap))
+            } else {
+                0
+            };
+            let points = faded(level, entry, now).max(held).max(floor);
+            Some((sensor.as_str(), rounded(points)))
         })
     }
 
-    fn sum(&self, now: Duration) -> u32 {
-        self.parts(now).map(|(_, points)| u32::from(points)).sum()
+    fn sum(&self, now: Duration) -> u8 {
+        let sum: u32 = self.parts(now).map(|(_, points)| u32::from(points)).sum();
+        sum.min(100) as u8
     }
 }
 
@@ -166,9 +256,9 @@ fn rounded(points: u64) -> u8 {
 
 /// What is left of a level's points at a time.
 fn faded(level: &Level, entry: &RiskEntry, now: Duration) -> u64 {
-    // Without a half-life there is nothing but what is held.
+    // Without a half-life there is nothing to fade by.
     let Some(half_life) = entry.half_life else {
-        return 0;
+        return level.points.min(fixed(entry.cap));
     };
     let elapsed = now.saturating_sub(level.since).as_nanos();
     let half_life = half_life.as_nanos().max(1);
@@ -236,9 +326,9 @@ mod tests {
 
     fn entry(adds: u8, half_life: Option<Duration>, cap: u8) -> RiskEntry {
         RiskEntry {
-            adds,
             half_life,
             cap,
+            ..RiskEntry::adding(adds)
         }
     }
 
@@ -248,8 +338,20 @@ mod tests {
             ("denied-syscall".to_owned(), entry(20, Some(MINUTE), 30)),
             ("stale-evidence".to_owned(), entry(40, None, 100)),
         ]);
-        Risk::new(RiskModel { sensors })
+        Risk::new(RiskModel {
+            sensors,
+            falls_after: Duration::ZERO,
+        })
     }
+
+    /// The same, falling only after five seconds.
+    fn calm() -> Risk {
+        let mut risk = risk();
+        risk.model.falls_after = DWELL;
+        risk
+    }
+
+    const DWELL: Duration = Duration::from_secs(5);
 
     #[test]
     fn a_signal_adds_and_fades_by_half() {
@@ -270,6 +372,7 @@ mod tests {
             points: fixed(100),
             since: START,
             held: false,
+            heard: true,
         };
         for seconds in 0..600 {
             let exact = 100.0 * (-(seconds as f64) / 60.0).exp2();
@@ -377,28 +480,161 @@ mod tests {
         risk.signal("denied-path", START);
         risk.hold("stale-evidence", START);
         let sensors = BTreeMap::from([("denied-path".to_owned(), entry(50, Some(MINUTE), 5))]);
-        risk.adopt(RiskModel { sensors });
+        risk.adopt(RiskModel {
+            sensors,
+            falls_after: Duration::ZERO,
+        });
         assert_eq!(risk.score(START), 5);
     }
 
+    #[test]
+    fn a_fall_counts_only_after_it_stayed_below_and_a_rise_at_once() {
+        let mut risk = calm();
+        risk.hold("stale-evidence", START);
+        assert_eq!(risk.score(START), 40);
+        risk.release("stale-evidence", START + MINUTE);
+        let just_before = START + MINUTE + DWELL - Duration::from_nanos(1);
+        assert_eq!(risk.score(just_before), 40);
+        assert_eq!(
+            risk.next_change(START + MINUTE),
+            Some(START + MINUTE + DWELL)
+        );
+        assert_eq!(risk.score(START + MINUTE + DWELL), 0);
+        risk.hold("stale-evidence", START + 2 * MINUTE);
+        assert_eq!(risk.score(START + 2 * MINUTE), 40);
+    }
+
+    #[test]
+    fn a_storm_at_every_moment_is_remembered_in_as_many_entries_as_there_are_scores() {
+        let mut risk = calm();
+        risk.model.falls_after = 1000 * MINUTE;
+        for n in 0..10_000_u64 {
+            risk.signal("denied-path", START + Duration::from_secs(n));
+            risk.release("stale-evidence", START + Duration::from_secs(n));
+        }
+        assert!(risk.peaks.len() <= 101);
+    }
+
+    #[test]
+    fn explicit_points_of_a_sensor_without_half_life_hold_until_they_are_taken_back() {
+        let mut risk = risk();
+        risk.hold("stale-evidence", START);
+        risk.add("stale-evidence", 70, START);
+        assert_eq!(risk.score(START + 1000 * MINUTE), 70, "the higher of both");
+        risk.relieve("stale-evidence", 20, START + 1000 * MINUTE);
+        assert_eq!(risk.score(START + 1000 * MINUTE), 50);
+        risk.relieve("stale-evidence", 100, START + 1000 * MINUTE);
+        assert_eq!(
+            risk.score(START + 1000 * MINUTE),
+            40,
+            "what is true still counts"
+        );
+    }
+
+    #[test]
+    fn points_do_not_fade_below_the_floor_of_a_sensor_that_was_heard() {
+        let mut risk = risk();
+        let sensor = risk.model.sensors.get_mut("denied-path").unwrap();
+        sensor.floor = 4;
+        assert_eq!(risk.score(START), 0);
+        risk.signal("denied-path", START);
+        assert_eq!(risk.score(START), 10);
+        assert_eq!(risk.score(START + 1000 * MINUTE), 4);
+        assert_eq!(risk.next_change(START + 1000 * MINUTE), None);
+    }
+
+    const NAMES: [&str; 3] = ["denied-path", "denied-syscall", "stale-evidence"];
+
+    /// What a sensor does, and how many milliseconds after the one before.
+    type Step = (usize, u8, u64);
+
+    fn take(risk: &mut Risk, (sensor, what, _): Step, now: Duration) {
+        match what {
+            0 => risk.signal(NAMES[sensor], now),
+            1 => risk.hold(NAMES[sensor], now),
+            2 => risk.release(NAMES[sensor], now),
+            3 => risk.add(NAMES[sensor], 7, now),
+            _ => risk.relieve(NAMES[sensor], 7, now),
+        }
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        proptest::collection::vec((0..3_usize, 0..5_u8, 0..20_000_u64), 0..40)
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn one_more_signal_never_lowers_the_score(steps in steps(), extra in 0..3_usize, at in 0..40_usize) {
+            let (mut less, mut more) = (calm(), calm());
+            let mut now = START;
+            for (n, step) in steps.into_iter().enumerate() {
+                now += Duration::from_millis(step.2);
+                if n == at {
+                    more.signal(NAMES[extra], now);
+                }
+                take(&mut less, step, now);
+                take(&mut more, step, now);
+                for later in [Duration::ZERO, DWELL / 2, DWELL, MINUTE] {
+                    prop_assert!(more.score(now + later) >= less.score(now + later));
+                }
+            }
+        }
+
+        #[test]
+        fn the_score_follows_the_sum_within_its_window_and_cannot_flap(steps in steps(), threshold in 1..100_u8) {
+            let mut risk = calm();
+            let tick = Duration::from_millis(250);
+            let (mut now, mut next) = (START, START);
+            let mut seen: Vec<(Duration, u8)> = Vec::new();
+            let mut turns = Vec::new();
+            let mut above = false;
+            let mut look = |risk: &Risk, now: Duration| -> Result<(), TestCaseError> {
+                let score = risk.score(now);
+                seen.push((now, risk.sum(now)));
+                let highest = |window: Duration| {
+                    seen.iter().filter(|(at, _)| *at + window >= now).map(|(_, sum)| *sum).max()
+                };
+                prop_assert!(Some(score) >= highest(DWELL - Duration::from_nanos(1)));
+                // One tick more, as the sum is looked at once in a tick.
+                prop_assert!(Some(score) <= highest(2 * DWELL + tick));
+                if (score >= threshold) != above {
+                    above = !above;
+                    turns.push(now);
+                }
+                Ok(())
+            };
+            for step in steps {
+                now += Duration::from_millis(step.2);
+                while next < now {
+                    look(&risk, next)?;
+                    next += tick;
+                }
+                look(&risk, now)?;
+                take(&mut risk, step, now);
+                look(&risk, now)?;
+            }
+            // Each pair begins with a rise: what was reached holds for the window at least.
+            for turns in turns.chunks(2) {
+                if let [rise, fall] = turns {
+                    prop_assert!(*fall - *rise >= DWELL, "{rise:?} {fall:?}");
+                }
+            }
+            let bound = (now - START).as_nanos() / DWELL.as_nanos() + 1;
+            prop_assert!((turns.len() as u128).div_ceil(2) <= bound);
+        }
+
         #[test]
         fn the_same_signals_give_the_same_score_which_only_falls(
-            steps in proptest::collection::vec((0..3_usize, 0..3_u8, 0..200_000_u64), 0..40)
+            steps in proptest::collection::vec((0..3_usize, 0..5_u8, 0..200_000_u64), 0..40)
         ) {
-            let names = ["denied-path", "denied-syscall", "stale-evidence"];
             let (mut one, mut two) = (risk(), risk());
             let mut now = START;
-            for (sensor, what, millis) in steps {
-                now += Duration::from_millis(millis);
-                for risk in [&mut one, &mut two] {
-                    match what {
-                        0 => risk.signal(names[sensor], now),
-                        1 => risk.hold(names[sensor], now),
-                        _ => risk.release(names[sensor], now),
-                    }
-                }
+            for step in steps {
+                now += Duration::from_millis(step.2);
+                take(&mut one, step, now);
+                take(&mut two, step, now);
                 // Looking changes nothing.
                 let score = one.score(now);
                 prop_assert!(score <= 100);

@@ -17,6 +17,8 @@ pub(crate) fn compare(old: &Bundle, new: &Bundle) -> Vec<Setting> {
     settings.isolation(&old.isolation, &new.isolation);
     settings.places(old, new);
     settings.syscalls(&old.syscalls, &new.syscalls);
+    let (was, is) = (old.risk_falls_after, new.risk_falls_after);
+    settings.note("risk.falls-after", &was, &is, false);
     settings.each("risk", &old.risk, &new.risk);
     settings.0
 }
@@ -62,6 +64,9 @@ impl Settings {
         self.note("attestation.max-age", &a.max_age, &b.max_age, false);
         let (a, b) = (&a.reference_values, &b.reference_values);
         self.note("attestation.reference-values", a, b, false);
+        let (a, b) = (&old.attestation, &new.attestation);
+        let (a, b) = (&a.endorsements, &b.endorsements);
+        self.note("attestation.endorsements", a, b, false);
         let (a, b) = (&old.workload, &new.workload);
         self.note("workload.command", &a.command, &b.command, false);
         self.note("workload.rootfs", &a.rootfs, &b.rootfs, false);

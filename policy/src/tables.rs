@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sensors::RiskEntry;
+
 /// Every table of a bundle but `[rules]`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -25,8 +27,11 @@ pub struct Tables {
     pub syscalls: Syscalls,
     /// `[data]`: vaults it may open, by name.
     pub data: BTreeMap<String, Data>,
-    /// `[risk]`: what each sensor's signals add, by the name of the sensor (one of [`SENSORS`]).
+    /// `[risk]`: what each sensor's signals add, by the name of the sensor (one of [`crate::SENSORS`]).
     pub risk: BTreeMap<String, RiskEntry>,
+    /// `[risk] falls-after`: how long risk has to stay below its score before the score falls. Default
+    /// five seconds.
+    pub risk_falls_after: Duration,
 }
 
 /// `[attestation]`.
@@ -39,6 +44,9 @@ pub struct Attestation {
     pub max_age: Option<Duration>,
     /// The file of reference values, as written.
     pub reference_values: Option<PathBuf>,
+    /// The folder of endorsements (certificates, revocation lists, collateral), as written. What comes
+    /// there while a session runs has its evidence appraised again.
+    pub endorsements: Option<PathBuf>,
 }
 
 /// A kind of trusted execution environment, by its name in policies.
@@ -300,31 +308,3 @@ pub enum Access {
     /// `read-write`
     ReadWrite,
 }
-
-/// One entry of `[risk]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RiskEntry {
-    /// Points a signal adds, 0..=100.
-    pub adds: u8,
-    /// The time in which points fade to half. Without one they hold as long as the cause is true.
-    pub half_life: Option<Duration>,
-    /// The most this sensor contributes, 0..=100. Default 100.
-    pub cap: u8,
-}
-
-/// The sensors a bundle can give a weight to.
-pub const SENSORS: [&str; 12] = [
-    "damaged-data",
-    "denied-syscall",
-    "denied-path",
-    "denied-address",
-    "stale-evidence",
-    "worse-evidence",
-    "enforcement-gap",
-    "lease-use",
-    "resource-pressure",
-    "new-exec",
-    "time-window",
-    "operator",
-];

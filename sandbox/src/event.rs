@@ -1,9 +1,12 @@
 //! What happens in and around a running sandbox, as the session hears of it.
 
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
+use crate::order::{Answer, By, Order};
+use crate::sensor::external::Report;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -21,10 +24,28 @@ pub enum Event {
     Ended(Ending),
     /// The workload's program could not be executed.
     Failed(Failure),
+    /// The workload executed a program that it had not executed before.
+    Exec {
+        /// The program, as the host sees it.
+        path: String,
+        /// Process that executed it, as the host counts.
+        pid: i32,
+    },
+    /// A tool outside reports something.
+    Report(Report),
     /// Somebody asks that a Unix signal be passed on to the workload.
-    Kill(i32),
+    Kill {
+        /// Number of the signal.
+        signal: i32,
+        /// Who asks, if it is known.
+        by: Option<By>,
+    },
     /// An operator raises the risk by what the policy's table says, for this reason.
     Operator(String),
+    /// An operator orders something, and waits for the answer.
+    Order(Order, SyncSender<Answer>),
+    /// Somebody asks how the session is, and waits for the answer.
+    Ask(SyncSender<Answer>),
 }
 
 /// A system call that was refused.

@@ -28,6 +28,11 @@ pub fn gather(
     facts
 }
 
+/// How good an appraisal is: smaller is better.
+pub(crate) fn rank(appraisal: &Appraisal) -> (Tier, Tcb) {
+    (tier(appraisal.tier()), tcb(appraisal.tcb_status()))
+}
+
 fn tier(tier: TrustTier) -> Tier {
     match tier {
         TrustTier::Affirming => Tier::Affirming,

@@ -23,14 +23,17 @@ pub mod event;
 pub mod facts;
 pub mod isolation;
 pub mod lever;
+pub mod order;
 pub mod plan;
 pub mod record;
 pub mod release;
 pub mod sensor;
 pub mod session;
+pub mod status;
 #[allow(unsafe_code)]
 mod sys;
 pub mod syscall;
 
 pub use error::SessionError;
-pub use session::{Handle, Outcome, Session, SessionBuilder, Why};
+pub use order::{By, Command, Order};
+pub use session::{Endorsements, Handle, Outcome, Session, SessionBuilder, Why};

@@ -50,7 +50,8 @@ impl fmt::Display for Tier {
 }
 
 /// What the workload may do with a granted tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FileAccess {
     /// Read it.
     Read,

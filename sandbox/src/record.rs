@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::adjust::Change;
 use crate::enforcement::Item;
 use crate::isolation::child::Ending;
+use crate::order::{By, Command};
 use crate::sensor::{Kind, Signal};
 
 /// One thing that a session did, decided or noticed.
@@ -137,6 +138,18 @@ pub enum Record {
     Kill {
         /// Number of the signal.
         signal: i32,
+        /// Who asked for it, if it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<By>,
+    },
+    /// An operator ordered something, which is about to take effect.
+    Ordered {
+        /// What.
+        order: Command,
+        /// Who, as the kernel says.
+        by: By,
+        /// The reason, in the operator's words.
+        why: String,
     },
     /// The workload ended.
     Ended {
@@ -200,7 +213,7 @@ impl Record {
     /// The record of a sensor's report, made `count` times at once.
     pub fn signal(signal: Signal, count: u32, risk: u8) -> Self {
         let holds = match signal.kind {
-            Kind::Happened => None,
+            Kind::Happened | Kind::Adds(_) | Kind::Relieves(_) => None,
             Kind::Began => Some(true),
             Kind::Ended => Some(false),
         };
@@ -231,6 +244,7 @@ impl Record {
             Self::Adjusted { .. } => "adjusted",
             Self::NotAdjusted { .. } => "not-adjusted",
             Self::Kill { .. } => "kill",
+            Self::Ordered { .. } => "ordered",
             Self::Ended { .. } => "ended",
             Self::Closed { .. } => "closed",
         }

@@ -12,6 +12,7 @@
 //! record before it is done, and what came of it is another. On any error the workload is stopped: a
 //! sandbox that cannot be adjusted is not left open.
 
+mod answer;
 mod attested;
 mod builder;
 mod journal;
@@ -33,13 +34,15 @@ use crate::event::{Clock, Event};
 use crate::isolation::child::Ending;
 use crate::isolation::{Backend, Instance};
 use crate::lever::{self, data::Vaults};
+use crate::order::{Answer, By, Orders};
 use crate::plan::{Plan, Run};
 use crate::record::{Record, rule};
 use crate::release::{Identity, KeyBroker};
 use attested::Attested;
 use journal::Journal;
-use watch::Watch;
+use watch::{Around, Watch};
 
+pub use attested::Endorsements;
 pub use builder::{Handle, SessionBuilder};
 pub use outcome::{Outcome, Why};
 
@@ -68,6 +71,8 @@ pub struct Session {
     gaps: BTreeSet<String>,
     plan: Plan,
     withdrawn: BTreeSet<String>,
+    orders: Orders,
+    asked: Vec<SyncSender<Answer>>,
     deadline: Option<Duration>,
     asked_to_end: bool,
     started: bool,
@@ -95,6 +100,7 @@ impl Session {
         let withdrawn = std::mem::take(&mut self.withdrawn);
         // The sandbox is gone before the log says so.
         self.instance = None;
+        self.close_asked();
         let why = match &result {
             Ok(outcome) => outcome.why.to_string(),
             Err(error) => format!("error: {error}"),
@@ -183,11 +189,12 @@ impl Session {
     }
 
     /// Looks, decides, and brings the running sandbox into line. `Some` when it has to end.
-    fn step(&mut self, events: Vec<Event>) -> Result<Option<Why>, SessionError> {
+    fn step(&mut self, mut events: Vec<Event>) -> Result<Option<Why>, SessionError> {
         let now = self.clock.now();
+        self.hear(&mut events)?;
         for event in &events {
-            if let Event::Kill(signal) = event
-                && self.pass_on(*signal)?
+            if let Event::Kill { signal, by } = event
+                && self.pass_on(*signal, *by)?
             {
                 return Ok(Some(Why::Asked));
             }
@@ -195,34 +202,50 @@ impl Session {
         if self.attested.is_due(now) {
             self.attest()?;
         }
+        if let Some(record) = self.attested.reconsider(&self.bundle, now) {
+            self.journal.note(record)?;
+        }
         self.look(&events)?;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Some(Why::Time));
         }
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
-        let wanted = self.plan.narrowed(&decision);
+        let wanted = self.orders.under(self.plan.narrowed(&decision));
         let changes = adjust::between(&self.plan, &wanted);
         if changes.is_empty() {
+            self.answer();
             return Ok(None);
         }
         self.journal.note(Record::decided(facts, &decision))?;
         for change in changes {
+            let ordered = self.orders.because(&change);
             if change == Change::Stop {
-                return Ok(Some(Why::Policy(reasons(&decision, &Grant::live()))));
+                return Ok(Some(match ordered {
+                    Some(because) => Why::Ordered(because),
+                    None => Why::Policy(reasons(&decision, &Grant::live())),
+                }));
             }
-            self.apply(&change, because(&change, &decision))?;
+            self.apply(
+                &change,
+                ordered.unwrap_or_else(|| because(&change, &decision)),
+            )?;
         }
         self.plan = wanted;
+        self.answer();
         Ok(None)
     }
 
     /// Sensors ─▶ signals ─▶ risk.
     fn look(&mut self, events: &[Event]) -> Result<(), SessionError> {
         let (attested, now) = (&self.attested, self.clock.now());
+        let around = Around {
+            vaults: &self.vaults,
+            instance: self.instance.as_deref(),
+        };
         let signals = self
             .watch
-            .look(events, attested, &self.gaps, &self.bundle, now);
+            .look(events, attested, &around, &self.gaps, &self.bundle, now);
         signals
             .into_iter()
             .try_for_each(|signal| self.journal.note(signal))
@@ -262,7 +285,7 @@ impl Session {
     /// Takes the data away, stops the sandbox, and waits until it is gone.
     fn end(&mut self, why: Why) -> Result<Outcome, SessionError> {
         let because = match &why {
-            Why::Policy(rules) => rules.clone(),
+            Why::Policy(rules) | Why::Ordered(rules) => rules.clone(),
             other => vec![other.to_string()],
         };
         for name in std::mem::take(&mut self.plan.data) {
@@ -270,6 +293,7 @@ impl Session {
         }
         self.apply(&Change::Stop, because)?;
         self.plan.run = Run::Stopped;
+        self.answer();
         self.journal.settle()?;
         let deadline = Instant::now() + STOP_DEADLINE;
         while self.started {
@@ -292,13 +316,13 @@ impl Session {
 
     /// Passes a Unix signal on. True when the sandbox has to be stopped instead: it is frozen and
     /// would not notice, or this is the second time that its end is asked for.
-    fn pass_on(&mut self, signal: i32) -> Result<bool, SessionError> {
+    fn pass_on(&mut self, signal: i32, by: Option<By>) -> Result<bool, SessionError> {
         let ends = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP].contains(&signal);
         if ends && (self.asked_to_end || self.plan.run == Run::Frozen) {
             return Ok(true);
         }
         self.asked_to_end |= ends;
-        self.journal.announce(Record::Kill { signal })?;
+        self.journal.announce(Record::Kill { signal, by })?;
         // A sandbox that is gone needs no signal, and will be heard of.
         let _ = self.instance()?.kill(signal);
         Ok(false)

@@ -69,6 +69,9 @@ pub enum AssemblyError {
     /// The verifier cannot be made.
     #[error(transparent)]
     Verifier(#[from] BuildError),
+    /// The folder of endorsements, or a file in it, cannot be used.
+    #[error("the policy's `[attestation] endorsements` cannot be used: {0}")]
+    Endorsements(String),
     /// The key of the log cannot be made.
     #[error("the log's key cannot be made")]
     LogKey(#[source] KeyError),
@@ -101,6 +104,7 @@ impl AssemblyError {
             Self::ReferenceFile { .. } | Self::ReferenceValues { .. } => "reference-values",
             Self::NoEvidence(_) | Self::SimulatedUnwelcome(_) | Self::Simulated(_) => "no-evidence",
             Self::Verifier(_) => "verifier",
+            Self::Endorsements(_) => "endorsements",
             Self::LogKey(_) | Self::LogFolder { .. } | Self::Log { .. } => "log",
         }
     }

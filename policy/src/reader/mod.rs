@@ -3,6 +3,7 @@
 mod cases;
 mod overbroad;
 mod problem;
+mod risk;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use self::value::Section;
 use crate::diagnostic::{Diagnostic, Severity, is_invisible};
 use crate::tables::{
     Access, Attestation, BackendName, Data, Endpoint, FileGrant, Files, Isolation, Network,
-    Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,
+    Reduced, Rootfs, Syscalls, Tables, TeeName, Workload,
 };
 use crate::units;
 
@@ -161,6 +162,7 @@ impl<'s> Reader<'s> {
         let syscalls = self.section(&root, "syscalls").map(|s| self.syscalls(&s));
         let data = self.section(&root, "data").map(|s| self.data(&s));
         let risk = self.section(&root, "risk").map(|s| self.risk(&s));
+        let (risk, risk_falls_after) = risk.unwrap_or_else(risk::default);
         let rules = self.rules(&root);
 
         Some(Contents {
@@ -174,7 +176,8 @@ impl<'s> Reader<'s> {
                 network: network.unwrap_or_default(),
                 syscalls: syscalls.unwrap_or_else(default_syscalls),
                 data: data.unwrap_or_default(),
-                risk: risk.unwrap_or_default(),
+                risk,
+                risk_falls_after,
             },
             rules: rules?,
             warnings: std::mem::take(&mut self.warnings),
@@ -182,7 +185,10 @@ impl<'s> Reader<'s> {
     }
 
     fn attestation(&mut self, section: &Section<'_, 's>) -> Attestation {
-        self.known(section, &["accept", "max-age", "reference-values"]);
+        self.known(
+            section,
+            &["accept", "max-age", "reference-values", "endorsements"],
+        );
         let names = TeeName::ALL.map(TeeName::as_str);
         let mut accept = Vec::new();
         for (span, text) in self.strings(section, "accept").unwrap_or_default() {
@@ -203,6 +209,9 @@ impl<'s> Reader<'s> {
             max_age: self.duration(section, "max-age"),
             reference_values: self
                 .string(section, "reference-values")
+                .and_then(|(span, text)| self.host_path(span, text)),
+            endorsements: self
+                .string(section, "endorsements")
                 .and_then(|(span, text)| self.host_path(span, text)),
         }
     }
@@ -510,36 +519,6 @@ impl<'s> Reader<'s> {
             }
         }
         data
-    }
-
-    fn risk(&mut self, section: &Section<'_, 's>) -> BTreeMap<String, RiskEntry> {
-        let mut risk = BTreeMap::new();
-        for (key, value) in section.table.iter() {
-            let name = key.get_ref().as_ref();
-            if !SENSORS.contains(&name) {
-                self.unknown(key.span(), "sensor", name, &SENSORS);
-            }
-            let Some(entry) = self.subsection(section, name, value.span(), value.get_ref()) else {
-                continue;
-            };
-            self.known(&entry, &["adds", "half-life", "cap"]);
-            if entry.get("adds").is_none() {
-                self.missing(&entry, "adds", "`adds = 10`");
-            }
-            let adds = self.integer(&entry, "adds", 0..=100);
-            let cap = self.integer(&entry, "cap", 0..=100).unwrap_or(100);
-            let half_life = self.duration(&entry, "half-life");
-            if let Some(adds) = adds {
-                // Both are at most 100.
-                let entry = RiskEntry {
-                    adds: adds as u8,
-                    half_life,
-                    cap: cap as u8,
-                };
-                risk.insert(name.to_owned(), entry);
-            }
-        }
-        risk
     }
 
     fn rules(&mut self, root: &Section<'_, 's>) -> Option<Placed<String>> {

@@ -15,6 +15,8 @@ pub enum Audit {
     Verify(Verify),
     /// Verify a log and print its records.
     Show(Show),
+    /// Verify a log and tell what happened when: as text, or drawn on one page of HTML.
+    Timeline(Timeline),
 }
 
 #[derive(Args)]
@@ -39,6 +41,15 @@ pub struct Show {
     kind: Option<String>,
 }
 
+#[derive(Args)]
+pub struct Timeline {
+    #[command(flatten)]
+    verify: Verify,
+    /// Write a page for a browser, which needs nothing else; `-` for stdout.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
 #[derive(Clone)]
 struct Key([u8; 32]);
 
@@ -61,6 +72,7 @@ impl Audit {
         match self {
             Self::Verify(verify) => verify.run(),
             Self::Show(show) => show.run(),
+            Self::Timeline(timeline) => timeline.run(),
         }
     }
 }
@@ -134,6 +146,30 @@ impl Show {
                     Escaped(&payload)
                 );
             }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Timeline {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let verified = self.verify.verified()?;
+        let mut run = crate::timeline::Run::new(
+            casemate::record::hex(verified.root()),
+            verified.key_source() == KeySource::Pinned,
+            verified.unsigned_tail(),
+        );
+        for entry in verified.records() {
+            let entry = entry?;
+            run.take(entry.seq, entry.record.time, entry.record.payload);
+        }
+        match &self.html {
+            None if self.verify.json => println!("{}", serde_json::to_string_pretty(&run.json())?),
+            None => print!("{}", run.text()),
+            Some(file) if file.as_os_str() == "-" => print!("{}", run.html()),
+            Some(file) => std::fs::write(file, run.html()).map_err(|error| {
+                Failure::caused(format!("cannot write `{}`", file.display()), &error)
+            })?,
         }
         Ok(ExitCode::SUCCESS)
     }

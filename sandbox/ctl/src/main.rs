@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adjust;
 mod attest;
 mod audit;
 
@@ -10,6 +11,8 @@ mod failure;
 mod key;
 mod policy;
 mod run;
+mod status;
+mod timeline;
 mod vault;
 mod view;
 
@@ -40,6 +43,10 @@ and `policy test` mean by theirs is in their own help.";
 enum Command {
     /// Run the workload of a policy under all four layers.
     Run(run::Run),
+    /// List the sandboxes that run, and how each of them is.
+    Status(status::Status),
+    /// Order something of a running sandbox; it only tightens what the policy grants.
+    Adjust(adjust::Adjust),
     /// Collect evidence, and have it appraised offline.
     #[command(subcommand)]
     Attest(attest::Attest),
@@ -59,6 +66,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(command) => command.run(),
+        Command::Status(command) => command.run(),
+        Command::Adjust(command) => command.run(),
         Command::Attest(command) => command.run(),
         Command::Vault(command) => command.run(),
         Command::Audit(command) => command.run(),

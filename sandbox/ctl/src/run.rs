@@ -1,17 +1,20 @@
 //! `sandboxctl run`: a policy's workload under all four layers.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::policy::Bundle;
 use ::vault::VaultError;
 use ::vault::audit::LogError;
 use casemate::isolation::child::Ending;
 use casemate::release::ReleaseError;
-use casemate::{Outcome, Session, SessionError, Why};
+use casemate::{By, Outcome, Session, SessionError, Why};
 use clap::Args;
+use guest_agent::api::Listed;
 use guest_agent::assembly::new_log_folder;
+use guest_agent::control::Control;
 use guest_agent::{Assembled, Assembly, AssemblyError, lockdown};
 
 use crate::failure::{Failure, describe};
@@ -59,8 +62,9 @@ impl Run {
             assembly
         };
         let folder = self.log_folder(assembly.bundle())?;
+        let policy_name = assembly.bundle().name().to_owned();
         let Assembled { session, log } = assembly.logged_to(&folder).map_err(not_assembled)?;
-        let view = View::new(self.json, self.quiet, folder, log.public_key());
+        let view = View::new(self.json, self.quiet, folder.clone(), log.public_key());
         let mut shown = view.clone();
         let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
         let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
@@ -70,7 +74,26 @@ impl Run {
             .watched_by(move |record, at| shown.show(record, at))
             .logged_to(log)?;
         pass_signals(&session)?;
+        let listed = Listed {
+            id: name(&folder),
+            policy: policy_name,
+            uid: rustix::process::getuid().as_raw(),
+            since: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            log: Some(folder),
+            status: None,
+        };
+        let control = Control::open(listed, session.handle());
+        if let Err(error) = &control {
+            view.warn(&format!(
+                "`sandboxctl status` and `adjust` cannot reach it: {}",
+                describe(error)
+            ));
+        }
         let result = session.run();
+        drop(control);
         view.close(&result);
         match result {
             Ok(outcome) => Ok(exit_code(&outcome)),
@@ -94,13 +117,39 @@ impl Run {
     }
 }
 
-/// Passes the Unix signals that reach this process on to the workload.
+/// Name of a run: that of the folder of its log, and this process.
+fn name(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let own = format!("-{}", std::process::id());
+    if name.ends_with(&own) {
+        return name.into_owned();
+    }
+    format!("{name}{own}")
+}
+
+/// Passes the Unix signals that reach this process on to the workload; the kernel says who sent them.
 fn pass_signals(session: &Session) -> Result<(), Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    use signal_hook::iterator::{SignalsInfo, exfiltrator::WithOrigin};
     let handle = session.handle();
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
-    std::thread::spawn(move || signals.forever().for_each(|signal| handle.kill(signal)));
+    let all = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    let mut signals = SignalsInfo::<WithOrigin>::new(all)?;
+    let pass = move || {
+        for origin in &mut signals {
+            match origin.process {
+                Some(process) => handle.kill_by(
+                    origin.signal,
+                    By {
+                        uid: process.uid,
+                        pid: process.pid,
+                    },
+                ),
+                // From the terminal, or the kernel.
+                None => handle.kill(origin.signal),
+            }
+        }
+    };
+    std::thread::spawn(pass);
     Ok(())
 }
 

@@ -57,6 +57,19 @@ impl View {
         }
     }
 
+    /// Tells what is missing for people, and stops nothing.
+    pub fn warn(&self, text: &str) {
+        let Ok(inner) = self.0.lock() else { return };
+        if inner.quiet {
+            return;
+        }
+        if inner.json {
+            say(&json!({ "warning": text }).to_string());
+        } else {
+            say(&inner.line("note", &inner.warn(text)));
+        }
+    }
+
     /// Tells how it ended, and where the log is.
     pub fn close(&self, result: &Result<Outcome, SessionError>) {
         let Ok(inner) = self.0.lock() else { return };
@@ -186,8 +199,13 @@ impl Inner {
                     &self.bad(&format!("{change} failed: {error}")),
                 )]
             }
-            Record::Kill { signal } => {
-                vec![self.event(at, "signal", &format!("passed on: {signal}"))]
+            Record::Kill { signal, by } => {
+                let from = by.map_or_else(String::new, |by| format!(", from uid {}", by.uid));
+                vec![self.event(at, "signal", &format!("passed on: {signal}{from}"))]
+            }
+            Record::Ordered { order, by, why } => {
+                let text = format!("{order}, by uid {}: {}", by.uid, clean(why));
+                vec![self.event(at, "order", &self.warn(&text))]
             }
             Record::Ended { ending } => vec![self.event(
                 at,

@@ -16,6 +16,8 @@ fn every_command_explains_itself() {
     let commands: &[&[&str]] = &[
         &[],
         &["run"],
+        &["status"],
+        &["adjust"],
         &["attest"],
         &["attest", "collect"],
         &["attest", "bundle"],
@@ -35,6 +37,7 @@ fn every_command_explains_itself() {
         &["audit"],
         &["audit", "verify"],
         &["audit", "show"],
+        &["audit", "timeline"],
         &["policy"],
         &["policy", "check"],
         &["policy", "explain"],

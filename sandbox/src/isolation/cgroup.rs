@@ -234,6 +234,32 @@ impl Cgroup {
         Ok(())
     }
 
+    /// What the sandbox met of its limits so far, as far as this host counts it.
+    pub fn pressure(&self) -> Pressure {
+        let mut pressure = Pressure::default();
+        if let Some((folder, v2)) = self.controllers.get("memory") {
+            let file = if *v2 {
+                "memory.events"
+            } else {
+                "memory.oom_control"
+            };
+            pressure.killed = counter(folder, file, "oom_kill");
+        }
+        if let Some((folder, _)) = self.controllers.get("pids") {
+            pressure.forks_refused = counter(folder, "pids.events", "max");
+        }
+        if let Some(folder) = &self.placement.v2 {
+            for resource in ["cpu", "memory", "io"] {
+                let file = folder.join(format!("{resource}.pressure"));
+                let stalled = fs::read_to_string(file).ok();
+                if let Some(share) = stalled.as_deref().and_then(stalled_share) {
+                    pressure.stalled.insert(resource, share);
+                }
+            }
+        }
+        pressure
+    }
+
     /// Whether the sandbox can be frozen by its cgroup.
     pub fn freezes(&self) -> bool {
         self.freezer.is_some()
@@ -284,6 +310,39 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         self.placement.remove();
     }
+}
+
+/// What a sandbox met of its limits: what is `None` or missing, this host does not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Processes killed for lack of memory (`oom_kill` of memory.events, or of memory.oom_control).
+    pub killed: Option<u64>,
+    /// Forks refused by the limit of processes (`max` of pids.events).
+    pub forks_refused: Option<u64>,
+    /// Share of the last ten seconds, in percent, in which some task waited for a resource (`some avg10`
+    /// of pressure stall information).
+    pub stalled: BTreeMap<&'static str, u8>,
+}
+
+/// The number after a name in a file of such lines.
+fn counter(folder: &Path, file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(folder.join(file)).ok()?;
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(key, _)| *key == name)?.1.trim().parse().ok()
+}
+
+/// `some avg10=12.34 …` of a file of pressure stall information, rounded down.
+fn stalled_share(text: &str) -> Option<u8> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let share = some
+        .split(' ')
+        .find_map(|part| part.strip_prefix("avg10="))?;
+    share
+        .split('.')
+        .next()?
+        .parse::<u8>()
+        .ok()
+        .map(|share| share.min(100))
 }
 
 fn unlimited(v2: bool, v1_word: &str) -> String {
@@ -524,6 +583,21 @@ mod tests {
         let mounts = "27 24 0:24 /docker/x /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
         let host = Host::parse(mounts, "4:pids:/docker/x/y\n");
         assert_eq!(host.v1["pids"], Path::new("/sys/fs/cgroup/pids/y"));
+    }
+
+    #[test]
+    fn the_share_of_stalled_tasks_is_read_from_its_line() {
+        let text = "some avg10=42.99 avg60=1.00 avg300=0.00 total=9\nfull avg10=3.00 avg60=0.00\n";
+        assert_eq!(stalled_share(text), Some(42));
+        for garbage in [
+            "",
+            "some",
+            "some avg10=",
+            "some avg10=x.1",
+            "full avg10=3.00",
+        ] {
+            assert_eq!(stalled_share(garbage), None, "{garbage}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::mpsc::SyncSender;
 
 use rustix::process::{Pid, Signal};
 
-use super::cgroup::{Cgroup, Limits};
+use super::cgroup::{Cgroup, Limits, Pressure};
 use super::child::{Ending, FromInit, ToInit};
 use super::narrow::{Namespaces, Narrowing};
 use super::spawner::{Failure, Spawner};
@@ -249,6 +249,10 @@ impl Instance for Running {
     fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
         self.spawner
             .narrow(&self.namespaces, at, Narrowing::ReadOnly)
+    }
+
+    fn pressure(&self) -> Pressure {
+        self.cgroup.pressure()
     }
 
     fn stop(&mut self) -> Result<(), Failure> {

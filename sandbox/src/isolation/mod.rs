@@ -21,7 +21,7 @@ use rustix::process::Pid;
 
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
-use cgroup::Limits;
+use cgroup::{Limits, Pressure};
 use floor::Floor;
 use spawner::Failure;
 
@@ -108,6 +108,11 @@ pub trait Instance: Send {
     ///
     /// When there is no such mount, or the kernel refuses.
     fn make_read_only(&mut self, at: &str) -> Result<(), Failure>;
+
+    /// What the sandbox met of its limits so far.
+    fn pressure(&self) -> Pressure {
+        Pressure::default()
+    }
 
     /// Kills everything in the sandbox.
     ///

@@ -5,13 +5,23 @@
 pub mod damaged_data;
 pub mod denied_syscall;
 pub mod enforcement_gap;
+pub mod external;
+pub mod lease_use;
+pub mod new_exec;
 pub mod operator;
+pub mod resource_pressure;
 pub mod stale_evidence;
+pub mod time_window;
+pub mod worse_evidence;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use policy::{LooksFor, RiskEntry};
+use vault::LeaseUse;
+
 use crate::event::Event;
+use crate::isolation::cgroup::Pressure;
 
 /// What a sensor reports to the policy. (A Unix signal is a `Kill`.)
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +39,10 @@ pub struct Signal {
 pub enum Kind {
     /// It happened; its weight fades.
     Happened,
+    /// It happened, and adds so many points instead of those of the policy.
+    Adds(u8),
+    /// So many of the points that it added before are taken back.
+    Relieves(u8),
     /// It is true from now on.
     Began,
     /// It is no longer true.
@@ -36,10 +50,16 @@ pub enum Kind {
 }
 
 /// What a sensor is given to look at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Look<'a> {
+    /// The time, since the Unix epoch.
+    pub now: Duration,
     /// What happened just now, if this look is because of that.
     pub happened: Option<&'a Event>,
+    /// What can be asked of the running sandbox.
+    pub sandbox: &'a dyn Sandbox,
+    /// In which way the newest appraisal is worse than the best one of this session.
+    pub worse: Option<&'a str>,
     /// Age of the newest evidence that was believed.
     pub evidence_age: Option<Duration>,
     /// Age at which evidence is stale.
@@ -51,30 +71,79 @@ pub struct Look<'a> {
     pub gaps: &'a BTreeSet<String>,
 }
 
+/// What a sensor can ask of the running sandbox; it costs something, so only what the policy weighs is
+/// asked.
+pub trait Sandbox {
+    /// What was read of each vault.
+    fn usage(&self) -> BTreeMap<String, LeaseUse>;
+
+    /// What it met of its limits.
+    fn pressure(&self) -> Pressure;
+}
+
 /// Something that notices.
 pub trait Sensor: Send {
     /// Looks, and reports if there is something new to say.
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal>;
+
+    /// When to look again, if nothing happens before. Without one, only what happens is looked at.
+    fn next_look(&self, _now: Duration) -> Option<Duration> {
+        None
+    }
 }
 
+/// How often a sensor looks that has nothing to be woken by.
+const INTERVAL: Duration = Duration::from_secs(1);
+
 /// Names of the sensors there are. What else the policy language knows is reported as a gap.
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 11] = [
     "damaged-data",
     "denied-syscall",
     "operator",
     "stale-evidence",
+    "worse-evidence",
     "enforcement-gap",
+    "lease-use",
+    "resource-pressure",
+    "new-exec",
+    "time-window",
+    "external",
 ];
 
-/// Every sensor there is. A new one is a file beside this, a line here, and its name above.
-pub fn all() -> Vec<Box<dyn Sensor>> {
-    vec![
+/// Every sensor there is, under the `[risk]` table of a policy. A new one is a file beside this, a line
+/// here, and its name above. Those that cost something are made only if the policy weighs them.
+pub fn all(risk: &BTreeMap<String, RiskEntry>) -> Vec<Box<dyn Sensor>> {
+    let mut sensors: Vec<Box<dyn Sensor>> = vec![
         Box::new(damaged_data::DamagedData),
         Box::new(denied_syscall::DeniedSyscall),
         Box::new(operator::Operator),
         Box::new(stale_evidence::StaleEvidence::default()),
+        Box::new(worse_evidence::WorseEvidence::default()),
         Box::new(enforcement_gap::EnforcementGap::default()),
-    ]
+        Box::new(new_exec::NewExec),
+    ];
+    for entry in risk.values() {
+        match &entry.looks_for {
+            LooksFor::Use {
+                volume,
+                rate,
+                objects,
+            } => sensors.push(Box::new(lease_use::UseOfLeases::new(
+                *volume, *rate, *objects,
+            ))),
+            LooksFor::Stall(share) => {
+                sensors.push(Box::new(resource_pressure::ResourcePressure::new(*share)));
+            }
+            LooksFor::Outside(window) => {
+                sensors.push(Box::new(time_window::TimeWindow::new(*window)));
+            }
+            LooksFor::Reports { .. } => {
+                sensors.push(Box::new(external::External::new(entry.adds)));
+            }
+            _ => {}
+        }
+    }
+    sensors
 }
 
 /// Turns a condition into its beginning and its end.
@@ -88,5 +157,50 @@ impl Edge {
         }
         self.0 = holds;
         Some(if holds { Kind::Began } else { Kind::Ended })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// A sandbox of which a test says how it is.
+    #[derive(Default)]
+    pub(super) struct Said {
+        pub(super) usage: RefCell<BTreeMap<String, LeaseUse>>,
+        pub(super) pressure: RefCell<Pressure>,
+    }
+
+    impl Sandbox for Said {
+        fn usage(&self) -> BTreeMap<String, LeaseUse> {
+            self.usage.borrow().clone()
+        }
+
+        fn pressure(&self) -> Pressure {
+            self.pressure.borrow().clone()
+        }
+    }
+
+    impl Said {
+        /// A look at it because time has passed.
+        pub(super) fn look<'a>(&'a self, now: Duration, gaps: &'a BTreeSet<String>) -> Look<'a> {
+            Look {
+                now,
+                happened: None,
+                sandbox: self,
+                worse: None,
+                evidence_age: None,
+                max_age: None,
+                expired: false,
+                gaps,
+            }
+        }
+    }
+
+    #[test]
+    fn every_sensor_there_is_can_be_weighed() {
+        assert!(NAMES.iter().all(|name| policy::SENSORS.contains(name)));
     }
 }

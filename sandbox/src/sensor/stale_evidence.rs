@@ -38,19 +38,19 @@ mod tests {
     use std::time::Duration;
 
     use super::super::Kind;
+    use super::super::tests::Said;
     use super::*;
 
     #[test]
     fn evidence_is_stale_at_its_age_and_fresh_again_after_new_evidence() {
-        let gaps = BTreeSet::new();
+        let (said, gaps) = (Said::default(), BTreeSet::new());
         let mut sensor = StaleEvidence::default();
         let mut at = |age: Option<u64>| {
             let look = Look {
-                happened: None,
                 evidence_age: age.map(Duration::from_secs),
                 max_age: Some(Duration::from_secs(10)),
                 expired: age == Some(3),
-                gaps: &gaps,
+                ..said.look(Duration::ZERO, &gaps)
             };
             sensor.sense(&look).map(|signal| signal.kind)
         };

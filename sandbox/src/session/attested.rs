@@ -2,14 +2,27 @@
 
 use std::time::Duration;
 
-use attestation::{Appraisal, Attester, Challenge, UnixTime, Verifier};
+use attestation::{Appraisal, Attester, Challenge, Evidence, UnixTime, Verifier};
 use policy::Bundle;
 
 use crate::error::describe;
+use crate::facts;
 use crate::record::{Record, hex};
 
 /// Shortest time between two tries to have evidence believed.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often it is looked whether endorsements have changed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Where endorsements come from while a session runs: certificates, revocation lists, collateral.
+pub trait Endorsements: Send {
+    /// A verifier with all that is there, if that has changed since it was last asked.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with what is there, in words; the verifier in use goes on.
+    fn renewed(&mut self) -> Result<Option<Verifier>, String>;
+}
 
 /// Who collects evidence, who appraises it, and what came of that.
 pub(super) struct Attested {
@@ -18,17 +31,83 @@ pub(super) struct Attested {
     appraisal: Option<Appraisal>,
     believed: Option<Duration>,
     due: Option<Duration>,
+    endorsements: Option<Box<dyn Endorsements>>,
+    looked: Duration,
+    /// The evidence that was believed last, and what it answers.
+    held: Option<(Evidence, Challenge)>,
+    /// The best appraisal of this session: smaller is better.
+    best: Option<(policy::Tier, policy::Tcb)>,
+    worse: Option<String>,
 }
 
 impl Attested {
-    pub(super) fn new(attester: Box<dyn Attester>, verifier: Verifier) -> Self {
+    pub(super) fn new(
+        attester: Box<dyn Attester>,
+        verifier: Verifier,
+        endorsements: Option<Box<dyn Endorsements>>,
+    ) -> Self {
         Self {
             attester,
             verifier,
             appraisal: None,
             believed: None,
             due: None,
+            endorsements,
+            looked: Duration::ZERO,
+            held: None,
+            best: None,
+            worse: None,
         }
+    }
+
+    /// Appraises the evidence that is held once more, if what it rests on has changed. What is not
+    /// believed any more is no appraisal any more.
+    pub(super) fn reconsider(&mut self, bundle: &Bundle, now: Duration) -> Option<Record> {
+        let endorsements = self.endorsements.as_mut()?;
+        if now < self.looked + LOOK {
+            return None;
+        }
+        self.looked = now;
+        match endorsements.renewed() {
+            Ok(verifier) => self.verifier = verifier?,
+            Err(error) => {
+                let code = "endorsements".to_owned();
+                return Some(Record::NotAttested { code, error });
+            }
+        }
+        let (evidence, challenge) = self.held.as_ref()?;
+        match self.appraised(evidence, challenge, bundle, now) {
+            Ok(appraisal) => Some(self.keep(appraisal)),
+            Err((code, error)) => {
+                (self.appraisal, self.believed) = (None, None);
+                self.worse = Some(format!("the evidence is not believed any more: {error}"));
+                Some(Record::NotAttested { code, error })
+            }
+        }
+    }
+
+    /// In which way the newest appraisal is worse than the best one before.
+    pub(super) fn worse(&self) -> Option<&str> {
+        self.worse.as_deref()
+    }
+
+    fn keep(&mut self, appraisal: Appraisal) -> Record {
+        let rank = facts::rank(&appraisal);
+        let best = *self.best.get_or_insert(rank);
+        self.worse = (rank.0 > best.0 || rank.1 > best.1).then(|| {
+            format!(
+                "tier {}, tcb {}; it was {}, {}",
+                rank.0, rank.1, best.0, best.1
+            )
+        });
+        self.best = Some((rank.0.min(best.0), rank.1.min(best.1)));
+        let record = Record::Attested {
+            tee: appraisal.tee().to_string(),
+            evidence: hex(appraisal.evidence_digest()),
+            appraisal: serde_json::to_value(&appraisal).unwrap_or_default(),
+        };
+        self.appraisal = Some(appraisal);
+        record
     }
 
     /// Collects and appraises evidence. What cannot be had or believed leaves the last appraisal to
@@ -41,13 +120,9 @@ impl Attested {
     ) -> Record {
         let max_age = bundle.tables().attestation.max_age;
         match self.believe(challenge, bundle, now) {
-            Ok(appraisal) => {
-                let record = Record::Attested {
-                    tee: appraisal.tee().to_string(),
-                    evidence: hex(appraisal.evidence_digest()),
-                    appraisal: serde_json::to_value(&appraisal).unwrap_or_default(),
-                };
-                self.appraisal = Some(appraisal);
+            Ok((appraisal, evidence)) => {
+                let record = self.keep(appraisal);
+                self.held = Some((evidence, challenge.clone()));
                 self.believed = Some(now);
                 // Well before it is too old: if that fails, there is time for more tries.
                 self.due = max_age.map(|age| now + age - age / 5);
@@ -65,14 +140,25 @@ impl Attested {
         challenge: &Challenge,
         bundle: &Bundle,
         now: Duration,
-    ) -> Result<Appraisal, (String, String)> {
+    ) -> Result<(Appraisal, Evidence), (String, String)> {
         let evidence = self
             .attester
             .attest(&challenge.report_data())
             .map_err(|error| ("no-evidence".to_owned(), describe(&error)))?;
+        let appraisal = self.appraised(&evidence, challenge, bundle, now)?;
+        Ok((appraisal, evidence))
+    }
+
+    fn appraised(
+        &self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        bundle: &Bundle,
+        now: Duration,
+    ) -> Result<Appraisal, (String, String)> {
         let appraisal = self
             .verifier
-            .appraise(&evidence, challenge, UnixTime(now.as_secs()))
+            .appraise(evidence, challenge, UnixTime(now.as_secs()))
             .map_err(|error| (error.code().to_owned(), describe(&error)))?;
         let name = if appraisal.is_simulated() {
             "simulated"
@@ -120,7 +206,11 @@ impl Attested {
             .expiry()
             .filter(|end| *end >= now)
             .map(|end| end + Duration::from_secs(1));
-        [aged, expiry, self.due].into_iter().flatten().min()
+        let look = self
+            .endorsements
+            .as_ref()
+            .map(|_| self.looked.max(now) + LOOK);
+        [aged, expiry, self.due, look].into_iter().flatten().min()
     }
 
     fn expiry(&self) -> Option<Duration> {

@@ -11,7 +11,7 @@ use policy::{BackendName, Bundle};
 use vault::audit::Log;
 
 use super::Session;
-use super::attested::Attested;
+use super::attested::{Attested, Endorsements};
 use super::journal::Journal;
 use super::watch::Watch;
 use crate::error::SessionError;
@@ -19,12 +19,16 @@ use crate::event::{Clock, Event};
 use crate::isolation::Backend;
 use crate::isolation::container::Container;
 use crate::lever::data::Vaults;
+use crate::order::{Answer, By, Order, OrderError, Orders};
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::release::{Identity, KeyBroker};
 
 /// Events that may wait for the session; whoever has more to report waits too.
 const WAITING_EVENTS: usize = 1024;
+
+/// How long a session may take to answer whoever asks.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Shows each record, with its time since the Unix epoch.
 pub(super) type Watcher = Box<dyn FnMut(&Record, Duration) + Send>;
@@ -39,6 +43,7 @@ pub struct SessionBuilder {
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     watcher: Watcher,
+    endorsements: Option<Box<dyn Endorsements>>,
 }
 
 impl SessionBuilder {
@@ -52,6 +57,7 @@ impl SessionBuilder {
             backend: None,
             stdio: None,
             watcher: Box::new(|_, _| {}),
+            endorsements: None,
         }
     }
 
@@ -67,6 +73,14 @@ impl SessionBuilder {
     pub fn attested_by(mut self, attester: Box<dyn Attester>, verifier: Verifier) -> Self {
         self.attester = Some(attester);
         self.verifier = Some(verifier);
+        self
+    }
+
+    /// Sets where endorsements come from while the session runs. What is new has the evidence appraised
+    /// again.
+    #[must_use]
+    pub fn endorsed_by(mut self, endorsements: impl Endorsements + 'static) -> Self {
+        self.endorsements = Some(Box::new(endorsements));
         self
     }
 
@@ -132,7 +146,7 @@ impl SessionBuilder {
             bundle: self.bundle,
             base: self.base,
             identity,
-            attested: Attested::new(attester, verifier),
+            attested: Attested::new(attester, verifier, self.endorsements),
             broker: self.broker,
             backend: Some(backend),
             stdio: Some(stdio),
@@ -142,6 +156,8 @@ impl SessionBuilder {
             gaps: Default::default(),
             plan: Plan::default(),
             withdrawn: Default::default(),
+            orders: Orders::default(),
+            asked: Vec::new(),
             asked_to_end: false,
             started: false,
             events,
@@ -162,7 +178,41 @@ impl Handle {
     /// Passes a Unix signal on to the workload. The second one that asks for an end stops it.
     pub fn kill(&self, signal: i32) {
         // A session that is over hears nothing, and needs to hear nothing.
-        let _ = self.sender.send(Event::Kill(signal));
+        let _ = self.sender.send(Event::Kill { signal, by: None });
+    }
+
+    /// The same, for somebody whom the record names.
+    pub fn kill_by(&self, signal: i32, by: By) {
+        let by = Some(by);
+        let _ = self.sender.send(Event::Kill { signal, by });
+    }
+
+    /// Orders something of the session, and waits until that is in force.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError`] says why nothing has changed.
+    pub fn order(&self, order: Order) -> Answer {
+        self.ask(|answer| Event::Order(order, answer))
+    }
+
+    /// Asks how the session is.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError::Over`] when it is over, or does not answer within ten seconds.
+    pub fn status(&self) -> Answer {
+        self.ask(Event::Ask)
+    }
+
+    fn ask(&self, event: impl FnOnce(SyncSender<Answer>) -> Event) -> Answer {
+        let (sender, answer) = mpsc::sync_channel(1);
+        self.sender
+            .send(event(sender))
+            .map_err(|_| OrderError::Over)?;
+        answer
+            .recv_timeout(ANSWER_DEADLINE)
+            .map_err(|_| OrderError::Over)?
     }
 
     /// Raises the risk by the policy's weight for `operator`, for this reason.

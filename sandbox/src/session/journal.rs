@@ -4,6 +4,7 @@
 //! decision, the change itself) costs one wait for the disk, and the change is not kept waiting for
 //! three.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use vault::audit::{Log, Record as Entry};
@@ -12,6 +13,7 @@ use super::builder::Watcher;
 use crate::error::SessionError;
 use crate::event::Clock;
 use crate::record::Record;
+use crate::status::Recent;
 
 /// The audit log of a session, and who watches it.
 pub(super) struct Journal {
@@ -19,7 +21,11 @@ pub(super) struct Journal {
     watcher: Watcher,
     clock: Clock,
     waiting: Vec<(Record, Duration, Entry)>,
+    recent: VecDeque<Recent>,
 }
+
+/// Records that are kept to be shown to whoever asks how the session is.
+const RECENT: usize = 16;
 
 impl Journal {
     pub(super) fn new(log: Log, watcher: Watcher, clock: Clock) -> Self {
@@ -28,6 +34,31 @@ impl Journal {
             watcher,
             clock,
             waiting: Vec::new(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// The newest records about signals, decisions, orders and changes, oldest first.
+    pub(super) fn recent(&self) -> Vec<Recent> {
+        self.recent.iter().cloned().collect()
+    }
+
+    fn remember(&mut self, record: Record, at: Duration) {
+        use Record::{Adjusted, Decided, Kill, NotAdjusted, Ordered, Signal};
+        if matches!(
+            record,
+            Signal { .. }
+                | Decided { .. }
+                | Adjusted { .. }
+                | NotAdjusted { .. }
+                | Ordered { .. }
+                | Kill { .. }
+        ) {
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            let at = at.as_secs_f64();
+            self.recent.push_back(Recent { at, record });
         }
     }
 
@@ -65,6 +96,7 @@ impl Journal {
         self.log.append_all(&entries)?;
         for (record, at) in shown {
             (self.watcher)(&record, at);
+            self.remember(record, at);
         }
         Ok(())
     }

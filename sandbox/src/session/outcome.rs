@@ -22,6 +22,8 @@ pub enum Why {
     Time,
     /// Somebody asked for it.
     Asked,
+    /// An operator ordered it stopped: who, and why.
+    Ordered(Vec<String>),
 }
 
 impl std::fmt::Display for Why {
@@ -31,6 +33,7 @@ impl std::fmt::Display for Why {
             Self::Policy(_) => "the policy stopped it",
             Self::Time => "the time limit was reached",
             Self::Asked => "it was asked to end",
+            Self::Ordered(_) => "an operator stopped it",
         })
     }
 }

@@ -4,7 +4,7 @@ use attestation::UnixTime;
 use policy::{Decision, Facts, Grant};
 use sha2::{Digest, Sha256};
 
-use super::{Session, builder, reasons, watch};
+use super::{Session, builder, reasons};
 use crate::adjust::Change;
 use crate::error::{SessionError, describe};
 use crate::facts;
@@ -115,7 +115,10 @@ impl Session {
         })?;
         let mut enforcement = instance.enforcement().clone();
         enforcement.extend(self.vaults.freshness());
-        enforcement.extend(watch::missing_sensors(&self.bundle));
+        let sensors = self
+            .watch
+            .begin(&self.bundle, &self.base, &*instance, &self.sender);
+        enforcement.extend(sensors);
         self.gaps = enforcement.gaps();
         let record = Record::Prepared {
             enforcement: enforcement.items().to_vec(),

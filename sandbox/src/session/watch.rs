@@ -1,37 +1,117 @@
 //! Sensors and the risk that their signals add up to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use policy::{Bundle, Risk, RiskModel};
+use policy::{Bundle, LooksFor, Risk, RiskModel};
+use vault::LeaseUse;
 
 use super::attested::Attested;
 use crate::enforcement::Item;
+use crate::error::describe;
 use crate::event::Event;
+use crate::isolation::Instance;
+use crate::isolation::cgroup::Pressure;
+use crate::lever::data::Vaults;
 use crate::record::Record;
-use crate::sensor::{self, Kind, Look, Sensor, Signal};
+use crate::sensor::external::{Admission, Listener};
+use crate::sensor::{self, Kind, Look, Sandbox, Sensor, Signal, new_exec};
 
 /// What looks, and what it adds up to.
 pub(super) struct Watch {
     sensors: Vec<Box<dyn Sensor>>,
     risk: Risk,
+    // Threads that hear what the kernel and other tools report. They end when these are dropped.
+    reports: Option<Listener>,
+    programs: Option<new_exec::Watcher>,
+}
+
+/// The sandbox as sensors see it.
+pub(super) struct Around<'a> {
+    pub(super) vaults: &'a Vaults,
+    pub(super) instance: Option<&'a dyn Instance>,
+}
+
+impl Sandbox for Around<'_> {
+    fn usage(&self) -> BTreeMap<String, LeaseUse> {
+        self.vaults.usage()
+    }
+
+    fn pressure(&self) -> Pressure {
+        self.instance.map(Instance::pressure).unwrap_or_default()
+    }
 }
 
 impl Watch {
     pub(super) fn new(bundle: &Bundle) -> Self {
         Self {
-            sensors: sensor::all(),
+            sensors: sensor::all(&bundle.tables().risk),
             risk: Risk::new(RiskModel::from(bundle)),
+            reports: None,
+            programs: None,
         }
+    }
+
+    /// Starts what has to listen or to watch, before the workload is started; says what of the sensors
+    /// that the policy weighs cannot be had.
+    pub(super) fn begin(
+        &mut self,
+        bundle: &Bundle,
+        base: &Path,
+        instance: &dyn Instance,
+        events: &SyncSender<Event>,
+    ) -> Vec<Item> {
+        let mut items: Vec<Item> = missing_sensors(bundle).collect();
+        for (name, entry) in &bundle.tables().risk {
+            match &entry.looks_for {
+                LooksFor::Reports {
+                    socket,
+                    uids,
+                    token,
+                } => {
+                    let token = token.as_ref().map(|token| base.join(token));
+                    let listener = Admission::new(uids.clone(), token.as_deref())
+                        .and_then(|who| Listener::start(&base.join(socket), who, events.clone()));
+                    match listener {
+                        Ok(listener) => self.reports = Some(listener),
+                        Err(error) => items.push(blind(name, &describe(&error))),
+                    }
+                }
+                LooksFor::Known(known) => {
+                    let init = instance.pid().as_raw_nonzero().get();
+                    match new_exec::Watcher::start(init, known, events.clone()) {
+                        Ok(watcher) => self.programs = Some(watcher),
+                        Err(error) => {
+                            let why = format!("the kernel tells only root of executions ({error})");
+                            items.push(blind(name, &why));
+                        }
+                    }
+                }
+                LooksFor::Stall(_) => items.extend(unseen_pressure(name, &instance.pressure())),
+                _ => {}
+            }
+        }
+        items
     }
 
     pub(super) fn risk(&self, now: Duration) -> u8 {
         self.risk.score(now)
     }
 
-    /// When the risk next falls by itself.
+    /// What each sensor adds to the risk.
+    pub(super) fn parts(&self, now: Duration) -> BTreeMap<String, u8> {
+        self.risk.contributions(now).into_iter().collect()
+    }
+
+    /// When the risk next falls by itself, or a sensor wants to look.
     pub(super) fn next_change(&self, now: Duration) -> Option<Duration> {
-        self.risk.next_change(now)
+        let looks = self
+            .sensors
+            .iter()
+            .filter_map(|sensor| sensor.next_look(now));
+        looks.chain(self.risk.next_change(now)).min()
     }
 
     /// Shows the sensors what happened, and how things are. Equal signals become one record.
@@ -39,6 +119,7 @@ impl Watch {
         &mut self,
         events: &[Event],
         attested: &Attested,
+        around: &Around<'_>,
         gaps: &BTreeSet<String>,
         bundle: &Bundle,
         now: Duration,
@@ -46,7 +127,10 @@ impl Watch {
         let mut seen: Vec<(Signal, u32)> = Vec::new();
         for happened in events.iter().map(Some).chain([None]) {
             let look = Look {
+                now,
                 happened,
+                sandbox: around,
+                worse: attested.worse(),
                 evidence_age: attested.age(now),
                 max_age: bundle.tables().attestation.max_age,
                 expired: attested.is_expired(now),
@@ -59,6 +143,8 @@ impl Watch {
             {
                 match signal.kind {
                     Kind::Happened => self.risk.signal(signal.sensor, now),
+                    Kind::Adds(points) => self.risk.add(signal.sensor, points, now),
+                    Kind::Relieves(points) => self.risk.relieve(signal.sensor, points, now),
                     Kind::Began => self.risk.hold(signal.sensor, now),
                     Kind::Ended => self.risk.release(signal.sensor, now),
                 }
@@ -76,7 +162,7 @@ impl Watch {
 }
 
 /// Sensors that the policy weighs and this version does not have: gaps, since they never report.
-pub(super) fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
+fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
     let names = bundle
         .tables()
         .risk
@@ -86,4 +172,36 @@ pub(super) fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
         let detail = format!("{name}: this version has no such sensor; it never adds to the risk");
         Item::not(3, "sensor", detail)
     })
+}
+
+/// A sensor that is weighed and cannot see on this host.
+fn blind(sensor: &str, why: &str) -> Item {
+    Item::not(
+        3,
+        "sensor",
+        format!("{sensor}: {why}; it never adds to the risk"),
+    )
+}
+
+/// What of the pressure on a sandbox this host does not count.
+fn unseen_pressure(sensor: &str, pressure: &Pressure) -> Option<Item> {
+    let unseen = [
+        (pressure.killed.is_none(), "kills for lack of memory"),
+        (pressure.forks_refused.is_none(), "refused forks"),
+        (
+            pressure.stalled.is_empty(),
+            "stalls (PSI: boot with `psi=1`)",
+        ),
+    ];
+    let unseen: Vec<_> = unseen
+        .iter()
+        .filter(|(not, _)| *not)
+        .map(|(_, what)| *what)
+        .collect();
+    let detail = format!("{sensor}: this host does not count {}", unseen.join(", "));
+    match unseen.len() {
+        0 => None,
+        3 => Some(Item::not(3, "sensor", detail)),
+        _ => Some(Item::partly(3, "sensor", detail)),
+    }
 }

@@ -3,6 +3,7 @@
 //! This is the only folder of the crate with `unsafe`. A function here does not decide anything; it
 //! says in its comment why the call is sound where it stands.
 
+pub mod fanotify;
 pub mod landlock;
 pub mod memory;
 pub mod mount;

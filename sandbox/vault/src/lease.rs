@@ -96,8 +96,10 @@ pub enum LeaseError {
 /// What was done under a lease so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseUse {
-    /// Objects opened.
+    /// How often an object was opened.
     pub opens: u64,
+    /// Different objects among them.
+    pub objects: u64,
     /// Reads that yielded data.
     pub reads: u64,
     /// Bytes they yielded.
@@ -139,6 +141,8 @@ struct Core {
     expired: AtomicBool,
     next_id: AtomicU64,
     opens: AtomicU64,
+    /// Objects that were opened at least once: no more than the index has.
+    opened: Mutex<HashSet<Box<str>>>,
     reads: AtomicU64,
     bytes: AtomicU64,
     refused: AtomicU64,
@@ -193,6 +197,7 @@ impl Lease {
             expired: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             opens: AtomicU64::new(0),
+            opened: Mutex::default(),
             reads: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -251,6 +256,15 @@ impl Lease {
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(id, Arc::new(object));
             self.core.opens.fetch_add(1, Ordering::Relaxed);
+            let mut opened = self
+                .core
+                .opened
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if !opened.contains(name) {
+                opened.insert(name.into());
+            }
+            drop(opened);
             Ok(LeasedObject {
                 core: Arc::clone(&self.core),
                 name: name.into(),
@@ -315,6 +329,12 @@ impl Lease {
     pub fn usage(&self) -> LeaseUse {
         LeaseUse {
             opens: self.core.opens.load(Ordering::Relaxed),
+            objects: self
+                .core
+                .opened
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .len() as u64,
             reads: self.core.reads.load(Ordering::Relaxed),
             bytes: self.core.bytes.load(Ordering::Relaxed),
             refused: self.core.refused.load(Ordering::Relaxed),

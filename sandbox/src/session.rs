@@ -341,6 +341,7 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
         Change::ReadOnly(at) => Grant::write_path(at),
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),
+        Change::Freeze(false) => return vec!["nothing denies it any more".into()],
         Change::Freeze(_) if decision.proceed() => {
             return vec!["a grant was lost that no lever can take back".into()];
         }

@@ -1,7 +1,7 @@
 //! `sandboxctl run`: a policy's workload under all four layers.
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -75,14 +75,14 @@ impl Run {
             .logged_to(log)?;
         pass_signals(&session)?;
         let listed = Listed {
-            id: name(&folder),
+            id: format!("{policy_name}-{}", std::process::id()),
             policy: policy_name,
             uid: rustix::process::getuid().as_raw(),
             since: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_secs(),
-            log: Some(folder),
+            log: folder.canonicalize().ok(),
             status: None,
         };
         let control = Control::open(listed, session.handle());
@@ -115,16 +115,6 @@ impl Run {
         })?;
         new_log_folder(&state.join("casemate/runs"), bundle).map_err(not_assembled)
     }
-}
-
-/// Name of a run: that of the folder of its log, and this process.
-fn name(folder: &Path) -> String {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let own = format!("-{}", std::process::id());
-    if name.ends_with(&own) {
-        return name.into_owned();
-    }
-    format!("{name}{own}")
 }
 
 /// Passes the Unix signals that reach this process on to the workload; the kernel says who sent them.

@@ -110,7 +110,8 @@ fn a_unix_signal_is_passed_on_to_the_workload() {
         matches!(
             r,
             Record::Kill {
-                signal: libc::SIGUSR1
+                signal: libc::SIGUSR1,
+                ..
             }
         )
     });

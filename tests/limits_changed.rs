@@ -14,7 +14,7 @@ use casemate::plan::Tier;
 use casemate::record::Record;
 use common::{Policy, Room, Running, cgroups};
 
-const RISK: &str = "operator = { adds = 30, half-life = \"2s\" }";
+const RISK: &str = "falls-after = \"10ms\"\noperator = { adds = 30, half-life = \"2s\" }";
 const RULE: &str = "forbid (principal, action == Action::\"use\", resource) \
                     when { context.risk >= 20 };";
 
@@ -24,6 +24,8 @@ fn quota(running: &Running) -> Option<u64> {
     let names: Vec<_> = own
         .lines()
         .filter_map(|line| line.rsplit('/').next())
+        // At the root of a hierarchy it has no cgroup of its own there; every path ends with nothing.
+        .filter(|name| !name.is_empty())
         .collect();
     let ours = |path: &PathBuf| names.iter().any(|name| path.ends_with(name));
     let read = |file: &str| {

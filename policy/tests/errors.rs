@@ -420,6 +420,51 @@ fn every_table_is_strict() {
         says("[risk]\noperator = { adds = 1, half-life = \"0s\" }"),
         "`0s` is not a duration"
     );
+    for (entry, wrong) in [
+        (
+            "operator = { adds = 1, cap = 5, floor = 6 }",
+            "`floor` is above `cap`",
+        ),
+        (
+            "operator = { adds = 1, volume = \"1MiB\" }",
+            "unknown key `volume` in `[risk.operator]`",
+        ),
+        ("falls-after = \"never\"", "`never` is not a duration"),
+        (
+            "lease-use = { adds = 1 }",
+            "missing `volume` in `[risk.lease-use]`",
+        ),
+        (
+            "lease-use = { adds = 1, rate = \"0B\" }",
+            "`0B` is not a size",
+        ),
+        (
+            "resource-pressure = { adds = 1, stall = 0 }",
+            "`stall` is not between 1 and 100",
+        ),
+        (
+            "new-exec = { adds = 1, known = [\"ls\"] }",
+            "`ls` is not a path in the sandbox: it is not absolute",
+        ),
+        (
+            "time-window = { adds = 1 }",
+            "missing `outside` in `[risk.time-window]`",
+        ),
+        (
+            "time-window = { adds = 1, outside = \"8-18\" }",
+            "`8-18` is not a time window: its hours are not of the form `08:00`",
+        ),
+        (
+            "external = { adds = 1 }",
+            "missing `socket` in `[risk.external]`",
+        ),
+        (
+            "external = { adds = 1, socket = \"s\", uids = [-1] }",
+            "`uids` has an entry that is no user id",
+        ),
+    ] {
+        assert_eq!(says(&format!("[risk]\n{entry}")), wrong, "{entry}");
+    }
     assert_eq!(
         says("[risk]\noperator = 5"),
         "`operator` takes a table, not an integer"

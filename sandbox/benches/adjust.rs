@@ -36,6 +36,7 @@ memory = "64MiB"
 pids = 16
 cpu = 1.0
 [risk]
+falls-after = "1ms"
 operator = { adds = 30, half-life = "10ms" }
 [rules]
 cedar = """

@@ -41,6 +41,7 @@ impl Sensor for UseOfLeases {
         let usage = look.sandbox.usage();
         let bytes = usage.values().map(|usage| usage.bytes).sum::<u64>();
         let objects = usage.values().map(|usage| usage.objects).sum::<u64>();
+        let looked_before = self.last.is_some();
         let (_, bytes_before, objects_before) = self
             .last
             .replace((look.now, bytes, objects))
@@ -55,7 +56,7 @@ impl Sensor for UseOfLeases {
         // Less than a millisecond does not come here: the interval has passed.
         let in_a_second = u128::from(read) * 1000 / passed.as_millis().max(1);
         if let Some(rate) = self.rate
-            && bytes_before > 0
+            && looked_before
             && in_a_second > u128::from(rate)
         {
             seen.push(format!("{in_a_second} bytes in a second"));

@@ -175,11 +175,21 @@ fn picture(run: &Run) -> String {
     for (index, lane) in lanes.iter().enumerate() {
         svg += &drawn(lane, below + LANE * index as f64, run.length(), &x);
     }
-    svg += "</svg></div>\n<p class=\"legend\"><span class=\"key signal\"></span> signal \
-            <span class=\"key adjusted\"></span> adjustment <span class=\"key ordered\"></span> order of a person \
-            <span class=\"key full\"></span> granted <span class=\"key less\"></span> less, or waiting \
-            <span class=\"key gone\"></span> taken, or over. Between two records the risk is drawn as it was \
-            recorded last.</p></section>\n";
+    svg += "</svg></div>\n<p class=\"legend\">";
+    for (class, meaning) in [
+        ("signal", "signal"),
+        ("adjusted", "adjustment"),
+        ("ordered", "order of a person"),
+        ("full", "granted"),
+        ("less", "less, or waiting"),
+        ("gone", "taken, or over"),
+    ] {
+        let _ = write!(
+            svg,
+            "<span><span class=\"key {class}\"></span>{meaning}</span> "
+        );
+    }
+    svg += "Between two records the risk is drawn as it was recorded last.</p></section>\n";
     svg
 }
 

@@ -93,7 +93,7 @@ impl Control {
         let path = (1..=MAX_NUMBER)
             .map(|number| folder.join(format!("{}-{number}.sock", std::process::id())))
             .find(|path| !path.exists())
-            .ok_or_else(|| ListenError::Taken(folder))?;
+            .ok_or(ListenError::Taken(folder))?;
         let listener = Listener::private(&path)?;
         let closer = listener.closer().map_err(ControlError::Serve)?;
         let session = OneSession { listed, handle };

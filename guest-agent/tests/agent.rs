@@ -122,7 +122,10 @@ impl Drop for Service {
 
 fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_casemate-guest-agent"));
-    command.arg("--config").arg(folder.join("agent.toml"));
+    command
+        .arg("--config")
+        .arg(folder.join("agent.toml"))
+        .env("XDG_RUNTIME_DIR", folder);
     command
 }
 
@@ -225,6 +228,51 @@ fn much_output_reaches_a_caller_that_reads() {
     };
     assert_eq!(lines.iter().filter_map(length).sum::<usize>(), 3_000_000);
     assert!(lines.last().unwrap()["outcome"].is_object());
+}
+
+#[test]
+fn sessions_are_asked_and_adjusted_through_the_agent_and_through_their_own_sockets() {
+    let service = Service::with_work("while :; do sleep 0.1; done");
+    let (_caller, id, _) = service.run_work();
+    let detail = json!({ "status": { "detail": true } });
+    let run = |socket: &Path| {
+        line(&mut ask(socket, &detail))["sessions"][0]["status"]["plan"]["run"].clone()
+    };
+    let folder = service.folder.path().join("casemate/sessions");
+    let own = fs::read_dir(folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let adjust = |socket: &Path, session: &str, order: &str| {
+        let request = json!({ "adjust": { "session": session, "order": order, "why": "a look" } });
+        line(&mut ask(socket, &request))
+    };
+    assert_eq!(run(&own), "running");
+    assert_eq!(
+        adjust(&service.socket(), &id, "freeze")["adjusted"]["status"]["plan"]["run"],
+        "frozen"
+    );
+    assert_eq!(
+        (run(&own), run(&service.socket())),
+        (json!("frozen"), json!("frozen"))
+    );
+    assert_eq!(
+        adjust(&own, &id, "thaw")["adjusted"]["status"]["plan"]["run"],
+        "running"
+    );
+    assert_eq!(
+        adjust(&own, "another", "freeze")["error"]["code"],
+        "no-session"
+    );
+    let refused = line(&mut ask(&own, &json!({ "run": { "policy": "work" } })));
+    assert_eq!(refused["error"]["code"], "one-session");
+    assert_eq!(
+        adjust(&own, &id, "stop")["adjusted"]["status"]["plan"]["run"],
+        "stopped"
+    );
+    within(|| service.sessions().is_empty() && !own.exists());
 }
 
 #[test]

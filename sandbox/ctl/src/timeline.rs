@@ -182,6 +182,11 @@ fn kind(record: &Value) -> &str {
     record["kind"].as_str().unwrap_or_default()
 }
 
+/// Whether an appraisal rests on the simulator, or does not say.
+fn simulated(appraisal: &Value) -> bool {
+    appraisal["simulated"] != false
+}
+
 fn text(value: &Value) -> String {
     clean(value.as_str().unwrap_or("?"))
 }
@@ -197,8 +202,13 @@ pub fn words(record: &Value) -> Option<String> {
     let text = |key: &str| text(&record[key]);
     Some(match kind(record) {
         "attested" => format!(
-            "evidence {} believed: tier {}, tcb {}",
+            "evidence {}{} believed: tier {}, tcb {}",
             text("tee"),
+            if simulated(&record["appraisal"]) {
+                " (proves nothing)"
+            } else {
+                ""
+            },
             self::text(&record["appraisal"]["tier"]),
             self::text(&record["appraisal"]["tcb-status"])
         ),

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::lanes::Lane;
-use super::{Run, kind, reasons, text, utc, words};
+use super::{Run, kind, reasons, simulated, text, utc, words};
 use crate::view::clean;
 
 const STYLE: &str = include_str!("page.css");
@@ -293,6 +293,7 @@ fn layers(run: &Run) -> String {
         "<section aria-labelledby=\"layers\"><h2 id=\"layers\">What was enforced</h2>\n<div class=\"scroll\"><table>\n\
          <thead><tr><th scope=\"col\">Layer</th><th scope=\"col\">Protection</th><th scope=\"col\">State</th><th scope=\"col\">Detail</th></tr></thead>\n<tbody>\n",
     );
+    html += &attestation(run);
     let mut items: Vec<&Value> = prepared["enforcement"]
         .as_array()
         .into_iter()
@@ -319,6 +320,48 @@ fn layers(run: &Run) -> String {
         );
     }
     html + "</tbody></table></div></section>\n"
+}
+
+/// The row of layer 1: the last evidence that was believed.
+fn attestation(run: &Run) -> String {
+    let mut all = run.moments.iter().map(|moment| &moment.payload);
+    let Some(attested) = all.rfind(|payload| kind(payload) == "attested") else {
+        return "<tr><td>1 attestation</td><td><code>evidence</code></td><td><span class=\"state not\">not</span>\
+                </td><td>no evidence was believed</td></tr>\n"
+            .to_owned();
+    };
+    let appraisal = &attested["appraisal"];
+    let checks: Vec<&Value> = appraisal["checks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
+    let count = |outcome: &str| {
+        checks
+            .iter()
+            .filter(|check| check["outcome"] == outcome)
+            .count()
+    };
+    let (passed, failed) = (count("pass"), count("fail"));
+    let full = appraisal["tier"] == "affirming" && !simulated(appraisal);
+    let state = if full { "full" } else { "partly" };
+    let proves = if simulated(appraisal) {
+        "simulated, which proves nothing; "
+    } else {
+        ""
+    };
+    let detail = format!(
+        "{}: {proves}tier {}, tcb {}; {passed} checks passed, {failed} failed, {} not asked for",
+        text(&attested["tee"]),
+        text(&appraisal["tier"]),
+        text(&appraisal["tcb-status"]),
+        checks.len() - passed - failed,
+    );
+    format!(
+        "<tr><td>1 attestation</td><td><code>evidence</code></td><td><span class=\"state {state}\">{state}</span>\
+         </td><td>{}</td></tr>\n",
+        escape(&detail)
+    )
 }
 
 /// Every record that says something.

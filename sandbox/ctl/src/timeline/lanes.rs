@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{kind, text};
+use super::{kind, simulated, text};
 
 /// Lanes, in the order in which they are drawn.
 #[derive(Default)]
@@ -59,13 +59,17 @@ impl Lanes {
     pub fn take(&mut self, at: f64, record: &Value) {
         match kind(record) {
             "attested" => {
-                let tier = text(&record["appraisal"]["tier"]);
-                let state = match tier.as_str() {
-                    "affirming" => State::Full,
-                    "warning" => State::Less,
-                    _ => State::Gone,
-                };
-                self.set(TRUST, at, state, &tier);
+                let appraisal = &record["appraisal"];
+                let tier = text(&appraisal["tier"]);
+                match (tier.as_str(), simulated(appraisal)) {
+                    ("affirming", false) => self.set(TRUST, at, State::Full, &tier),
+                    ("affirming" | "warning", false) => self.set(TRUST, at, State::Less, &tier),
+                    (_, true) => {
+                        let word = format!("{tier}, but simulated: proves nothing");
+                        self.set(TRUST, at, State::Less, &word);
+                    }
+                    _ => self.set(TRUST, at, State::Gone, &tier),
+                }
             }
             // Evidence that was believed before goes on to age.
             "not-attested" if !self.0.iter().any(|lane| lane.name == TRUST) => {

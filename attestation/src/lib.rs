@@ -15,7 +15,7 @@
 //! - A [`Verifier`] appraises evidence. It is a pure function: no clock, no network, no state. An
 //!   error means that the evidence is not to be believed; an [`Appraisal`] of a low [`TrustTier`] is
 //!   believed but unwelcome.
-//! - A [`ReleaseKey`] opens what a broker sealed to it.
+//! - With the feature `release`, a `ReleaseKey` opens what a broker sealed to it.
 //!
 //! What an appraisal permits is decided in `policy`; secrets are handed out by `broker`.
 //!
@@ -59,6 +59,7 @@ mod encoding;
 mod endorsement;
 mod evidence;
 mod reference;
+#[cfg(feature = "release")]
 mod release_key;
 mod tee;
 mod time;
@@ -79,6 +80,7 @@ pub use evidence::{
 pub use reference::{
     MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues, TdxReferenceValues,
 };
+#[cfg(feature = "release")]
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
     DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,

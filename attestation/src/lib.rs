@@ -61,6 +61,7 @@ mod evidence;
 mod reference;
 #[cfg(feature = "release")]
 mod release_key;
+pub mod selftest;
 mod tee;
 mod time;
 mod tsm;

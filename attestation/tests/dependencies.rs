@@ -37,10 +37,7 @@ fn the_verifier_has_few_dependencies_and_no_c_but_that_of_ring() {
         .filter_map(|line| line.split_once(' '))
         .map(|(name, rest)| (name, rest.split(' ').next().unwrap_or(rest)))
         .collect();
-    assert!(
-        crates.iter().any(|(name, _)| *name == "ring"),
-        "{crates:?}"
-    );
+    assert!(crates.iter().any(|(name, _)| *name == "ring"), "{crates:?}");
     assert!(crates.len() <= MOST, "{}: {crates:?}", crates.len());
     for (name, _) in crates {
         assert!(!C.contains(&name), "{name} is or builds C");

@@ -67,6 +67,11 @@ impl<'a> Crl<'a> {
         self.scheme.verifies(public_key, self.tbs, self.signature)
     }
 
+    /// The signature, as received.
+    pub(crate) fn signature(&self) -> &'a [u8] {
+        self.signature
+    }
+
     /// Whether a serial number (content of its INTEGER) is on the list.
     pub(crate) fn lists(&self, serial: &[u8]) -> Result<bool, X509Error> {
         let mut entries = Elements::of(self.revoked, "revokedCertificates")?;

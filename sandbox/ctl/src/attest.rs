@@ -1,5 +1,7 @@
 //! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
 
+mod selftest;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +34,10 @@ pub enum Attest {
     Verify(Verify),
     /// Appraise an evidence bundle, offline, and print every check with what was seen and asked for.
     Explain(Verify),
+    /// Let the verifier try itself on genuine evidence, and on everything that can be changed about it.
+    ///
+    /// Exit code 0: every verdict is the expected one and no change was affirmed. 1: not so.
+    Selftest(selftest::Selftest),
 }
 
 #[derive(Args)]
@@ -132,6 +138,7 @@ impl Attest {
             Self::Bundle(bundle) => bundle.run(),
             Self::Verify(verify) => verify.run(false),
             Self::Explain(verify) => verify.run(true),
+            Self::Selftest(selftest) => selftest.run(),
         }
     }
 }

@@ -19,6 +19,7 @@ use super::report::{HOST_VMPL, PlatformFlag, Report, SigningKey, at};
 use super::vek::{self, Identity, VekExtensions};
 use crate::appraisal::{Appraisal, Claims, SnpClaims};
 use crate::encoding::Hex;
+use crate::endorsement::Remembered;
 use crate::evidence::{Evidence, Tee};
 use crate::reference::SnpReferenceValues;
 use crate::time::UnixTime;
@@ -33,6 +34,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) store: &'a [Vec<u8>],
     /// CRLs of the verifier, DER.
     pub(crate) crls: &'a [Vec<u8>],
+    /// Signatures that verified before.
+    pub(crate) known: Option<&'a Remembered>,
     pub(crate) reference: &'a SnpReferenceValues,
     pub(crate) now: UnixTime,
 }
@@ -49,6 +52,7 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
             .map(Vec::as_slice)
             .chain(inputs.evidence.crls())
             .collect(),
+        known: inputs.known,
     };
     let chain = chain::verify(&sources, inputs.anchors, inputs.now)?;
     signature_verifies(&report, chain.vek.public_key)?;

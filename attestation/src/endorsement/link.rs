@@ -104,7 +104,7 @@ impl<'a> Lists<'a> {
                 return Err(LinkError::CrlSignature);
             }
             verified.set(true);
-            if crl.lists(certificate.serial).map_err(LinkError::Crl)? {
+            if crl.lists(certificate.serial) {
                 return Err(LinkError::Revoked(hexadecimal(certificate.serial)));
             }
             if now < crl.this_update {

@@ -192,10 +192,10 @@ impl Bundle {
             let (body, after) = body
                 .and_then(|body| body.split_once(END))
                 .ok_or(ChainError::Pem)?;
-            let text: Vec<u8> = body
-                .bytes()
-                .filter(|byte| !byte.is_ascii_whitespace())
-                .collect();
+            let mut text = Vec::with_capacity(body.len());
+            for line in body.split_ascii_whitespace() {
+                text.extend_from_slice(line.as_bytes());
+            }
             if text.len() / 4 > MAX_CERTIFICATE / 3 {
                 return Err(ChainError::Pem);
             }

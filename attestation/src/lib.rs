@@ -58,6 +58,7 @@ mod challenge;
 mod encoding;
 mod endorsement;
 mod evidence;
+pub mod note;
 mod reference;
 #[cfg(feature = "release")]
 mod release_key;

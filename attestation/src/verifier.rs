@@ -9,7 +9,7 @@ use crate::endorsement::{Crl, Remembered, X509Error};
 use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
 use crate::reference::ReferenceValues;
 use crate::tee::simulated;
-use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError};
+use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError, TcbTable};
 use crate::tee::tdx::{self, CollateralError, QuoteError};
 use crate::time::UnixTime;
 
@@ -26,6 +26,7 @@ pub struct Verifier {
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
     remembered: Option<Arc<Remembered>>,
+    tcb_table: Option<TcbTable>,
 }
 
 /// Collects what a [`Verifier`] appraises with.
@@ -36,6 +37,7 @@ pub struct VerifierBuilder {
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
     remembers: usize,
+    tcb_table: Option<TcbTable>,
     accepts_simulated: bool,
 }
 
@@ -249,6 +251,7 @@ impl Verifier {
                 store: &self.endorsements,
                 crls: &self.crls,
                 known: self.remembered.as_deref(),
+                tcb_table: self.tcb_table.as_ref(),
                 reference: &self.reference.sev_snp,
                 now,
             }),
@@ -301,6 +304,14 @@ impl VerifierBuilder {
     #[must_use]
     pub fn crl(mut self, der: Vec<u8>) -> Self {
         self.crls.push(der);
+        self
+    }
+
+    /// Judges AMD's firmware by a table, as Intel's is judged by its TCB info. Minimum TCBs among the
+    /// reference values count besides.
+    #[must_use]
+    pub fn tcb_table(mut self, table: TcbTable) -> Self {
+        self.tcb_table = Some(table);
         self
     }
 
@@ -359,6 +370,7 @@ impl VerifierBuilder {
             endorsements: self.endorsements,
             collateral: self.collateral,
             crls: self.crls,
+            tcb_table: self.tcb_table,
             remembered: (self.remembers > 0).then(|| Arc::new(Remembered::new(self.remembers))),
         })
     }

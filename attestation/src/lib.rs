@@ -55,6 +55,7 @@
 mod appraisal;
 mod attester;
 mod challenge;
+pub mod ear;
 mod encoding;
 mod endorsement;
 mod evidence;

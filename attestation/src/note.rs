@@ -140,6 +140,26 @@ pub fn sign(text: &str, name: &str, key: &Ed25519KeyPair) -> Result<(String, Not
     Ok((format!("{text}\n— {name} {line}\n"), verifier))
 }
 
+/// Signs text with a private key in PKCS#8, DER; see [`sign`].
+///
+/// # Errors
+///
+/// [`NoteError::Key`] if it is not an Ed25519 key; otherwise as [`sign`].
+pub fn sign_pkcs8(text: &str, name: &str, der: &[u8]) -> Result<(String, NoteKey), NoteError> {
+    let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map_err(|_| NoteError::Key)?;
+    sign(text, name, &key)
+}
+
+/// The DER of a private key in PEM (RFC 7468, `PRIVATE KEY`); nothing if it is not one.
+#[must_use]
+pub fn pkcs8_from_pem(pem: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(pem).ok()?;
+    let body = text.trim().strip_prefix("-----BEGIN PRIVATE KEY-----")?;
+    let body = body.strip_suffix("-----END PRIVATE KEY-----")?;
+    let letters: String = body.split_ascii_whitespace().collect();
+    STANDARD.decode(letters).ok()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -22,6 +22,7 @@ fn every_command_explains_itself() {
         &["attest", "verify"],
         &["attest", "explain"],
         &["attest", "selftest"],
+        &["attest", "sign-table"],
         &["vault"],
         &["vault", "create"],
         &["vault", "put"],

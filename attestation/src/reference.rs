@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Hex;
-use crate::tee::snp::{PlatformFlag, Product, TcbVersion};
+use crate::tee::snp::{PlatformFlag, PolicyFlag, Product, TcbVersion};
 
 /// The most bytes a reference value file may have.
 pub const MAX_REFERENCE_VALUES: usize = 4 * 1024 * 1024;
@@ -87,6 +87,13 @@ pub struct SnpReferenceValues {
     /// Mitigations (CURRENT_MIT_VECTOR bits) that must be in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required_mitigations: Option<u64>,
+    /// What the guest must have been launched to ask for, for example `ciphertext-hiding` and
+    /// `page-swap-disabled` against side channels in ciphertext.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required_policy: Vec<PolicyFlag>,
+    /// What the guest must not have been launched to allow, for example `cxl`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden_policy: Vec<PolicyFlag>,
     /// What must be on at the platform.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_platform: Vec<PlatformFlag>,

@@ -454,6 +454,11 @@ fn claims_of_the_guest(bench: &mut Bench) -> Result<(), SelftestError> {
         "snp.policy.reserved",
         edit(at::POLICY + 5, &[1]),
     )?;
+    claim(
+        "SMT, which the policy forbids",
+        "snp.policy.smt",
+        edit(at::POLICY + 2, &[2]),
+    )?;
     claim("VMPL 1", "snp.vmpl", tee().vmpl(1))?;
     claim(
         "asked for by the host",

@@ -5,7 +5,7 @@
 
 use super::chain::{Chain, VekKind};
 use super::platform::{Product, TcbVersion};
-use super::report::PlatformFlag;
+use super::report::{PlatformFlag, PolicyFlag};
 use super::tcb_table::{TcbTable, Verdict as Level};
 use crate::appraisal::{Check, SnpClaims, TcbStatus, TrustTier};
 use crate::reference::SnpReferenceValues;
@@ -184,6 +184,33 @@ fn guest_policy(list: &mut List, subject: &Subject<'_>) {
         let observed = format!("{:#x}", unknown << 26);
         list.unknown("snp.policy.reserved", observed, "all zero", SOURCE);
     }
+    // The firmware refuses to launch such a guest, so a report of one is not to be explained away.
+    let smt = claims.platform_info & PlatformFlag::Smt.mask() != 0;
+    list.contraindicated(
+        "snp.policy.smt",
+        claims.smt_allowed || !smt,
+        format!("platform {}", onoff(smt)),
+        if claims.smt_allowed {
+            "on or off"
+        } else {
+            "off"
+        },
+        SOURCE,
+    );
+    policy_flags(
+        list,
+        "snp.policy.required",
+        claims,
+        &reference.required_policy,
+        true,
+    );
+    policy_flags(
+        list,
+        "snp.policy.forbidden",
+        claims,
+        &reference.forbidden_policy,
+        false,
+    );
     list.contraindicated(
         "snp.vmpl",
         claims.vmpl <= reference.max_vmpl,
@@ -191,6 +218,32 @@ fn guest_policy(list: &mut List, subject: &Subject<'_>) {
         &format!("at most {}", reference.max_vmpl),
         REFERENCE,
     );
+}
+
+/// Whether each of these bits is as it should be.
+fn policy_flags(
+    list: &mut List,
+    id: &'static str,
+    claims: &SnpClaims,
+    flags: &[PolicyFlag],
+    on: bool,
+) {
+    let names = |flags: &[PolicyFlag]| {
+        let names: Vec<&str> = flags.iter().map(|flag| flag.name()).collect();
+        names.join(", ")
+    };
+    let is_on = |flag: &PolicyFlag| claims.policy & flag.mask() != 0;
+    let odd: Vec<PolicyFlag> = flags.iter().copied().filter(|it| is_on(it) != on).collect();
+    if flags.is_empty() {
+        return list.skipped(id, format!("{:#x}", claims.policy), REFERENCE);
+    }
+    let observed = if odd.is_empty() {
+        format!("{:#x}", claims.policy)
+    } else {
+        format!("{} {}", names(&odd), onoff(!on))
+    };
+    let required = format!("{} {}", names(flags), onoff(on));
+    list.contraindicated(id, odd.is_empty(), observed, &required, REFERENCE);
 }
 
 fn guest_identity(list: &mut List, subject: &Subject<'_>) {

@@ -23,7 +23,7 @@ mod verifier;
 pub use attester::SnpAttester;
 pub use chain::{CertificateKind, ChainError};
 pub use platform::{Product, TcbVersion};
-pub use report::{PlatformFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
+pub use report::{PlatformFlag, PolicyFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
 pub use table::{CertificateTable, certificate_table};
 pub use tcb_table::{MAX_TCB_TABLE, TcbTable, TcbTableError};
 

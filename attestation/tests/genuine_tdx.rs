@@ -498,7 +498,18 @@ fn a_platform_never_gains_by_newer_collateral() {
 }
 
 /// The quote, the level that it falls to, and what it is open to from then on.
-const DOWNGRADES: [(&str, &str, &str); 2] = [("d0010db6", "XX", "XX"), ("12b401a8", "XX", "XX")];
+const DOWNGRADES: [(&str, &str, &str); 2] = [
+    (
+        "d0010db6",
+        "out-of-date, as of 2024-03-13T00:00:00Z; platform out-of-date, module out-of-date",
+        "INTEL-SA-01036, INTEL-SA-01079, INTEL-SA-01099",
+    ),
+    (
+        "12b401a8",
+        "out-of-date, as of 2023-02-15T00:00:00Z; platform out-of-date",
+        "INTEL-SA-00837, INTEL-SA-00960",
+    ),
+];
 
 #[test]
 fn evidence_with_collateral_survives_both_encodings() {

@@ -6,6 +6,7 @@ mod basics;
 mod crash;
 mod freshness;
 mod lease;
+mod power;
 mod residue;
 mod slots;
 mod tamper;

@@ -29,14 +29,20 @@ mod secret;
 mod vault;
 
 mod commit;
+mod copy;
 mod create;
 mod envelope;
+mod erase;
 mod find;
+mod rename;
+mod rotate;
 mod sealed;
 mod slots;
+mod snapshot;
 mod store;
 mod stream;
 mod tree;
+mod verify;
 
 // The one place with unsafe code: memory that is locked, and hidden from dumps.
 #[allow(unsafe_code)]
@@ -53,11 +59,12 @@ pub use crate::lease::{
 };
 pub use crate::name::NameError;
 pub use crate::object::Object;
+pub use crate::rotate::Rotation;
 pub use crate::secret::{Kek, SecretKey};
 pub use crate::sys::MemoryProtection;
-pub use crate::vault::{
-    Access, Clock, CreateOptions, ObjectInfo, OpenOptions, Progress, Vault, Verified,
-};
+pub use crate::vault::{Access, Clock, CreateOptions, ObjectInfo, OpenOptions, Vault};
+
+pub use crate::verify::{Progress, Verified};
 
 #[cfg(test)]
 mod tests;

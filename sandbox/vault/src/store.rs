@@ -59,6 +59,9 @@ impl Drop for Lock {
 }
 
 impl Store {
+    /// Every lock file.
+    pub(crate) const LOCKS: [&str; 2] = [WRITER_LOCK, READERS_LOCK];
+
     /// Opens the directories; `NotFound` if this is not a vault's directory.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
@@ -137,6 +140,14 @@ impl Store {
         Ok(file)
     }
 
+    /// Opens a file that must exist, for writing over it.
+    pub(crate) fn open_to_overwrite(&self, place: Place, name: &str) -> io::Result<File> {
+        self.gate()?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::openat(self.dir(place), name, flags, Mode::empty())?;
+        Ok(File::from(fd))
+    }
+
     pub(crate) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         #[cfg(test)]
         if let Err(e) = self.faults.step() {
@@ -172,6 +183,13 @@ impl Store {
         #[cfg(test)]
         self.faults.renamed(from, to);
         rustix::fs::renameat(&self.root, from, &self.root, to)?;
+        Ok(())
+    }
+
+    /// Gives a file a name in another store too; fails between file systems.
+    pub(crate) fn link(&self, to: &Self, place: Place, name: &str) -> io::Result<()> {
+        let (from, to) = (self.dir(place), to.dir(place));
+        rustix::fs::linkat(from, name, to, name, AtFlags::empty())?;
         Ok(())
     }
 

@@ -74,6 +74,11 @@ fn filled(dir: &Path, kek: &dyn KekProvider, padding: Padding) -> Value {
     }
     vault.put("of/0000001", &b"2"[..]).unwrap();
     vault.remove("of/0004095").unwrap();
+    // Some of the keys are of a second epoch, all under a second root key.
+    vault.begin_rotation().unwrap();
+    vault.rotate_some(10_000).unwrap();
+    assert!(vault.rotation().is_some());
+    vault.rekey(&[kek]).unwrap();
     let objects = vault.list().into_iter().map(|info| {
         let mut bytes = Vec::new();
         vault.get(&info.name, &mut bytes).unwrap();

@@ -4,11 +4,13 @@
 
 mod broker;
 mod passphrase;
+mod recovery;
 
 use std::io;
 
 pub use broker::Released;
 pub use passphrase::{Cost, Passphrase};
+pub use recovery::{Recovery, ShareError};
 
 use crate::envelope::{SlotInfo, SlotKind};
 use crate::secret::Kek;
@@ -43,6 +45,9 @@ pub enum KekError {
     /// The slot's parameters are malformed, or beyond what is safe to compute.
     #[error("the parameters of the key slot are damaged or out of bounds")]
     Parameters,
+    /// The shares do not give a key back.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The key exists, but cannot be had now.
     #[error("the key cannot be had")]
     Unavailable(#[source] io::Error),

@@ -15,7 +15,7 @@ type Story = (&'static str, Act, fn(&Vault) -> bool);
 type Act = fn(&mut Vault) -> Result<(), VaultError>;
 
 /// Every kind of commit.
-const STORIES: [Story; 4] = [
+const STORIES: [Story; 8] = [
     (
         "put",
         |vault| vault.put("b", &content(3, 60_000)[..]).map(drop),
@@ -35,6 +35,29 @@ const STORIES: [Story; 4] = [
         "add a slot",
         |vault| vault.add_slot(&super::slots::released(2)).map(drop),
         |vault| vault.slots().len() == 2,
+    ),
+    (
+        "rename",
+        |vault| vault.rename("a", "d/e"),
+        |vault| read(vault, "d/e").is_ok_and(|found| found == content(2, 9000)),
+    ),
+    (
+        "rekey",
+        |vault| vault.rekey(&[&Bench::new().kek(), &super::slots::released(2)]),
+        |vault| vault.slots().len() == 2 && vault.verify(|_| ()).is_ok(),
+    ),
+    (
+        "begin a rotation",
+        |vault| vault.begin_rotation().map(drop),
+        |vault| vault.rotation().is_some(),
+    ),
+    (
+        "rotate",
+        |vault| {
+            vault.begin_rotation()?;
+            vault.rotate_some(u64::MAX).map(drop)
+        },
+        |vault| vault.index()["a"].key_epoch == 2,
     ),
 ];
 
@@ -57,7 +80,8 @@ fn left(bench: &Bench, happened: fn(&Vault) -> bool, case: &str) -> bool {
         .unwrap_or_else(|e| panic!("{case}: does not open: {e:?}"));
     assert_eq!(read(&found, "kept").unwrap(), content(1, 5000), "{case}");
     let new = happened(&found);
-    let old = found.list().len() == 2
+    let old = !new
+        && found.list().len() == 2
         && found.slots().len() == 1
         && read(&found, "a").is_ok_and(|found| found == content(2, 9000));
     assert!(old != new, "{case}: neither the old state nor the new one");
@@ -94,7 +118,7 @@ fn no_power_cut_leaves_anything_but_the_old_state_or_the_new_one() {
         let mut disk = Disk::new(&files);
         let (mut olds, mut news) = (0, 0);
         for at in 0..=steps.len() {
-            for seed in 0..4 {
+            for seed in 0..3 {
                 // Nothing, everything, and what chance keeps.
                 let mut dice = Dice(seed * 1000 + at as u64 + 1);
                 let image = disk.after_power_cut(|| match seed {
@@ -116,7 +140,7 @@ fn no_power_cut_leaves_anything_but_the_old_state_or_the_new_one() {
                 disk.apply(step);
             }
         }
-        assert!(olds > 4 && news > 4, "{name}: {olds} old, {news} new");
+        assert!(olds > 3 && news > 3, "{name}: {olds} old, {news} new");
     }
 }
 

@@ -295,10 +295,10 @@ def read_vault(folder, kind, kek_of):
     segment = fields.take(16), fields.number(8), fields.take(32)
     need(not any(fields.rest()), "bytes after the segment")
     index = open_index(folder, vault, labelled(prk, b"index", key_epoch), generation, segment)
-    wrap = labelled(prk, b"wrap", key_epoch)
     found = {}
     for record in records(index):
-        need(record["key_epoch"] == key_epoch, "a key of another epoch")
+        need(record["key_epoch"] in (key_epoch, key_epoch - 1), "a key of another epoch")
+        wrap = labelled(prk, b"wrap", record["key_epoch"])
         content = open_object(folder, vault, wrap, record)
         found[record["name"]] = {
             "bytes": len(content),

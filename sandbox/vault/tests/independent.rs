@@ -76,7 +76,7 @@ fn filled(dir: &Path, kek: &dyn KekProvider, padding: Padding) -> Value {
     vault.remove("of/0004095").unwrap();
     // Some of the keys are of a second epoch, all under a second root key.
     vault.begin_rotation().unwrap();
-    vault.rotate_some(10_000).unwrap();
+    vault.rotate_some(5_000).unwrap();
     assert!(vault.rotation().is_some());
     vault.rekey(&[kek]).unwrap();
     let objects = vault.list().into_iter().map(|info| {

@@ -44,6 +44,8 @@ pub enum SlotKind {
     Passphrase,
     /// A random KEK, kept as shares of which some give it back.
     Recovery,
+    /// A random KEK, sealed by a TPM 2.0 to its PCRs.
+    Tpm,
     /// A kind of this number, which this version does not know.
     Other(u8),
 }
@@ -54,6 +56,7 @@ impl SlotKind {
             Self::Broker => 1,
             Self::Passphrase => 2,
             Self::Recovery => 3,
+            Self::Tpm => 4,
             Self::Other(number) => number,
         }
     }
@@ -63,6 +66,7 @@ impl SlotKind {
             1 => Self::Broker,
             2 => Self::Passphrase,
             3 => Self::Recovery,
+            4 => Self::Tpm,
             other => Self::Other(other),
         }
     }
@@ -74,6 +78,7 @@ impl fmt::Display for SlotKind {
             Self::Broker => f.write_str("broker"),
             Self::Passphrase => f.write_str("passphrase"),
             Self::Recovery => f.write_str("recovery"),
+            Self::Tpm => f.write_str("tpm"),
             Self::Other(number) => write!(f, "unknown ({number})"),
         }
     }
@@ -324,15 +329,24 @@ pub(crate) fn random_id() -> Result<Id, VaultError> {
     Ok(id)
 }
 
-/// The root key, from the first slot that belongs to the provider's key; `None` if none does.
+/// The root key, from the first slot that belongs to the provider's key; `None` if none does, and
+/// [`KekError::Refused`] if the provider gave no key for some of them.
 pub(crate) fn root_key(
     header: &Header,
     provider: &dyn KekProvider,
     arena: &Arena,
 ) -> Result<Option<SecretKey>, VaultError> {
     let kind = provider.kind().number();
+    let mut refused = None;
     for slot in header.slots.iter().filter(|slot| slot.kind == kind) {
-        let kek = provider.kek(&slot.info(&header.vault_id))?;
+        let kek = match provider.kek(&slot.info(&header.vault_id)) {
+            // Sealed elsewhere, or to another state of the device: the next slot may be its own.
+            Err(error @ KekError::Refused(_)) => {
+                refused = Some(error);
+                continue;
+            }
+            kek => kek?,
+        };
         let context = slot.context(&header.vault_id);
         match sealed::open(kek.key(), SLOT_LABEL, &context, &slot.sealed_key) {
             Ok(mut root) => {
@@ -347,7 +361,7 @@ pub(crate) fn root_key(
             Err(Unopened::Content) => return Err(VaultError::damaged(Part::Slot)),
         }
     }
-    Ok(None)
+    refused.map_or(Ok(None), |error| Err(error.into()))
 }
 
 /// Makes a slot that the provider's key opens, for the header of this epoch.

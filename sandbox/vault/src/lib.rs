@@ -26,6 +26,7 @@ mod lease;
 mod name;
 mod object;
 mod secret;
+pub mod tpm;
 mod vault;
 
 mod commit;

@@ -11,7 +11,7 @@ use crate::envelope::{self, SlotInfo};
 use crate::error::VaultError;
 use crate::format::header::{FILE, Header, MAX_SLOTS, NEXT_FILE};
 use crate::format::index::Index;
-use crate::kek::KekProvider;
+use crate::kek::{KekError, KekProvider};
 use crate::store::{Place, Store};
 use crate::vault::Vault;
 
@@ -35,8 +35,10 @@ impl Vault {
         if self.header.slots.len() >= MAX_SLOTS {
             return Err(VaultError::SlotsFull);
         }
-        if envelope::root_key(&self.header, kek, &self.shared.keys.arena)?.is_some() {
-            return Err(VaultError::KeyInUse);
+        match envelope::root_key(&self.header, kek, &self.shared.keys.arena) {
+            Ok(Some(_)) => return Err(VaultError::KeyInUse),
+            Ok(None) | Err(VaultError::Kek(KekError::Refused(_))) => {}
+            Err(error) => return Err(error),
         }
         let mut next = self.next_header()?;
         let slot = envelope::new_slot(next.vault_id, next.epoch, kek, root)?;

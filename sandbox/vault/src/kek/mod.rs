@@ -5,12 +5,16 @@
 mod broker;
 mod passphrase;
 mod recovery;
+mod tpm;
 
 use std::io;
 
 pub use broker::Released;
 pub use passphrase::{Cost, Passphrase};
 pub use recovery::{Recovery, ShareError};
+pub use tpm::Tpm;
+#[cfg(test)]
+pub(crate) use tpm::parse as parse_tpm;
 
 use crate::envelope::{SlotInfo, SlotKind};
 use crate::secret::Kek;
@@ -48,6 +52,9 @@ pub enum KekError {
     /// The shares do not give a key back.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The device that keeps the key does not give this one out; another slot's it may.
+    #[error("the device does not give the key out")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The key exists, but cannot be had now.
     #[error("the key cannot be had")]
     Unavailable(#[source] io::Error),

@@ -4,6 +4,7 @@
 
 mod basics;
 mod crash;
+mod devices;
 mod freshness;
 mod lease;
 mod model;

@@ -46,6 +46,8 @@ pub enum SlotKind {
     Recovery,
     /// A random KEK, sealed by a TPM 2.0 to its PCRs.
     Tpm,
+    /// A KEK that a key in an HSM derives (PKCS #11).
+    Pkcs11,
     /// A kind of this number, which this version does not know.
     Other(u8),
 }
@@ -57,6 +59,7 @@ impl SlotKind {
             Self::Passphrase => 2,
             Self::Recovery => 3,
             Self::Tpm => 4,
+            Self::Pkcs11 => 5,
             Self::Other(number) => number,
         }
     }
@@ -67,6 +70,7 @@ impl SlotKind {
             2 => Self::Passphrase,
             3 => Self::Recovery,
             4 => Self::Tpm,
+            5 => Self::Pkcs11,
             other => Self::Other(other),
         }
     }
@@ -79,6 +83,7 @@ impl fmt::Display for SlotKind {
             Self::Passphrase => f.write_str("passphrase"),
             Self::Recovery => f.write_str("recovery"),
             Self::Tpm => f.write_str("tpm"),
+            Self::Pkcs11 => f.write_str("pkcs11"),
             Self::Other(number) => write!(f, "unknown ({number})"),
         }
     }

@@ -4,6 +4,8 @@
 
 mod broker;
 mod passphrase;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod recovery;
 mod tpm;
 
@@ -11,6 +13,8 @@ use std::io;
 
 pub use broker::Released;
 pub use passphrase::{Cost, Passphrase};
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::Pkcs11;
 pub use recovery::{Recovery, ShareError};
 pub use tpm::Tpm;
 #[cfg(test)]

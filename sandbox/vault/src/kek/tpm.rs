@@ -67,7 +67,10 @@ impl KekProvider for Tpm {
         let (pcrs, sealed) = parse(&slot.parameters).map_err(|_| KekError::Parameters)?;
         let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = device.unseal(&sealed, pcrs).map_err(failed)?;
-        let key: &mut [u8; 32] = key.as_mut_slice().try_into().map_err(|_| KekError::Parameters)?;
+        let key: &mut [u8; 32] = key
+            .as_mut_slice()
+            .try_into()
+            .map_err(|_| KekError::Parameters)?;
         Kek::take(key).map_err(KekError::Unavailable)
     }
 }

@@ -3,12 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use ::vault::kek::KekProvider;
 use ::vault::{Access, Vault as Store};
 use clap::Args;
 
 use super::At;
-use super::source::{Devices, News, Opens};
+use super::source::{Devices, News, Opens, Told};
 use crate::failure::Failure;
 
 #[derive(Args)]
@@ -206,7 +205,7 @@ impl Erase {
 }
 
 /// The new key that has to be named.
-pub fn named(new: &News, devices: &Devices) -> Result<(Box<dyn KekProvider>, String), Failure> {
+pub fn named(new: &News, devices: &Devices) -> Result<Told, Failure> {
     new.kek(devices)?.ok_or_else(|| {
         Failure::new("no new key is named").hint("such as --new-key-file FILE; see --help")
     })

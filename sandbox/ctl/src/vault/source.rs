@@ -116,12 +116,12 @@ impl Opens {
     }
 }
 
+/// A provider, and what to say once its key opens the vault.
+pub type Told = (Box<dyn KekProvider>, String);
+
 impl News {
-    /// The provider of the new key, and what to say once it opens the vault; `None` if none was named.
-    pub fn kek(
-        &self,
-        devices: &Devices,
-    ) -> Result<Option<(Box<dyn KekProvider>, String)>, Failure> {
+    /// The provider of the new key; `None` if none was named.
+    pub fn kek(&self, devices: &Devices) -> Result<Option<Told>, Failure> {
         let silent = |kek| Ok(Some((kek, String::new())));
         if let Some(path) = &self.new_key_file {
             if path.exists() {

@@ -6,11 +6,11 @@ mod source;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ::vault::kek::KekProvider;
-use ::vault::{Access, Part, Progress, Vault as Store, VaultError};
+use ::vault::{Access, OpenOptions, Part, Progress, Vault as Store, VaultError};
 use casemate::record::hex;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -62,6 +62,10 @@ pub struct At {
     opens: Opens,
     #[command(flatten)]
     devices: Devices,
+    /// What remembers the vault's latest commit: `file:PATH`, or `tpm:0xINDEX`, an NV index of the TPM
+    /// such as 0x01800001. Give it to every command that changes the vault.
+    #[arg(long, value_name = "URI")]
+    anchor: Option<String>,
 }
 
 #[derive(Args)]
@@ -145,7 +149,23 @@ impl At {
     }
 
     fn open_with(&self, kek: &dyn KekProvider, access: Access) -> Result<Store, Failure> {
-        Store::open(&self.vault, kek, access).map_err(|error| self.explain(error))
+        Store::open_with(&self.vault, kek, self.options(access)?)
+            .map_err(|error| self.explain(error))
+    }
+
+    fn options(&self, access: Access) -> Result<OpenOptions, Failure> {
+        let anchor = match &self.anchor {
+            Some(uri) => Some(::vault::anchor::named(uri, Path::new("")).ok_or_else(|| {
+                Failure::new(format!("`{}` is no anchor", uri.escape_default()))
+                    .hint("name one as file:PATH or tpm:0x01800001")
+            })?),
+            None => None,
+        };
+        Ok(OpenOptions {
+            access,
+            anchor,
+            ..OpenOptions::default()
+        })
     }
 
     fn explain(&self, error: VaultError) -> Failure {
@@ -182,7 +202,8 @@ impl Create {
             Some(path) => new_released(path)?,
             None => self.at.kek()?,
         };
-        let vault = Store::create(&self.at.vault, kek.as_ref(), Default::default());
+        let options = self.at.options(Access::ReadWrite)?;
+        let vault = Store::create_with(&self.at.vault, kek.as_ref(), Default::default(), options);
         let vault = vault.map_err(|error| {
             if let Some(path) = fresh {
                 // A key to nothing would only puzzle.
@@ -291,9 +312,13 @@ impl Verify {
             hex(&vault.root()),
             vault.generation()
         );
-        println!(
-            "  no anchor remembers the newest root: a store put back as a whole looks the same"
-        );
+        if vault.is_anchored() {
+            println!("  an anchor remembers this state");
+        } else {
+            println!(
+                "  no anchor remembers the newest root: a store put back as a whole looks the same"
+            );
+        }
         Ok(())
     }
 }

@@ -275,3 +275,21 @@ fn a_credential_of_a_service_opens_a_vault_and_nothing_outside_its_folder_does()
     fs::create_dir(desk.path("empty")).unwrap();
     assert!(!with("../first.key", Some(desk.path("empty"))));
 }
+
+#[test]
+fn a_vault_put_back_to_an_earlier_day_does_not_open_where_an_anchor_remembers_it() {
+    let desk = Desk::new();
+    let anchor = [FIRST, &["--anchor", "file:anchor"]].concat();
+    let verify = [&["vault", "verify", "v.vault"], &anchor[..]].concat();
+    assert!(desk.does(&verify).contains("no anchor remembers"));
+    desk.does(&[&["vault", "put", "v.vault", "b", "a.txt"], &anchor[..]].concat());
+    assert!(desk.does(&verify).contains("an anchor remembers"));
+    desk.does(&[&["vault", "snapshot", "v.vault", "old"], &anchor[..]].concat());
+    desk.does(&[&["vault", "rm", "v.vault", "b"], &anchor[..]].concat());
+    fs::rename(desk.path("v.vault"), desk.path("new")).unwrap();
+    fs::rename(desk.path("old"), desk.path("v.vault")).unwrap();
+    assert!(desk.fails(&verify).contains("put back to generation"));
+    desk.does(&[&["vault", "verify", "v.vault"], FIRST].concat());
+    let none = [FIRST, &["--anchor", "paper"]].concat();
+    assert!(desk.fails(&get(&none)).contains("`paper` is no anchor"));
+}

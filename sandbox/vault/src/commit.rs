@@ -225,27 +225,28 @@ fn state(
     })
 }
 
-/// Compares the state found with the one remembered.
+/// Compares the state found with the one remembered; `false` if nothing is remembered.
 pub(crate) fn check_anchor(
     shared: &Shared,
     found: &Commit,
     access: Access,
     anchor: &dyn FreshnessAnchor,
-) -> Result<(), VaultError> {
+) -> Result<bool, VaultError> {
     let vault = &shared.keys.vault_id;
     let remembered = anchor.read(vault).map_err(VaultError::Anchor)?;
     let generation = found.manifest.generation;
     let Some(remembered) = remembered else {
         // A vault that was never anchored: the first writer to bring an anchor sets it.
         return match access {
-            Access::ReadOnly => Ok(()),
+            Access::ReadOnly => Ok(false),
             Access::ReadWrite => anchor
                 .advance(vault, None, found.anchored())
+                .map(|()| true)
                 .map_err(VaultError::Anchor),
         };
     };
     if remembered == found.anchored() {
-        return Ok(());
+        return Ok(true);
     }
     if generation < remembered.generation {
         let expected = remembered.generation;
@@ -258,9 +259,10 @@ pub(crate) fn check_anchor(
     let one_ahead = remembered.generation.checked_add(1) == Some(generation)
         && found.manifest.previous == remembered.root;
     match (one_ahead, access) {
-        (true, Access::ReadOnly) => Ok(()),
+        (true, Access::ReadOnly) => Ok(true),
         (true, Access::ReadWrite) => anchor
             .advance(vault, Some(remembered), found.anchored())
+            .map(|()| true)
             .map_err(VaultError::Anchor),
         (false, _) => Err(VaultError::Forked { generation }),
     }

@@ -104,6 +104,7 @@ pub struct Vault {
     access: Access,
     clock: Clock,
     pub(crate) anchor: Option<Arc<dyn FreshnessAnchor>>,
+    anchored: bool,
     pub(crate) poisoned: bool,
     _lock: Lock,
 }
@@ -210,9 +211,10 @@ impl Vault {
             shared,
             commit,
         } = find(store, kek)?;
-        if let Some(anchor) = &anchor {
-            commit::check_anchor(&shared, &commit, access, anchor.as_ref())?;
-        }
+        let anchored = match &anchor {
+            Some(anchor) => commit::check_anchor(&shared, &commit, access, anchor.as_ref())?,
+            None => false,
+        };
         if access == Access::ReadWrite {
             commit::collect(&shared.store, &commit);
         }
@@ -224,6 +226,7 @@ impl Vault {
             access,
             clock,
             anchor,
+            anchored,
             poisoned: false,
             _lock: lock,
         };
@@ -247,6 +250,12 @@ impl Vault {
     /// How many commits there were, from 1 (the empty vault).
     pub fn generation(&self) -> u64 {
         self.commit.manifest.generation
+    }
+
+    /// Whether an anchor remembers this state, or the one before it: without, a store that was put
+    /// back as a whole to an earlier day cannot be told from a fresh one.
+    pub fn is_anchored(&self) -> bool {
+        self.anchored
     }
 
     /// How well the memory that holds this vault's keys is protected.

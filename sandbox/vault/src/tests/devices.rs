@@ -1,10 +1,13 @@
 //! Vaults whose key a device keeps.
 
+use std::sync::Arc;
+
 use super::Bench;
+use crate::anchor::{AnchorError, FreshnessAnchor, TpmAnchor};
 use crate::kek::{KekError, Tpm, parse_tpm};
 use crate::tpm::tests::Emulator;
 use crate::tpm::{Pcrs, Tpm as Device};
-use crate::{Access, SlotKind, Vault, VaultError};
+use crate::{Access, OpenOptions, SlotKind, Vault, VaultError};
 
 fn opened(bench: &Bench, emulator: &Emulator) -> Result<Vault, VaultError> {
     let tpm = Tpm::open(&emulator.socket(), Pcrs::default()).unwrap();
@@ -58,4 +61,45 @@ fn parameters_of_a_tpm_slot_are_parsed_whole_or_not_at_all() {
     );
     (0..whole.len()).for_each(|len| assert!(parse_tpm(&whole[..len]).is_err()));
     assert!(parse_tpm(&[&whole[..], &[0]].concat()).is_err());
+}
+
+#[test]
+fn a_tpm_remembers_what_a_copy_of_the_disk_does_not_bring_back() {
+    let Some(emulator) = Emulator::start() else {
+        return;
+    };
+    let bench = Bench::new();
+    let anchor: Arc<dyn FreshnessAnchor> =
+        Arc::new(TpmAnchor::new(emulator.socket(), 0x0180_0001).unwrap());
+    let options = |access| OpenOptions {
+        access,
+        anchor: Some(Arc::clone(&anchor)),
+        ..OpenOptions::default()
+    };
+    let open = |access| Vault::open_with(&bench.path(), &bench.kek(), options(access));
+    let mut vault = bench.create();
+    vault.put("a", &b"old"[..]).unwrap();
+    drop(vault);
+    // Nothing is remembered yet, and a reader has nothing to say about it.
+    assert!(!open(Access::ReadOnly).unwrap().is_anchored());
+    assert!(open(Access::ReadWrite).unwrap().is_anchored());
+    let old = bench.files();
+    let mut vault = open(Access::ReadWrite).unwrap();
+    vault.put("a", &b"new"[..]).unwrap();
+    assert!(vault.is_anchored());
+    drop(vault);
+    assert!(open(Access::ReadOnly).unwrap().is_anchored());
+    bench.restore(&old);
+    assert!(matches!(
+        open(Access::ReadOnly),
+        Err(VaultError::RolledBack { .. })
+    ));
+    // An index that another vault has is not taken over.
+    let other = Bench::new();
+    drop(other.create());
+    let taken = Vault::open_with(&other.path(), &other.kek(), options(Access::ReadWrite));
+    assert!(matches!(
+        taken,
+        Err(VaultError::Anchor(AnchorError::Damaged))
+    ));
 }

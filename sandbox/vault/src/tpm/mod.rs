@@ -7,6 +7,7 @@
 //! What is unsealed crosses the bus in clear: with a discrete TPM, whoever has a probe on the board
 //! reads it. A TPM of the firmware or of the confidential VM has no such bus.
 
+mod nv;
 mod wire;
 
 use std::fs::File;

@@ -8,7 +8,10 @@ use super::{Pcrs, TpmError};
 pub(super) const MAX_ANSWER: usize = 4096;
 
 // Part 2, "TPM_CC", "TPM_RH", "TPM_ALG_ID", "TPM_SE".
+pub(super) const NV_DEFINE_SPACE: u32 = 0x12a;
 pub(super) const CREATE_PRIMARY: u32 = 0x131;
+pub(super) const NV_WRITE: u32 = 0x137;
+pub(super) const NV_READ: u32 = 0x14e;
 pub(super) const CREATE: u32 = 0x153;
 pub(super) const LOAD: u32 = 0x157;
 pub(super) const UNSEAL: u32 = 0x15e;
@@ -214,6 +217,25 @@ fn refusal(code: u32) -> Result<(), TpmError> {
         0x9f => Err(TpmError::OtherTpm),
         _ => Err(TpmError::Refused(code)),
     }
+}
+
+/// Whether this response code says that an NV index does not exist, or was never written.
+pub(super) fn is_nothing(code: u32) -> bool {
+    // TPM_RC_HANDLE, of the second handle; TPM_RC_NV_UNINITIALIZED
+    code == 0x28b || code == 0x14a
+}
+
+/// TPMS_NV_PUBLIC of an ordinary index that the owner reads and writes.
+pub(super) fn nv_public(index: u32, len: u16) -> Vec<u8> {
+    // OWNERWRITE, OWNERREAD, NO_DA
+    let attributes: u32 = 0x0202_0002;
+    let public = Command::new(0)
+        .u32(index)
+        .u16(SHA256)
+        .u32(attributes)
+        .sized(&[])
+        .u16(len);
+    public.parameters.to_vec()
 }
 
 /// TPMT_PUBLIC of the storage primary: "TCG TPM v2.0 Provisioning Guidance", ECC P-256 template.

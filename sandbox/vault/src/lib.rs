@@ -52,6 +52,9 @@ mod sys;
 #[cfg(feature = "fuse")]
 pub mod fuse;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use crate::envelope::{SlotInfo, SlotKind};
 pub use crate::error::{Part, ReadError, VaultError};
 pub use crate::format::{ChunkSize, Padding};

@@ -116,7 +116,10 @@ fn holds(payload: &Value, field: &str, wanted: &str) -> bool {
     let is = |value: &Value| match value {
         Value::String(text) => text == wanted,
         Value::Array(_) | Value::Object(_) => false,
-        scalar => scalar.to_string() == wanted,
+        scalar => {
+            let text = scalar.to_string();
+            text == wanted
+        }
     };
     let found = field
         .split('.')

@@ -20,6 +20,7 @@ mod checkpoint;
 mod commit;
 mod disk;
 mod error;
+pub(crate) mod fuzz;
 mod key;
 mod leaf;
 mod merkle;

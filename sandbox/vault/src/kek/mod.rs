@@ -17,7 +17,6 @@ pub use passphrase::{Cost, Passphrase};
 pub use pkcs11::Pkcs11;
 pub use recovery::{Recovery, ShareError};
 pub use tpm::Tpm;
-#[cfg(test)]
 pub(crate) use tpm::parse as parse_tpm;
 
 use crate::envelope::{SlotInfo, SlotKind};

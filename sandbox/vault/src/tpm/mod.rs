@@ -214,5 +214,15 @@ impl Tpm {
     }
 }
 
+/// Reads an answer as any command's.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = wire::answer_len(bytes);
+    for with_handle in [false, true] {
+        if let Ok(mut answer) = Answer::parse(bytes, with_handle) {
+            while answer.bytes().is_ok_and(|area| !area.is_empty()) {}
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

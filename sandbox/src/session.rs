@@ -19,13 +19,15 @@ mod outcome;
 mod start;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use policy::{Bundle, Decision, Grant};
+use vault::anchor::FreshnessAnchor;
 
 use crate::adjust::{self, Change};
 use crate::error::SessionError;
@@ -58,6 +60,7 @@ pub struct Session {
     base: PathBuf,
     identity: Identity,
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     journal: Journal,

@@ -1,13 +1,16 @@
 //! Describing a session before it runs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
 use policy::{BackendName, Bundle};
+use vault::anchor::FreshnessAnchor;
 use vault::audit::Log;
 
 use super::Session;
@@ -36,6 +39,7 @@ pub struct SessionBuilder {
     attester: Option<Box<dyn Attester>>,
     verifier: Option<Verifier>,
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     watcher: Watcher,
@@ -49,6 +53,7 @@ impl SessionBuilder {
             attester: None,
             verifier: None,
             broker: None,
+            anchors: BTreeMap::new(),
             backend: None,
             stdio: None,
             watcher: Box::new(|_, _| {}),
@@ -74,6 +79,18 @@ impl SessionBuilder {
     #[must_use]
     pub fn keys_from(mut self, broker: impl KeyBroker + 'static) -> Self {
         self.broker = Some(Box::new(broker));
+        self
+    }
+
+    /// Sets what remembers the latest commit of a vault, by the name of its `[data]` entry. Without it,
+    /// that the vault was not put back to an earlier day is a gap (`freshness`).
+    #[must_use]
+    pub fn anchored_by(
+        mut self,
+        data: impl Into<String>,
+        anchor: Arc<dyn FreshnessAnchor>,
+    ) -> Self {
+        self.anchors.insert(data.into(), anchor);
         self
     }
 
@@ -134,6 +151,7 @@ impl SessionBuilder {
             identity,
             attested: Attested::new(attester, verifier),
             broker: self.broker,
+            anchors: self.anchors,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),

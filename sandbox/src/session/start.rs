@@ -69,6 +69,7 @@ impl Session {
                 &self.identity,
                 &mut *self.attested.attester,
                 broker,
+                self.anchors.get(name).cloned(),
                 now,
             );
             match opened {

@@ -62,7 +62,7 @@ impl Cases {
                 let because = decision.because(grant);
                 for reason in because {
                     if reason.kind != ReasonKind::NotPermitted {
-                        *decided.entry(reason.rule.as_str()).or_default() += 1;
+                        *decided.entry(&*reason.rule).or_default() += 1;
                     }
                 }
                 if decision.grants(grant) != *expected {
@@ -172,7 +172,7 @@ impl fmt::Display for Report {
                 };
                 writeln!(f, "        {grant}: {is}, and should be {should}")?;
                 for reason in because {
-                    let rule = match reason.rule.as_str() {
+                    let rule = match &*reason.rule {
                         "" => "no rule",
                         rule => rule,
                     };

@@ -40,7 +40,7 @@ impl fmt::Display for Explanation {
             kind,
         } in &self.because
         {
-            let rule = if rule.is_empty() { "no rule" } else { rule };
+            let rule = if rule.is_empty() { "no rule" } else { &**rule };
             writeln!(f, "  {kind} by {rule} (line {line}): {text}")?;
         }
         for change in &self.would_be_granted_if {

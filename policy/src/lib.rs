@@ -32,6 +32,7 @@
 
 mod bundle;
 mod case;
+mod condition;
 mod decide;
 mod decision;
 mod diagnostic;
@@ -49,12 +50,13 @@ mod risk;
 mod rules;
 mod schema;
 mod settings;
+pub mod signature;
 mod tables;
 mod units;
 
 pub use bundle::{Bundle, BundleError};
 pub use case::{Cases, CasesError, Covered, Outcome, Report, Wrong};
-pub use decision::{Decision, Denial, Permission, Reason, ReasonKind};
+pub use decision::{Decision, Denial, Permission, Reason, ReasonKind, Verdict};
 pub use diagnostic::{Diagnostic, Severity};
 pub use diff::{Change, Diff, Flip, Setting};
 pub use explain::Explanation;

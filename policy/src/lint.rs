@@ -169,7 +169,7 @@ impl Linter<'_> {
                             self.bundle
                                 .rules()
                                 .iter()
-                                .find(|rule| rule.name == reason.rule)
+                                .find(|rule| *rule.name == *reason.rule)
                         });
                         let span =
                             rule.map_or(self.bundle.rules_span(), |rule: &Rule| rule.span.clone());

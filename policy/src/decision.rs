@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::diff::Change;
 use crate::grant::Grant;
 
 /// Which grants hold under the facts that were given, and why.
@@ -107,6 +108,17 @@ impl Decision {
     /// Whether the workload may live; else it is stopped.
     pub fn live(&self) -> bool {
         self.grants(&Grant::live())
+    }
+
+    /// What another decision, the newer one, grants differently, in the order of the grants.
+    pub fn differences(&self, newer: &Decision) -> Vec<(Grant, Change)> {
+        let sides = self.granted.symmetric_difference(&newer.granted);
+        sides
+            .map(|grant| match newer.grants(grant) {
+                true => (grant.clone(), Change::Gained),
+                false => (grant.clone(), Change::Lost),
+            })
+            .collect()
     }
 
     /// The rules that decided about a grant; empty for what the tables do not list.

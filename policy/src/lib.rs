@@ -42,6 +42,7 @@ mod explain;
 mod facts;
 mod grant;
 mod guard;
+pub mod learn;
 mod lexer;
 mod lint;
 mod plain;
@@ -49,6 +50,7 @@ mod reader;
 mod risk;
 mod rules;
 mod schema;
+pub mod seccomp;
 mod settings;
 pub mod signature;
 mod tables;
@@ -63,7 +65,7 @@ pub use explain::Explanation;
 pub use facts::{Facts, Tcb, Tier};
 pub use grant::{Action, Grant, Resource};
 pub use risk::{Risk, RiskModel};
-pub use schema::SCHEMA;
+pub use schema::{BUNDLE_SCHEMA, SCHEMA};
 pub use tables::{
     Access, Attestation, BackendName, Data, Endpoint, EndpointError, FileGrant, Files, Isolation,
     Network, Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,

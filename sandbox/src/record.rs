@@ -172,7 +172,6 @@ const MAX_RULE: usize = 400;
 impl Record {
     /// The record of a decision.
     pub fn decided(facts: Facts, decision: &Decision) -> Self {
-        let whole = serde_json::to_vec(decision).unwrap_or_default();
         let mut room = MAX_DENIED;
         let denied = decision
             .denied
@@ -193,7 +192,7 @@ impl Record {
             granted: decision.granted.len(),
             refused: decision.denied.len(),
             denied: denied.collect(),
-            digest: hex(&Sha256::digest(&whole)),
+            digest: decision_digest(decision),
         }
     }
 
@@ -258,6 +257,13 @@ fn beginning(text: &str) -> Cow<'_, str> {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),
     }
+}
+
+/// SHA-256 of a decision as it is serialised: what its record has of it, and what a replay compares.
+pub fn decision_digest(decision: &Decision) -> String {
+    hex(&Sha256::digest(
+        serde_json::to_vec(decision).unwrap_or_default(),
+    ))
 }
 
 /// Bytes as lower-case hexadecimal digits.

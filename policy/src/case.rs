@@ -172,12 +172,11 @@ impl fmt::Display for Report {
                 };
                 writeln!(f, "        {grant}: {is}, and should be {should}")?;
                 for reason in because {
-                    let rule = match &*reason.rule {
-                        "" => "no rule",
-                        rule => rule,
-                    };
                     let (kind, line, text) = (reason.kind, reason.line, &reason.text);
-                    writeln!(f, "          {kind} by {rule} (line {line}): {text}")?;
+                    match &*reason.rule {
+                        "" => writeln!(f, "          {text}")?,
+                        rule => writeln!(f, "          {kind} by {rule} (line {line}): {text}")?,
+                    }
                 }
             }
         }

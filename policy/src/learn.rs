@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Bundle;
+use crate::facts::Facts;
+use crate::grant::Grant;
 use crate::tables::Endpoint;
 
 /// What was seen of a program in one run, or in several that were merged.
@@ -124,6 +127,49 @@ impl Observation {
         let proposal = Proposal::of(self, given);
         proposal.write(self, name)
     }
+}
+
+/// Cases for a proposal, which say what its author should agree with: what was seen is granted while
+/// nothing is wrong, and what the rules take away is taken.
+pub fn cases(bundle: &Bundle) -> String {
+    let facts = |risk| Facts {
+        risk,
+        ..Facts::unknown()
+    };
+    let mut out = String::from("# What the proposal promises. Add what it must never grant.\n");
+    let risks = bundle.rules().iter().flat_map(|rule| &rule.thresholds);
+    let risks = risks.filter_map(|(risk, _)| u8::try_from(*risk).ok());
+    let mut before: Option<BTreeSet<Grant>> = None;
+    for risk in BTreeSet::from([0])
+        .into_iter()
+        .chain(risks.collect::<BTreeSet<_>>())
+    {
+        let now = bundle.decide(&facts(risk)).granted;
+        let (name, key, grants) = match &before {
+            None => (
+                "what was seen is granted".to_owned(),
+                "granted",
+                now.clone(),
+            ),
+            Some(before) => (
+                format!("what is taken at risk {risk}"),
+                "denied",
+                before.difference(&now).cloned().collect(),
+            ),
+        };
+        before = Some(now);
+        if grants.is_empty() {
+            continue;
+        }
+        let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
+        let _ = write!(
+            out,
+            "\n[[case]]\nname = {}\nfacts = {{ risk = {risk} }}\nexpect = {{ {key} = {} }}\n",
+            quoted(&name),
+            list(grants.iter().map(String::as_str)),
+        );
+    }
+    out
 }
 
 /// Entries of tables, each with the reason for it.
@@ -421,7 +467,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::{Bundle, Facts, Grant};
 
     fn given<'a>(profiles: &'a [(&'a str, BTreeSet<&'a str>)]) -> Given<'a> {
         Given {
@@ -490,6 +535,12 @@ mod tests {
         };
         let decision = bundle.decide(&calm);
         assert!(decision.proceed() && decision.grants(&Grant::write_path("/srv/out")));
+        let cases = crate::Cases::parse(&cases(&bundle), "t.toml", &bundle).unwrap();
+        let report = cases.run(&bundle);
+        assert!(
+            report.passed() && report.uncovered().next().is_none(),
+            "{report}"
+        );
     }
 
     #[test]

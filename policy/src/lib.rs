@@ -40,6 +40,8 @@ mod diff;
 mod domain;
 mod explain;
 mod facts;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod guard;
 pub mod learn;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ::policy::Bundle;
-use ::policy::learn::Observation;
+use ::policy::learn::{self, Observation};
 use casemate::observe::{self, Observed};
 use clap::Args;
 use serde_json::json;
@@ -26,6 +26,9 @@ pub struct Learn {
     /// Keep what was seen in this file, and add to what it has from earlier runs.
     #[arg(long, value_name = "FILE")]
     seen: Option<PathBuf>,
+    /// Write cases for `policy test` here, that say what the proposal promises.
+    #[arg(long, value_name = "FILE")]
+    cases: Option<PathBuf>,
     /// Name of the policy. [default: that of the program]
     #[arg(long)]
     name: Option<String>,
@@ -76,7 +79,12 @@ impl Learn {
         let bundle = Bundle::parse(&proposal, &self.output.display().to_string());
         write(&self.output, &proposal)?;
         let warnings = match &bundle {
-            Ok(bundle) => bundle.lint().len(),
+            Ok(bundle) => {
+                if let Some(path) = &self.cases {
+                    write(path, &learn::cases(bundle))?;
+                }
+                bundle.lint().len()
+            }
             Err(error) => {
                 return Err(Failure::new(format!(
                     "what was seen makes no policy yet\n{}",

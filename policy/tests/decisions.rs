@@ -285,7 +285,10 @@ fn a_denied_grant_is_explained_with_what_would_grant_it() {
         },
         &vault,
     );
-    assert_eq!(denied.would_be_granted_if, [""; 0]);
+    assert_eq!(
+        denied.would_be_granted_if,
+        ["risk < 40 and tcb = \"up-to-date\""]
+    );
     assert!(explain(&good(), &vault).granted);
     assert_eq!(explain(&good(), &vault).would_be_granted_if, [""; 0]);
 }

@@ -133,6 +133,32 @@ pub enum Record {
         /// The reason in words.
         error: String,
     },
+    /// Another bundle is about to be in force, and all that follows was decided under it.
+    Reloading {
+        /// Its version.
+        version: u64,
+        /// Its SHA-256, hexadecimal.
+        digest: String,
+    },
+    /// A bundle that was to be taken into force was refused; the one in force stays.
+    NotReloaded {
+        /// The reason in words.
+        why: String,
+    },
+    /// The bundle that is decided beside the one in force would grant otherwise than before. Nothing
+    /// of it is enforced.
+    Shadowed {
+        /// Its version.
+        version: u64,
+        /// Its SHA-256, hexadecimal.
+        digest: String,
+        /// What was known.
+        facts: Facts,
+        /// What it would grant and the one in force does not.
+        gained: Vec<String>,
+        /// What it would not grant and the one in force does.
+        lost: Vec<String>,
+    },
     /// A Unix signal was passed on to the workload.
     Kill {
         /// Number of the signal.
@@ -229,6 +255,9 @@ impl Record {
             Self::Adjusting { .. } => "adjusting",
             Self::Adjusted { .. } => "adjusted",
             Self::NotAdjusted { .. } => "not-adjusted",
+            Self::Reloading { .. } => "reloading",
+            Self::NotReloaded { .. } => "not-reloaded",
+            Self::Shadowed { .. } => "shadowed",
             Self::Kill { .. } => "kill",
             Self::Ended { .. } => "ended",
             Self::Closed { .. } => "closed",

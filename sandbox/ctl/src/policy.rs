@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ::policy::{Bundle, BundleError, Cases, Facts, Severity, Tcb, Tier};
+pub use sign::note_beside;
+
 use clap::{Args, Subcommand};
 use guest_agent::assembly::included_from;
 use serde_json::json;

@@ -89,7 +89,7 @@ impl Sign {
         let bundle = super::load(&self.policy)?;
         let secret = Zeroizing::new(super::read(&self.key)?);
         let key = PolicyKey::read(&secret)?;
-        let path = self.note.unwrap_or_else(|| beside(&self.policy));
+        let path = self.note.unwrap_or_else(|| note_beside(&self.policy));
         let note = match fs::read_to_string(&path) {
             Ok(note) => key.cosign(&bundle, &note).map_err(|error| {
                 Failure::from(error).hint(format!(
@@ -126,7 +126,10 @@ impl Sign {
 impl Verify {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let bundle = super::load(&self.policy)?;
-        let path = self.note.clone().unwrap_or_else(|| beside(&self.policy));
+        let path = self
+            .note
+            .clone()
+            .unwrap_or_else(|| note_beside(&self.policy));
         let note = super::read(&path)?;
         let vouched = signature::verify(&bundle, &note, &self.key, self.need, self.at_least);
         let vouched = match vouched {
@@ -149,7 +152,7 @@ impl Verify {
 }
 
 /// Where the note of a policy is, unless somebody says otherwise.
-fn beside(policy: &Path) -> PathBuf {
+pub fn note_beside(policy: &Path) -> PathBuf {
     let mut name = policy.as_os_str().to_owned();
     name.push(".note");
     name.into()

@@ -1,6 +1,6 @@
 //! A policy bundle: one file, read strictly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Severity, position};
 use crate::diff::Diff;
 use crate::explain::Explanation;
 use crate::facts::Facts;
-use crate::grant::Grant;
+use crate::grant::{Grant, Lever};
 use crate::rules::Rule;
 use crate::tables::Tables;
 use crate::{diff, explain, lint, reader, rules, schema};
@@ -206,6 +206,12 @@ impl Bundle {
     /// Finds what is allowed in a bundle and probably not meant.
     pub fn lint(&self) -> Vec<Diagnostic> {
         lint::lint(self)
+    }
+
+    /// Finds rules that take back, while the workload runs, what a host cannot take back: each lever
+    /// that it lacks, and why.
+    pub fn lint_levers(&self, lacking: &BTreeMap<Lever, String>) -> Vec<Diagnostic> {
+        lint::levers(self, lacking)
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {

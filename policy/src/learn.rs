@@ -379,12 +379,8 @@ impl Proposal {
             self.allow.iter().map(|(name, why)| (name.into(), why)),
         );
         for (at, note) in self.notes.iter().enumerate() {
-            let _ = write!(
-                out,
-                "{}# {}\n",
-                if at == 0 { "\n" } else { "" },
-                printable(note)
-            );
+            let before = if at == 0 { "\n" } else { "" };
+            let _ = writeln!(out, "{before}# {}", printable(note));
         }
         out.push_str(RULES);
         out

@@ -65,7 +65,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use diff::{Change, Diff, Flip, Setting};
 pub use explain::Explanation;
 pub use facts::{Facts, Tcb, Tier};
-pub use grant::{Action, Grant, Resource};
+pub use grant::{Action, Grant, Lever, Resource};
 pub use risk::{Risk, RiskModel};
 pub use schema::{BUNDLE_SCHEMA, SCHEMA};
 pub use tables::{

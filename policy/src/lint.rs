@@ -1,6 +1,6 @@
 //! What is allowed in a bundle and probably not meant.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::bundle::Bundle;
@@ -8,7 +8,7 @@ use crate::decision::{Decision, Reason, ReasonKind};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::domain::{Domain, Value};
 use crate::facts::{Facts, Tcb, Tier};
-use crate::grant::Grant;
+use crate::grant::{Grant, Lever};
 use crate::rules::Rule;
 
 /// Finds what is probably not meant, in the order of the file.
@@ -25,6 +25,34 @@ pub(crate) fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
     let mut findings = linter.findings;
     findings.sort_by(|a, b| (a.span.start, &a.message).cmp(&(b.span.start, &b.message)));
     findings
+}
+
+/// Finds rules about levers that are lacking.
+pub(crate) fn levers(bundle: &Bundle, lacking: &BTreeMap<Lever, String>) -> Vec<Diagnostic> {
+    let moving = bundle
+        .rules()
+        .iter()
+        // What holds from the start to the end needs no lever.
+        .filter(|rule| !rule.permits && !rule.mentions.is_empty());
+    let mut found = Vec::new();
+    for rule in moving {
+        let about = bundle.grants().iter().filter(|grant| rule.is_about(grant));
+        let levers: BTreeMap<Lever, &Grant> = about
+            .filter_map(|grant| Some((grant.lever()?, grant)))
+            .filter(|(lever, _)| lacking.contains_key(lever))
+            .collect();
+        for (lever, grant) in levers {
+            let message = format!("this host cannot take `{grant}` back while the workload runs");
+            let diagnostic = Diagnostic::new(
+                Severity::Warning,
+                bundle.source(),
+                rule.span.clone(),
+                message,
+            );
+            found.push(diagnostic.with_help(&lacking[&lever]));
+        }
+    }
+    found
 }
 
 struct Linter<'a> {

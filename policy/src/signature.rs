@@ -386,8 +386,11 @@ impl<'a> Note<'a> {
     }
 }
 
+/// Name, id and bytes of a key.
+type Spelled<'a> = (&'a str, [u8; 4], Zeroizing<[u8; 32]>);
+
 /// The parts of `name+id+key`.
-fn spelled(text: &str) -> Result<(&str, [u8; 4], Zeroizing<[u8; 32]>), SignatureError> {
+fn spelled(text: &str) -> Result<Spelled<'_>, SignatureError> {
     use SignatureError::Key;
     let mut parts = text.splitn(3, '+');
     let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {

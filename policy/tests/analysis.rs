@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use policy::{Bundle, Facts, Grant};
+use policy::{Bundle, Facts, Grant, Lever};
 use proptest::prelude::*;
 
 fn bundle(rules: &str) -> Bundle {
@@ -45,6 +45,29 @@ fn a_rule_that_never_holds_is_found() {
         found,
         ["this rule never holds, whatever the facts / correct its conditions, or leave it out"]
     );
+}
+
+#[test]
+fn a_lever_that_the_host_lacks_is_told_where_a_rule_needs_it() {
+    let bundle = bundle(&format!(
+        "permit (principal, action, resource);\n{STOP}\n\
+         forbid (principal, action == Action::\"connect\", resource) when {{ context.risk >= 20 }};\n\
+         forbid (principal, action == Action::\"read\", resource is Vault);"
+    ));
+    let lacking = |levers: &[Lever]| {
+        let levers = levers
+            .iter()
+            .map(|lever| (*lever, "no listener".to_owned()));
+        bundle.lint_levers(&levers.collect())
+    };
+    let found = lacking(&[Lever::Network, Lever::Data, Lever::Freeze]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].line, 15);
+    assert!(
+        found[0].message.contains("`connect a.example:1`"),
+        "{found:?}"
+    );
+    assert_eq!(lacking(&[Lever::Resources]), []);
 }
 
 #[test]

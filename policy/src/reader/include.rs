@@ -5,6 +5,7 @@
 //! entries are added to the file's own; the same entry twice is a mistake, so that nobody has to
 //! know which one counts.
 
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::path::{Component, Path};
 
@@ -135,19 +136,17 @@ impl<'s> Reader<'s> {
         }
         if let Some(section) = self.section(&root, "data") {
             for (name, entry) in self.data(&section) {
-                if tables.data.contains_key(&name) {
-                    self.elsewhere(&section, &name);
-                } else {
-                    tables.data.insert(name, entry);
+                match tables.data.entry(name) {
+                    Entry::Occupied(known) => self.elsewhere(&section, known.key()),
+                    Entry::Vacant(free) => drop(free.insert(entry)),
                 }
             }
         }
         if let Some(section) = self.section(&root, "risk") {
             for (name, entry) in self.risk(&section) {
-                if tables.risk.contains_key(&name) {
-                    self.elsewhere(&section, &name);
-                } else {
-                    tables.risk.insert(name, entry);
+                match tables.risk.entry(name) {
+                    Entry::Occupied(known) => self.elsewhere(&section, known.key()),
+                    Entry::Vacant(free) => drop(free.insert(entry)),
                 }
             }
         }

@@ -6,12 +6,14 @@ mod learn;
 mod replay;
 mod sign;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ::policy::{Bundle, BundleError, Cases, Facts, Severity, Tcb, Tier};
+use ::policy::{Bundle, BundleError, Cases, Facts, Lever, Severity, Tcb, Tier};
+use casemate::doctor::{Doctor, Status};
 pub use sign::note_beside;
 
 use clap::{Args, Subcommand};
@@ -78,6 +80,9 @@ pub struct Check {
     /// Print findings as JSON.
     #[arg(long)]
     json: bool,
+    /// Warn too about rules that this host cannot enforce while the workload runs.
+    #[arg(long)]
+    host: bool,
     /// Fail on warnings too.
     #[arg(long)]
     strict: bool,
@@ -169,7 +174,13 @@ impl Check {
         let source = read(&self.policy)?;
         let name = self.policy.display().to_string();
         let (found, errors) = match parse(&self.policy, &source) {
-            Ok(bundle) => (bundle.lint(), false),
+            Ok(bundle) => {
+                let mut found = bundle.lint();
+                if self.host {
+                    found.extend(bundle.lint_levers(&lacking()));
+                }
+                (found, false)
+            }
             Err(error) => (error.diagnostics().to_vec(), true),
         };
         if self.json {
@@ -190,7 +201,11 @@ impl Check {
             let count = |severity| found.iter().filter(|d| d.severity == severity).count();
             match (count(Severity::Error), count(Severity::Warning)) {
                 (0, 0) => println!("{name}: nothing to complain about"),
-                (errors, warnings) => println!("{name}: {errors} errors, {warnings} warnings"),
+                (errors, warnings) => println!(
+                    "{name}: {}, {}",
+                    several(errors, "error"),
+                    several(warnings, "warning")
+                ),
             }
         }
         let failed = errors || (self.strict && !found.is_empty());
@@ -283,6 +298,36 @@ impl Test {
             false => ExitCode::FAILURE,
         })
     }
+}
+
+/// `1 error`, `2 errors`.
+fn several(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+/// The levers that this host lacks, and why.
+fn lacking() -> BTreeMap<Lever, String> {
+    let needs: [(Lever, &[&str]); 5] = [
+        (Lever::Freeze, &["cgroup-freeze"]),
+        (
+            Lever::Resources,
+            &["cgroup-memory", "cgroup-pids", "cgroup-cpu"],
+        ),
+        (Lever::Data, &["fuse-device"]),
+        (Lever::Network, &["seccomp-listener"]),
+        (Lever::Exec, &["seccomp-listener"]),
+    ];
+    let findings = Doctor::probe();
+    let missing = |id: &&str| {
+        let found = findings.iter().find(|finding| finding.id == *id)?;
+        (found.status == Status::Missing).then(|| format!("{}: {}", found.id, found.means))
+    };
+    let lacking = needs.into_iter().filter_map(|(lever, ids)| {
+        let why = ids.iter().find_map(missing)?;
+        Some((lever, why))
+    });
+    lacking.collect()
 }
 
 /// Reads and parses a policy file.

@@ -2,7 +2,7 @@
 //!
 //! A file in `golden/` is a session: files to make (`--- NAME` to `---`), commands (`$ sandboxctl …`)
 //! and below each what it prints (`! ` before what goes to stderr, `? N` for an exit code other
-//! than 0). `GOLDEN=write cargo test -p sandboxctl --test golden` writes what is printed now; review the
+//! than 0); `## ` begins a remark. `GOLDEN=write cargo test -p sandboxctl --test golden` writes what is printed now; review the
 //! difference. Paths, digests and times are replaced by words before they are compared.
 
 #![allow(missing_docs, clippy::unwrap_used)]
@@ -54,14 +54,14 @@ fn session(name: &str) {
             let _ = writeln!(told, "{line}");
             told.push_str(&run(command, folder.path()));
             let ends = |line: &&str| {
-                ["$ ", "--- ", "# "]
+                ["$ ", "--- ", "## "]
                     .iter()
                     .any(|start| line.starts_with(start))
             };
             while lines.peek().is_some_and(|line| !ends(line)) {
                 lines.next();
             }
-        } else if line.starts_with("# ") || line.is_empty() {
+        } else if line.starts_with("## ") || line.is_empty() {
             let _ = writeln!(told, "{line}");
         }
     }
@@ -111,16 +111,13 @@ fn run(command: &str, folder: &Path) -> String {
 
 /// The line without what is another one each time.
 fn plain(line: &str, folder: &Path) -> String {
-    let line = line.replace(&*folder.to_string_lossy(), "FOLDER");
+    let line = digests(&line.replace(&*folder.to_string_lossy(), "FOLDER"));
     let mut plain = String::new();
     let mut words = line.split(' ').peekable();
     while let Some(word) = words.next() {
-        let hex = |c: char| c.is_ascii_hexdigit();
         let number = word.chars().all(|c| c.is_ascii_digit()) && !word.is_empty();
         let (start, key) = word.split_once('+').unwrap_or_default();
-        if word.len() >= 64 && word.chars().all(hex) {
-            plain.push_str("SHA256");
-        } else if number && words.peek().is_some_and(|unit| *unit == "ms") {
+        if number && words.peek().is_some_and(|unit| *unit == "ms") {
             plain.push('N');
         } else if key.len() > 40 && !start.is_empty() {
             let _ = write!(plain, "{start}+KEY");
@@ -132,4 +129,24 @@ fn plain(line: &str, folder: &Path) -> String {
         }
     }
     plain
+}
+
+/// The line with a word for each run of 64 hexadecimal digits.
+fn digests(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (before, run) = rest.split_at(start);
+        let length = run
+            .find(|c: char| !c.is_ascii_hexdigit())
+            .unwrap_or(run.len());
+        plain.push_str(before);
+        plain.push_str(if length >= 64 {
+            "SHA256"
+        } else {
+            &run[..length]
+        });
+        rest = &run[length..];
+    }
+    plain + rest
 }

@@ -89,9 +89,12 @@ impl Replay {
         } else {
             let all = decisions.len();
             match (differing, &self.other) {
-                (0, None) => println!("{all} decisions, each arrived at again bit for bit"),
-                (0, Some(_)) => println!("{all} decisions, none of which would differ"),
-                (some, _) => println!("{some} of {all} decisions differ"),
+                (0, None) => println!(
+                    "{}, arrived at again bit for bit",
+                    super::several(all, "decision")
+                ),
+                (0, Some(_)) => println!("{}: none would differ", super::several(all, "decision")),
+                (some, _) => println!("{some} of {} would differ", super::several(all, "decision")),
             }
         }
         Ok(match differing {

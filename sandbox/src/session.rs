@@ -16,6 +16,7 @@ mod attested;
 mod builder;
 mod journal;
 mod outcome;
+mod reload;
 mod start;
 mod watch;
 
@@ -40,6 +41,7 @@ use crate::record::{Record, rule};
 use crate::release::{Identity, KeyBroker};
 use attested::Attested;
 use journal::Journal;
+use reload::Shadow;
 use watch::Watch;
 
 pub use builder::{Handle, SessionBuilder};
@@ -68,6 +70,7 @@ pub struct Session {
 
     attested: Attested,
     watch: Watch,
+    shadow: Option<Shadow>,
     gaps: BTreeSet<String>,
     plan: Plan,
     withdrawn: BTreeSet<String>,
@@ -195,6 +198,11 @@ impl Session {
                 return Ok(Some(Why::Asked));
             }
         }
+        for event in &events {
+            if let Event::Reload(newer) = event {
+                self.reload(newer.clone())?;
+            }
+        }
         if self.attested.is_due(now) {
             self.attest()?;
         }
@@ -204,6 +212,7 @@ impl Session {
         }
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
+        self.note_shadow(&facts, &decision)?;
         let wanted = self.plan.narrowed(&decision);
         let changes = adjust::between(&self.plan, &wanted);
         if changes.is_empty() {

@@ -54,6 +54,13 @@ fn every_command_explains_itself() {
         &["policy", "explain"],
         &["policy", "diff"],
         &["policy", "test"],
+        &["policy", "learn"],
+        &["policy", "replay"],
+        &["policy", "key"],
+        &["policy", "sign"],
+        &["policy", "verify"],
+        &["policy", "schema"],
+        &["policy", "import-seccomp"],
         &["vault", "kek", "ls"],
         &["doctor"],
     ];

@@ -3,6 +3,8 @@
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use policy::Bundle;
+
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
 use crate::order::{Answer, By, Order};
@@ -46,6 +48,8 @@ pub enum Event {
     Order(Order, SyncSender<Answer>),
     /// Somebody asks how the session is, and waits for the answer.
     Ask(SyncSender<Answer>),
+    /// Another bundle is to be taken into force; or could not be read, for this reason.
+    Reload(Result<Bundle, String>),
 }
 
 /// A system call that was refused.

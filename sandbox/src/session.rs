@@ -17,16 +17,19 @@ mod attested;
 mod builder;
 mod journal;
 mod outcome;
+mod reload;
 mod start;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use policy::{Bundle, Decision, Grant};
+use vault::anchor::FreshnessAnchor;
 
 use crate::adjust::{self, Change};
 use crate::error::SessionError;
@@ -40,6 +43,7 @@ use crate::record::{Record, rule};
 use crate::release::{Identity, KeyBroker};
 use attested::Attested;
 use journal::Journal;
+use reload::Shadow;
 use watch::{Around, Watch};
 
 pub use attested::Endorsements;
@@ -61,6 +65,7 @@ pub struct Session {
     base: PathBuf,
     identity: Identity,
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     journal: Journal,
@@ -68,6 +73,7 @@ pub struct Session {
 
     attested: Attested,
     watch: Watch,
+    shadow: Option<Shadow>,
     gaps: BTreeSet<String>,
     plan: Plan,
     withdrawn: BTreeSet<String>,
@@ -199,6 +205,11 @@ impl Session {
                 return Ok(Some(Why::Asked));
             }
         }
+        for event in &events {
+            if let Event::Reload(newer) = event {
+                self.reload(newer.clone())?;
+            }
+        }
         if self.attested.is_due(now) {
             self.attest()?;
         }
@@ -211,6 +222,7 @@ impl Session {
         }
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
+        self.note_shadow(&facts, &decision)?;
         let wanted = self.orders.under(self.plan.narrowed(&decision));
         let changes = adjust::between(&self.plan, &wanted);
         if changes.is_empty() {

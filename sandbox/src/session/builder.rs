@@ -1,18 +1,22 @@
 //! Describing a session before it runs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
 use policy::{BackendName, Bundle};
+use vault::anchor::FreshnessAnchor;
 use vault::audit::Log;
 
 use super::Session;
 use super::attested::{Attested, Endorsements};
 use super::journal::Journal;
+use super::reload::Shadow;
 use super::watch::Watch;
 use crate::error::SessionError;
 use crate::event::{Clock, Event};
@@ -40,10 +44,12 @@ pub struct SessionBuilder {
     attester: Option<Box<dyn Attester>>,
     verifier: Option<Verifier>,
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     watcher: Watcher,
     endorsements: Option<Box<dyn Endorsements>>,
+    shadow: Option<Bundle>,
 }
 
 impl SessionBuilder {
@@ -54,10 +60,12 @@ impl SessionBuilder {
             attester: None,
             verifier: None,
             broker: None,
+            anchors: BTreeMap::new(),
             backend: None,
             stdio: None,
             watcher: Box::new(|_, _| {}),
             endorsements: None,
+            shadow: None,
         }
     }
 
@@ -91,6 +99,18 @@ impl SessionBuilder {
         self
     }
 
+    /// Sets what remembers the latest commit of a vault, by the name of its `[data]` entry. Without it,
+    /// that the vault was not put back to an earlier day is a gap (`freshness`).
+    #[must_use]
+    pub fn anchored_by(
+        mut self,
+        data: impl Into<String>,
+        anchor: Arc<dyn FreshnessAnchor>,
+    ) -> Self {
+        self.anchors.insert(data.into(), anchor);
+        self
+    }
+
     /// Sets where the workload runs, instead of the backend that the policy names.
     #[must_use]
     pub fn on(mut self, backend: impl Backend + 'static) -> Self {
@@ -103,6 +123,14 @@ impl SessionBuilder {
     #[must_use]
     pub fn stdio(mut self, input: OwnedFd, output: OwnedFd, error: OwnedFd) -> Self {
         self.stdio = Some([input, output, error]);
+        self
+    }
+
+    /// Sets a bundle that is decided beside the one in force: what it would grant otherwise is recorded,
+    /// and not enforced.
+    #[must_use]
+    pub fn shadowed_by(mut self, candidate: Bundle) -> Self {
+        self.shadow = Some(candidate);
         self
     }
 
@@ -143,11 +171,13 @@ impl SessionBuilder {
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
             watch: Watch::new(&self.bundle),
+            shadow: self.shadow.map(Shadow::of),
             bundle: self.bundle,
             base: self.base,
             identity,
             attested: Attested::new(attester, verifier, self.endorsements),
             broker: self.broker,
+            anchors: self.anchors,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),
@@ -213,6 +243,19 @@ impl Handle {
         answer
             .recv_timeout(ANSWER_DEADLINE)
             .map_err(|_| OrderError::Over)?
+    }
+
+    /// Takes another bundle into force, of the same name and a higher version: rules, risk, limits, and
+    /// entries of tables that go. What is built into the floor cannot change; such a bundle is refused.
+    /// Either is a record: `reloading` before it is in force, `not-reloaded` with the reason.
+    pub fn reload(&self, newer: Bundle) {
+        let _ = self.sender.send(Event::Reload(Ok(newer)));
+    }
+
+    /// Records that a bundle which was to be taken into force could not even be read. The one in force
+    /// stays.
+    pub fn not_reloaded(&self, why: impl Into<String>) {
+        let _ = self.sender.send(Event::Reload(Err(why.into())));
     }
 
     /// Raises the risk by the policy's weight for `operator`, for this reason.

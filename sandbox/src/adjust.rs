@@ -16,6 +16,10 @@ pub enum Change {
     Detach(String),
     /// Let this granted tree only be read any more; descriptors open already stay as they are.
     ReadOnly(String),
+    /// Refuse connections to this endpoint, and end those that there are.
+    Disconnect(String),
+    /// Let this endpoint be connected again.
+    Reconnect(String),
     /// Put the limits of this tier in force.
     Limit(Tier),
     /// Freeze the workload, or let it go on.
@@ -30,6 +34,8 @@ impl fmt::Display for Change {
             Self::Withdraw(name) => write!(f, "withdraw vault {name}"),
             Self::Detach(at) => write!(f, "take {at} away"),
             Self::ReadOnly(at) => write!(f, "make {at} read-only"),
+            Self::Disconnect(endpoint) => write!(f, "end connections to {endpoint}"),
+            Self::Reconnect(endpoint) => write!(f, "let {endpoint} be connected again"),
             Self::Limit(tier) => write!(f, "put limits of the {tier} tier in force"),
             Self::Freeze(true) => f.write_str("freeze the workload"),
             Self::Freeze(false) => f.write_str("let the workload go on"),
@@ -55,6 +61,11 @@ pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
         }
         return changes;
     }
+    let difference = |from: &Plan, to: &Plan, change: fn(String) -> Change| -> Vec<Change> {
+        let endpoints = from.connect.difference(&to.connect);
+        endpoints.map(|e| change(e.to_string())).collect()
+    };
+    changes.extend(difference(now, wanted, Change::Disconnect));
     // From the deepest up: a tree takes with it what is mounted below it.
     for (at, access) in now.files.iter().rev() {
         match (access, wanted.files.get(at)) {
@@ -72,6 +83,7 @@ pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
     if now.tier != wanted.tier {
         changes.push(Change::Limit(wanted.tier));
     }
+    changes.extend(difference(wanted, now, Change::Reconnect));
     if frozen(now) && !frozen(wanted) {
         changes.push(Change::Freeze(false));
     }
@@ -136,6 +148,25 @@ mod tests {
         assert_eq!(
             changes,
             [Change::ReadOnly("/b".into()), Change::Detach("/a".into())]
+        );
+    }
+
+    #[test]
+    fn what_may_be_connected_is_taken_first_and_comes_back_last() {
+        let connecting = |endpoints: &[&str], run| Plan {
+            run,
+            connect: endpoints.iter().map(|e| e.parse().expect("an endpoint")).collect(),
+            ..Plan::default()
+        };
+        let now = connecting(&["a.example:1", "b.example:2"], Run::Frozen);
+        let wanted = connecting(&["b.example:2", "c.example:3"], Run::Running);
+        assert_eq!(
+            between(&now, &wanted),
+            [
+                Change::Disconnect("a.example:1".into()),
+                Change::Reconnect("c.example:3".into()),
+                Change::Freeze(false),
+            ]
         );
     }
 

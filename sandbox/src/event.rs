@@ -1,5 +1,7 @@
 //! What happens in and around a running sandbox, as the session hears of it.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::isolation::child::Ending;
@@ -10,6 +12,8 @@ use crate::isolation::spawner::Failure;
 pub enum Event {
     /// The workload made a system call that its profile does not have; it was refused.
     Denied(Denied),
+    /// The workload wanted to reach an address, or to resolve a name, that is not granted now.
+    DeniedAddress(DeniedAddress),
     /// A read of a vault came upon damage; it failed, and gave no byte.
     Damaged {
         /// Entry of the `[data]` table.
@@ -36,6 +40,45 @@ pub struct Denied {
     pub detail: String,
     /// Process that made it, as the host counts.
     pub pid: u32,
+}
+
+/// An address that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeniedAddress {
+    /// What the workload wanted to reach.
+    pub wanted: Wanted,
+    /// Thread that wanted it, as the host counts; 0 where that is not known.
+    pub pid: u32,
+}
+
+/// What a workload wanted to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// An address and a port (0 if none was named yet).
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The name that led to it, if one did.
+        name: Option<String>,
+    },
+    /// A name, before it had an address.
+    Name(String),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address {
+                address,
+                name: Some(name),
+            } => write!(f, "{address} ({name})"),
+            Self::Address {
+                address,
+                name: None,
+            } => write!(f, "{address}"),
+            Self::Name(name) => write!(f, "{name}"),
+        }
+    }
 }
 
 /// A clock for a session: time since the Unix epoch.

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use policy::{Action, Bundle, Decision, Grant, Resource, Tables};
+use policy::{Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
 use serde::{Deserialize, Serialize};
 
 use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
+use crate::isolation::network;
 use crate::isolation::rootfs::{HostEntry, host_entry};
 use crate::syscall::landlock::{self, Rights};
 use crate::syscall::profile::Fate;
@@ -69,6 +70,8 @@ pub struct Plan {
     pub data: BTreeSet<String>,
     /// Trees of the host that the workload sees, by their place inside.
     pub files: BTreeMap<String, FileAccess>,
+    /// Whom the workload may connect to.
+    pub connect: BTreeSet<Endpoint>,
     /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
     pub fixed: BTreeSet<Grant>,
 }
@@ -107,6 +110,9 @@ impl Plan {
                         FileAccess::Read
                     };
                     plan.files.insert(at, access);
+                }
+                (Action::Connect, Resource::Endpoint(endpoint)) => {
+                    plan.connect.insert(endpoint.clone());
                 }
                 // Comes with the right to read, above; alone it gives nothing.
                 (Action::Write, Resource::Path(_)) => {}
@@ -235,17 +241,6 @@ pub fn floor(
                 .into(),
         ));
     }
-    if plan
-        .fixed
-        .iter()
-        .any(|grant| grant.action == Action::Connect)
-    {
-        return Err(PlanError::Unsupported(
-            "the policy grants `connect`, but the container backend has no network yet: remove \
-             `[network] connect` or forbid it in the rules"
-                .into(),
-        ));
-    }
     if plan.fixed.iter().any(|grant| {
         matches!(
             (grant.action, &grant.resource),
@@ -345,9 +340,16 @@ pub fn floor(
     if landlock::abi() < landlock::UNIX_CONNECT_ABI {
         profile = profile.without_unix_connect();
     }
-    let profile = profile
-        .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?;
+    let profile = profile.allow(&tables.syscalls.allow)?;
+    let deny = |profile: Profile| profile.deny(&tables.syscalls.deny);
+    let network = !tables.network.connect.is_empty();
+    // Without a listener nobody brokers, and the network is as empty as without grants.
+    let silent = deny(profile.clone())?;
+    let profile = deny(if network {
+        with_network(profile)?
+    } else {
+        profile
+    })?;
     Ok(Floor {
         host_uid,
         host_gid,
@@ -357,12 +359,33 @@ pub fn floor(
         landlock: rights,
         limits: resource_limits(tables),
         unix_connect: reaches_unix_paths(&profile),
+        network,
         filter: profile.compile(true)?,
-        silent_filter: profile.compile(false)?,
+        silent_filter: silent.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// Puts connections behind the supervisor.
+fn with_network(profile: Profile) -> Result<Profile, PlanError> {
+    let allows = |name| syscall_number(name).is_some_and(|nr| profile.allows(nr));
+    if !allows("getpeername") {
+        return Err(PlanError::Unsupported(format!(
+            "the profile `{}` has no sockets, and `[network] connect` needs them: use \
+             `profile = \"default\"`",
+            profile.name()
+        )));
+    }
+    if allows("io_uring_setup") {
+        return Err(PlanError::Unsupported(
+            "`io_uring` connects without being asked about: `[syscalls] allow` of `io_uring_setup` and \
+             `[network] connect` cannot both be"
+                .into(),
+        ));
+    }
+    Ok(profile.with_network(landlock::abi() >= landlock::NETWORK_ABI))
 }
 
 /// Whether the profile lets a Unix socket be reached by its path, by connecting or by a datagram.
@@ -449,6 +472,10 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
                 if Path::new(path).exists() {
                     rootfs.binds.push(system(path, path, false));
                 }
+            }
+            if !tables.network.connect.is_empty() {
+                let content = format!("nameserver {}\n", network::RESOLVER.ip());
+                rootfs.files.push(("/etc/resolv.conf".into(), content));
             }
             for (path, content) in [
                 ("/etc/passwd", "workload:x:1000:1000::/tmp:/bin/sh\n"),

@@ -315,6 +315,10 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
         Change::Withdraw(name) => Grant::read_vault(name),
         Change::Detach(at) => Grant::read_path(at),
         Change::ReadOnly(at) => Grant::write_path(at),
+        Change::Disconnect(endpoint) | Change::Reconnect(endpoint) => match endpoint.parse() {
+            Ok(endpoint) => Grant::connect(endpoint),
+            Err(_) => return Vec::new(),
+        },
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),
         Change::Freeze(_) if decision.proceed() => {

@@ -174,6 +174,8 @@ pub struct Policy {
     pub time: String,
     /// Whether the vault is listed.
     pub data: bool,
+    /// Endpoints of `[network]`.
+    pub connect: Vec<String>,
     /// Lines of `[risk]`.
     pub risk: String,
     pub rules: String,
@@ -192,6 +194,7 @@ impl Policy {
             max_age: "10m".into(),
             time: "60s".into(),
             data: false,
+            connect: Vec::new(),
             risk: String::new(),
             rules: "permit (principal, action, resource);".into(),
         }
@@ -200,6 +203,12 @@ impl Policy {
     /// Shows the vault as `/data`.
     pub fn with_data(mut self) -> Self {
         self.data = true;
+        self
+    }
+
+    /// Grants these endpoints.
+    pub fn connecting(mut self, endpoints: &[&str]) -> Self {
+        self.connect = endpoints.iter().map(|&e| e.to_owned()).collect();
         self
     }
 
@@ -220,6 +229,7 @@ impl Policy {
             ..
         } = self;
         let command = serde_json::to_string(&self.command).unwrap();
+        let connect = serde_json::to_string(&self.connect).unwrap();
         let data = if self.data {
             "customers = { vault = \"customers.vault\", at = \"/data\", access = \"read\", \
              key = \"file:customers.key\" }"
@@ -233,7 +243,7 @@ impl Policy {
              [workload]\ncommand = {command}\n\
              [isolation]\nmemory = \"256MiB\"\npids = 32\ncpu = 2.0\ntime = \"{time}\"\n\
              [files]\nwrite = [{{ from = \"out\", at = \"/out\" }}]\n\
-             [data]\n{data}\n[risk]\n{risk}\n[rules]\ncedar = '''\n{rules}\n'''\n"
+             [network]\nconnect = {connect}\n[data]\n{data}\n[risk]\n{risk}\n[rules]\ncedar = '''\n{rules}\n'''\n"
         )
     }
 

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::floor::{Floor, INSIDE_ID};
 use super::namespace;
+use super::network;
 use super::rootfs::{self, DataPlace, Prepared};
 use super::spawner::Failure;
 use super::wire;
@@ -50,6 +51,8 @@ pub enum FromInit {
         /// Whether the descriptor is a FUSE device, to be served, or a folder, to be filled.
         fuse: bool,
     },
+    /// The sandbox's network is up; the socket that its resolver is to serve comes along.
+    Resolver,
     /// Everything is in force; the workload waits. The user and the mount namespace come along, and the
     /// seccomp listener, if there is one.
     Prepared {
@@ -150,6 +153,11 @@ fn prepare(
     process::unshare(libc::CLONE_NEWCGROUP as u64)
         .map_err(Failure::at("entering the cgroup namespace"))?;
     rustix::system::sethostname(floor.hostname.as_bytes()).map_err(at("setting the host name"))?;
+    if floor.network {
+        let resolver = network::set_up_inside().map_err(Failure::at("setting the network up"))?;
+        wire::send(control.as_fd(), &FromInit::Resolver, &[resolver.as_fd()])
+            .map_err(Failure::at("handing over the resolver's socket"))?;
+    }
     let mut items = vec![Item::full(
         2,
         "namespaces",

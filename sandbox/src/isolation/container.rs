@@ -1,18 +1,30 @@
 //! The `container` backend: namespaces, a root file system of its own, cgroups.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use policy::Endpoint;
 use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
 use super::narrow::{Namespaces, Narrowing};
+use super::network::broker::Broker;
+use super::network::{Grants, Left, Network, resolver};
 use super::spawner::{Failure, Spawner};
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
 use crate::syscall::notify;
+
+/// How often it is looked whether descriptors that were on their way have arrived.
+const FLOW_ATTEMPTS: u32 = 10;
+const FLOW_PAUSE: Duration = Duration::from_millis(1);
+/// How long a task may take to stop, where there is no cgroup to freeze.
+const STOPPED_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Makes sandboxes of namespaces and cgroups.
 ///
@@ -51,6 +63,7 @@ impl Backend for Container {
             limits,
             stdio,
             serve,
+            connect,
             events,
         } = launch;
         let mut enforcement = Enforcement::default();
@@ -66,17 +79,47 @@ impl Backend for Container {
         enforcement.extend(lever_items(&self.cgroup));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
         let [input, output, error] = &stdio;
+        let spared = inodes(&stdio).map_err(Failure::at("looking at stdin, stdout and stderr"))?;
         let (pid, pidfd) = self.spawner.launch(
             &floor,
             theirs.as_fd(),
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;
         drop((theirs, stdio));
-        let (namespaces, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
+        let Confined {
+            namespaces,
+            listener,
+            resolver,
+        } = confine(control.as_fd(), serve, &mut enforcement)?;
+        let network = match (floor.network, &listener) {
+            (false, _) => None,
+            (true, None) => {
+                let detail = "no connection is possible: another supervisor answers system calls here";
+                enforcement.add(Item::not(2, "network", detail));
+                None
+            }
+            (true, Some(_)) => {
+                let grants = Arc::new(Mutex::new(Grants::new(connect.iter().cloned())));
+                if let Some(socket) = resolver {
+                    let alive = pidfd
+                        .try_clone()
+                        .map_err(Failure::at("starting the resolver"))?;
+                    let (grants, events) = (Arc::clone(&grants), events.clone());
+                    resolver::start(socket, alive, grants, resolver::host(), events)
+                        .map_err(Failure::at("starting the resolver"))?;
+                }
+                enforcement.add(network_item(&self.cgroup));
+                Some((grants, spared))
+            }
+        };
+        let broker = network
+            .as_ref()
+            .map(|(grants, spared)| Broker::new(Arc::clone(grants), *spared));
         if let Some(listener) = listener {
-            notify::start(listener, events.clone())
+            notify::start(listener, broker, events.clone())
                 .map_err(Failure::at("starting the notifier"))?;
         }
+        let network = network.map(|(grants, spared)| Network::new(grants, pid, spared));
         Ok(Box::new(Running {
             control,
             namespaces,
@@ -84,10 +127,19 @@ impl Backend for Container {
             pidfd,
             enforcement,
             events,
+            network,
+            frozen: false,
             spawner: self.spawner,
             cgroup: self.cgroup,
         }))
     }
+}
+
+/// What a confined sandbox handed over.
+struct Confined {
+    namespaces: Namespaces,
+    listener: Option<OwnedFd>,
+    resolver: Option<OwnedFd>,
 }
 
 /// Follows the init until everything is in force; gives each vault's place to `serve`.
@@ -95,7 +147,8 @@ fn confine(
     control: BorrowedFd<'_>,
     serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     enforcement: &mut Enforcement,
-) -> Result<(Namespaces, Option<OwnedFd>), Failure> {
+) -> Result<Confined, Failure> {
+    let mut resolver = None;
     loop {
         let heard = wire::receive(control).map_err(Failure::at("hearing from the sandbox"))?;
         match heard {
@@ -118,8 +171,13 @@ fn confine(
                 let (Some(user), Some(mounts)) = (descriptors.next(), descriptors.next()) else {
                     return Err(ended());
                 };
-                return Ok((Namespaces { user, mounts }, descriptors.next()));
+                return Ok(Confined {
+                    namespaces: Namespaces { user, mounts },
+                    listener: descriptors.next(),
+                    resolver,
+                });
             }
+            Some((FromInit::Resolver, mut descriptors)) => resolver = descriptors.pop(),
             Some((FromInit::Failed(failure), _)) => return Err(failure),
             Some((FromInit::Ended(_), _)) | None => return Err(ended()),
         }
@@ -155,6 +213,24 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items
 }
 
+/// What the `network` lever can do on this host.
+fn network_item(cgroup: &Cgroup) -> Item {
+    let what = "TCP to granted endpoints, ended when they are taken; names only through the supervisor";
+    if cgroup.freezes() {
+        Item::full(2, "network", what)
+    } else {
+        Item::full(2, "network", format!("{what}; paused by SIGSTOP meanwhile"))
+    }
+}
+
+fn inodes(stdio: &[OwnedFd; 3]) -> io::Result<[u64; 3]> {
+    let mut inodes = [0; 3];
+    for (inode, fd) in inodes.iter_mut().zip(stdio) {
+        *inode = rustix::fs::fstat(fd)?.st_ino;
+    }
+    Ok(inodes)
+}
+
 /// A running container.
 #[derive(Debug)]
 struct Running {
@@ -164,6 +240,8 @@ struct Running {
     pidfd: OwnedFd,
     enforcement: Enforcement,
     events: SyncSender<Event>,
+    network: Option<Network>,
+    frozen: bool,
     // Dropped last, in this order: the spawner kills and reaps what is left, then the cgroups are
     // empty and can be removed.
     spawner: Spawner,
@@ -182,6 +260,25 @@ impl Running {
             Err(failure) if failure.errno == Some(libc::EPIPE) => Ok(()),
             told => told,
         }
+    }
+}
+
+impl Running {
+    /// Ends what must not go on; the sandbox was just told to freeze.
+    fn end_flows_while_frozen(&self) -> io::Result<Left> {
+        let Some(network) = &self.network else {
+            return Ok(Left::Nothing);
+        };
+        if !self.cgroup.freezes() {
+            let deadline = Instant::now() + STOPPED_DEADLINE;
+            while !network.all_stopped()? {
+                if Instant::now() > deadline {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                std::thread::yield_now();
+            }
+        }
+        network.end_lost_flows()
     }
 }
 
@@ -235,11 +332,56 @@ impl Instance for Running {
     }
 
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {
+        // Also if it fails half-way: it is thawed by being told so.
+        self.frozen |= frozen;
         if self.cgroup.freezes() {
-            self.cgroup.freeze(frozen).map_err(Failure::at("freezing"))
+            self.cgroup
+                .freeze(frozen)
+                .map_err(Failure::at("freezing"))?;
         } else {
-            self.tell_if_there(&ToInit::Pause(frozen))
+            self.tell_if_there(&ToInit::Pause(frozen))?;
         }
+        self.frozen = frozen;
+        Ok(())
+    }
+
+    fn connect(&mut self, endpoint: &Endpoint, granted: bool) -> Result<(), Failure> {
+        let failed = || Failure::at("changing the network");
+        let Some(network) = &self.network else {
+            // Nothing can be connected; so nothing is to be taken.
+            return if granted {
+                Err(failed()(io::ErrorKind::Unsupported.into()))
+            } else {
+                Ok(())
+            };
+        };
+        network.set(endpoint, granted).map_err(failed())?;
+        if granted {
+            return Ok(());
+        }
+        // What is not hidden ends at once; what comes to light only when nothing moves ends below.
+        let _ = network.end_lost_flows();
+        let was_frozen = self.frozen;
+        for _ in 0..FLOW_ATTEMPTS {
+            if !was_frozen {
+                self.freeze(true)?;
+            }
+            let left = self.end_flows_while_frozen();
+            if !was_frozen {
+                self.freeze(false)?;
+            }
+            match left.map_err(Failure::at("ending connections"))? {
+                Left::Nothing => return Ok(()),
+                // Give whoever waits for the descriptor the time to receive it.
+                Left::InFlight if !was_frozen => std::thread::sleep(FLOW_PAUSE),
+                Left::InFlight => break,
+            }
+        }
+        Err(Failure {
+            step: "ending connections".into(),
+            error: "descriptors are on their way through a Unix socket and are not received".into(),
+            errno: None,
+        })
     }
 
     fn detach(&mut self, at: &str) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ pub mod container;
 pub mod floor;
 pub mod namespace;
 pub mod narrow;
+pub mod network;
 pub mod rootfs;
 pub mod spawner;
 mod wire;
@@ -46,6 +47,8 @@ pub struct Launch<'a> {
     pub stdio: [OwnedFd; 3],
     /// Takes each vault's place as it is mounted and serves it.
     pub serve: &'a mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
+    /// Endpoints of the policy's `[network]`, and whether each may be connected at the start.
+    pub connect: &'a [(policy::Endpoint, bool)],
     /// Where what happens inside is reported.
     pub events: SyncSender<Event>,
 }
@@ -108,6 +111,20 @@ pub trait Instance: Send {
     ///
     /// When there is no such mount, or the kernel refuses.
     fn make_read_only(&mut self, at: &str) -> Result<(), Failure>;
+
+    /// Lets an endpoint of the policy be connected, or ends all connections to it and refuses new ones.
+    ///
+    /// # Errors
+    ///
+    /// When this sandbox has no such endpoint, or connections may be left.
+    fn connect(&mut self, endpoint: &policy::Endpoint, granted: bool) -> Result<(), Failure> {
+        let _ = granted;
+        Err(Failure {
+            step: "changing the network".into(),
+            error: format!("this sandbox has no way to `{endpoint}`"),
+            errno: None,
+        })
+    }
 
     /// Kills everything in the sandbox.
     ///

@@ -3,6 +3,7 @@
 pub mod data;
 pub mod files;
 pub mod freeze;
+pub mod network;
 pub mod resources;
 
 use policy::Tables;
@@ -27,6 +28,8 @@ pub fn pull(
         Change::Withdraw(name) => vaults.withdraw(name),
         Change::Detach(at) => files::detach(instance, at),
         Change::ReadOnly(at) => files::make_read_only(instance, at),
+        Change::Disconnect(endpoint) => network::set(instance, endpoint, false),
+        Change::Reconnect(endpoint) => network::set(instance, endpoint, true),
         Change::Limit(tier) => resources::limit(instance, tables, *tier),
         Change::Freeze(frozen) => freeze::set(instance, *frozen),
         Change::Stop => freeze::stop(instance),

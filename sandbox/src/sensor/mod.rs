@@ -3,6 +3,7 @@
 //! One file per sensor, named as in the table.
 
 pub mod damaged_data;
+pub mod denied_address;
 pub mod denied_syscall;
 pub mod enforcement_gap;
 pub mod operator;
@@ -58,8 +59,9 @@ pub trait Sensor: Send {
 }
 
 /// Names of the sensors there are. What else the policy language knows is reported as a gap.
-pub const NAMES: [&str; 5] = [
+pub const NAMES: [&str; 6] = [
     "damaged-data",
+    "denied-address",
     "denied-syscall",
     "operator",
     "stale-evidence",
@@ -70,6 +72,7 @@ pub const NAMES: [&str; 5] = [
 pub fn all() -> Vec<Box<dyn Sensor>> {
     vec![
         Box::new(damaged_data::DamagedData),
+        Box::new(denied_address::DeniedAddress),
         Box::new(denied_syscall::DeniedSyscall),
         Box::new(operator::Operator),
         Box::new(stale_evidence::StaleEvidence::default()),

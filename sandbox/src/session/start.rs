@@ -105,12 +105,16 @@ impl Session {
         let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
             return Err(SessionError::Lost);
         };
+        let endpoints = &self.bundle.tables().network.connect;
+        let granted = |endpoint| (Clone::clone(endpoint), self.plan.connect.contains(endpoint));
+        let connect: Vec<_> = endpoints.iter().map(granted).collect();
         let vaults = &mut self.vaults;
         let instance = backend.launch(Launch {
             floor: &floor,
             limits,
             stdio,
             serve: &mut |name, place| vaults.show(name, place),
+            connect: &connect,
             events: self.sender.clone(),
         })?;
         let mut enforcement = instance.enforcement().clone();

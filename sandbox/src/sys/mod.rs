@@ -6,13 +6,9 @@
 pub mod landlock;
 pub mod memory;
 pub mod mount;
+pub mod network;
 pub mod probe;
 pub mod process;
-// The listener's whole protocol; what brokers descriptors with it is the notifier's later work.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no call is brokered yet, only refused")
-)]
 pub mod seccomp;
 pub mod signal;
 

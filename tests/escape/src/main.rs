@@ -41,6 +41,9 @@ fn main() -> ExitCode {
     if wanted == "network" {
         return network::main(arguments);
     }
+    if wanted == "hold" {
+        return network::hold(arguments);
+    }
     let mut tried = 0;
     for vector in vectors::all().filter(|vector| wanted == "all" || wanted == vector.name) {
         println!("{} {}", vector.name, isolated(vector, &setting));

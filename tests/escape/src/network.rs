@@ -282,3 +282,146 @@ fn race(allowed: u16, denied: u16) -> Attempt {
         _ => Attempt::Open(format!("{leaked} of {ROUNDS}")),
     }
 }
+
+/// Holds a connection to this port in a way that is hard to see, makes a call that costs it the grant, and
+/// tells whether the connection is over: `probe hold HOW PORT`.
+pub fn hold(mut arguments: impl Iterator<Item = String>) -> ExitCode {
+    let how = arguments.next().unwrap_or_default();
+    let port: u16 = arguments.next().and_then(|p| p.parse().ok()).unwrap_or(0);
+    let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else {
+        println!("no connection");
+        return ExitCode::FAILURE;
+    };
+    let over = match how.as_str() {
+        "hidden" => {
+            let unused = [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0, 0];
+            let _ = sys::call(libc::SYS_prctl, unused);
+            lose_grant();
+            ends(stream)
+        }
+        "own-table" => in_own_table(stream),
+        "closed" => while_closed(stream),
+        "in-flight" => in_flight(stream),
+        _ => false,
+    };
+    println!("{}", if over { "over" } else { "goes on" });
+    ExitCode::SUCCESS
+}
+
+/// A refused call, which the policy of this test weighs.
+fn lose_grant() {
+    let arguments = [libc::CLONE_NEWUSER as usize, 0, 0, 0, 0, 0];
+    let _ = sys::call(libc::SYS_unshare, arguments);
+}
+
+/// Reads until the connection is over. The peer says one byte, and waits.
+fn ends(mut stream: TcpStream) -> bool {
+    while let Ok(1..) = stream.read(&mut [0; 16]) {}
+    true
+}
+
+/// In the table of a thread, where the table of its process does not have it.
+fn in_own_table(stream: TcpStream) -> bool {
+    let (number, own) = (stream.as_raw_fd(), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| {
+            // CLOSE_RANGE_UNSHARE, on a number that is not in use.
+            let unshared = sys::call(libc::SYS_close_range, [4000, 4000, 2, 0, 0, 0]);
+            own.wait();
+            own.wait();
+            // The number means the connection still in this table.
+            let byte = 0u8;
+            let arguments = [number as usize, sys::address(&byte), 1, 0, 0, 0];
+            let read = || sys::call(libc::SYS_read, arguments);
+            let last = std::iter::repeat_with(read).find(|read| !matches!(read, Ok(1..)));
+            unshared.is_ok() && last.is_some_and(|read| !is_bad(&read))
+        });
+        own.wait();
+        drop(stream);
+        lose_grant();
+        own.wait();
+        holder.join().unwrap_or(false)
+    })
+}
+
+fn is_bad(read: &io::Result<i64>) -> bool {
+    matches!(read, Err(error) if error.raw_os_error() == Some(libc::EBADF))
+}
+
+/// In a call that goes on, while the descriptor is in no table any more.
+fn while_closed(stream: TcpStream) -> bool {
+    let number = stream.as_raw_fd();
+    let room = vec![0u8; 1 << 20];
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let flags = libc::MSG_WAITALL as usize;
+            let arguments = [number as usize, sys::address(&room[..]), room.len(), flags, 0, 0];
+            sys::call(libc::SYS_recvfrom, arguments)
+        });
+        // One byte of the peer says that the call is under way, if it was taken.
+        while waiting(number) {
+            std::thread::yield_now();
+        }
+        drop(stream);
+        lose_grant();
+        let read = reader.join();
+        matches!(read, Ok(result) if !matches!(result, Ok(1_048_576)))
+    })
+}
+
+/// Whether the peer's one byte has not come yet, or still waits to be read.
+fn waiting(number: c_int) -> bool {
+    let (info, length) = ([0u8; 136], 136u32);
+    let arguments = [
+        number as usize,
+        libc::IPPROTO_TCP as usize,
+        libc::TCP_INFO as usize,
+        sys::address(&info),
+        sys::address(&length),
+        0,
+    ];
+    let _ = sys::call(libc::SYS_getsockopt, arguments);
+    let queued = 0i32;
+    let asked = [number as usize, libc::FIONREAD as usize, sys::address(&queued), 0, 0, 0];
+    let _ = sys::call(libc::SYS_ioctl, asked);
+    info[RECEIVED..RECEIVED + 8] == [0; 8] || queued != 0
+}
+
+/// Where `tcpi_bytes_received` stands.
+const RECEIVED: usize = 128;
+
+/// In no table: on its way through a Unix socket, and received only when the grant is lost.
+fn in_flight(stream: TcpStream) -> bool {
+    let Ok((here, there)) = std::os::unix::net::UnixStream::pair() else {
+        return false;
+    };
+    // `struct cmsghdr` with one descriptor: length, level, kind, number.
+    let number = stream.as_raw_fd().cast_unsigned();
+    let control: [u64; 3] = [
+        20,
+        libc::SOL_SOCKET as u64 | (libc::SCM_RIGHTS as u64) << 32,
+        u64::from(number),
+    ];
+    let mut byte = [1u8];
+    let mut vector = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    // SAFETY: all fields are integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_ptr().cast_mut().cast();
+    message.msg_controllen = 20;
+    let arguments = [here.as_raw_fd() as usize, sys::address(&message), 0, 0, 0, 0];
+    if sys::call(libc::SYS_sendmsg, arguments).is_err() {
+        return false;
+    }
+    drop(stream);
+    println!("sent");
+    lose_grant();
+    // Long enough for any supervisor to look; this one stops the sandbox meanwhile.
+    std::thread::sleep(LIMIT);
+    drop(there);
+    false
+}

@@ -70,3 +70,51 @@ fn a_granted_address_is_reached_and_no_other_by_any_way() {
     let came = datagrams.recv(&mut [0; 16]);
     assert_eq!(came.unwrap_err().kind(), ErrorKind::WouldBlock);
 }
+
+/// What became of a connection that a workload holds in this way when it loses the grant: what the
+/// workload says of it, or why the session failed.
+fn held(how: &str) -> Result<String, String> {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = server.local_addr().unwrap();
+    let policy = format!(
+        "[network]\nconnect = [\"{endpoint}\"]\n[risk]\n\
+         denied-syscall = {{ adds = 30, half-life = \"1h\" }}\n[rules]\ncedar = '''\n\
+         permit (principal, action, resource);\n\
+         forbid (principal, action == Action::\"connect\", resource) when {{ context.risk >= 20 }};\n'''"
+    );
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        stream.write_all(b"1").unwrap();
+        stream
+            .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+            .unwrap();
+        // Nothing but an end comes from a workload that sends nothing.
+        match stream.read(&mut [0; 1]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    });
+    let port = endpoint.port().to_string();
+    let run = World::new().inside(ROOMY, &policy, &["hold", how, &port]);
+    assert!(peer.join().unwrap(), "the peer saw no end: {}", run.output);
+    match run.result {
+        Ok(outcome) => {
+            assert_eq!((outcome.ending, outcome.why), (Ending::Code(0), Why::Ended));
+            Ok(run.output.trim().to_owned())
+        }
+        Err(error) => Err(casemate::error::describe(&error)),
+    }
+}
+
+#[test]
+fn a_connection_ends_wherever_the_workload_keeps_it() {
+    for how in ["hidden", "own-table", "closed"] {
+        assert_eq!(held(how), Ok("over".to_owned()), "{how}");
+    }
+}
+
+#[test]
+fn a_connection_that_nobody_can_see_costs_the_workload_its_life() {
+    let error = held("in-flight").unwrap_err();
+    assert!(error.contains("on their way"), "{error}");
+}

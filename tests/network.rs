@@ -97,10 +97,15 @@ fn a_flow_ends_when_its_grant_is_lost_and_no_new_one_begins() {
     let mut flow = answer(&server, "world\n");
     running.wait_for_output("got world");
     running.handle.operator("a drill");
-    running.wait_for(
-        "the end of connections",
-        |r| matches!(r, Record::Adjusted { change: Change::Disconnect(_), .. }),
-    );
+    running.wait_for("the end of connections", |r| {
+        matches!(
+            r,
+            Record::Adjusted {
+                change: Change::Disconnect(_),
+                ..
+            }
+        )
+    });
     // At once: before the workload does anything.
     assert!(is_over(&mut flow));
     running.stdin = None;
@@ -125,16 +130,26 @@ fn an_endpoint_that_is_granted_again_can_be_connected_again() {
     let mut running = room.setup(&policy).start();
     running.wait_for("the start", |r| matches!(r, Record::Started));
     running.handle.operator("a drill");
-    running.wait_for(
-        "the end of connections",
-        |r| matches!(r, Record::Adjusted { change: Change::Disconnect(_), .. }),
-    );
+    running.wait_for("the end of connections", |r| {
+        matches!(
+            r,
+            Record::Adjusted {
+                change: Change::Disconnect(_),
+                ..
+            }
+        )
+    });
     let mut stdin = running.stdin.take().unwrap();
     // It may come back before the workload has tried: then there is nothing to be seen of it.
-    running.wait_for(
-        "connections again",
-        |r| matches!(r, Record::Adjusted { change: Change::Reconnect(_), .. }),
-    );
+    running.wait_for("connections again", |r| {
+        matches!(
+            r,
+            Record::Adjusted {
+                change: Change::Reconnect(_),
+                ..
+            }
+        )
+    });
     stdin.write_all(b"\n").unwrap();
     drop(server.accept().unwrap());
     stdin.write_all(b"\n").unwrap();
@@ -149,7 +164,10 @@ fn an_endpoint_that_is_granted_again_can_be_connected_again() {
 fn a_connection_that_is_not_granted_is_refused_told_and_weighed() {
     let Some(room) = Room::new() else { return };
     let (granted, other) = (server(), server());
-    let mut policy = script("opens; getent hosts nowhere.example || echo unknown", &other);
+    let mut policy = script(
+        "opens; getent hosts nowhere.example || echo unknown",
+        &other,
+    );
     policy.connect = vec![granted.local_addr().unwrap().to_string()];
     let policy = policy.with_rules("denied-address = { adds = 7, half-life = \"1h\" }", "");
     let told = room.setup(&policy).run();
@@ -158,12 +176,19 @@ fn a_connection_that_is_not_granted_is_refused_told_and_weighed() {
         .records
         .iter()
         .filter_map(|r| match r {
-            Record::Signal { sensor: "denied-address", detail, .. } => Some(detail.clone()),
+            Record::Signal {
+                sensor: "denied-address",
+                detail,
+                ..
+            } => Some(detail.clone()),
             _ => None,
         })
         .collect();
     assert_eq!(details[0], other.local_addr().unwrap().to_string());
-    assert!(details[1..].iter().all(|d| d == "nowhere.example") && details.len() > 1, "{details:?}");
+    assert!(
+        details[1..].iter().all(|d| d == "nowhere.example") && details.len() > 1,
+        "{details:?}"
+    );
     other.set_nonblocking(true).unwrap();
     assert_eq!(other.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
@@ -202,7 +227,11 @@ fn full_server() -> Option<(TcpListener, Vec<TcpStream>)> {
         None,
     )
     .unwrap();
-    rustix::net::bind(&socket, &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap()).unwrap();
+    rustix::net::bind(
+        &socket,
+        &"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap(),
+    )
+    .unwrap();
     rustix::net::listen(&socket, 0).unwrap();
     let server = TcpListener::from(socket);
     let to = server.local_addr().unwrap();
@@ -214,4 +243,48 @@ fn full_server() -> Option<(TcpListener, Vec<TcpStream>)> {
         }
     }
     None
+}
+
+/// A name that this host knows without asking anybody, for 127.0.0.1.
+fn local_name() -> Option<String> {
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let names = hosts
+        .lines()
+        .filter_map(|line| line.strip_prefix("127.0.0.1"))
+        .flat_map(str::split_whitespace);
+    let plain = |name: &&str| {
+        *name != "localhost"
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    let mut names = names.filter(plain);
+    let name = names.next().map(str::to_owned);
+    if name.is_none() {
+        println!("skipped: /etc/hosts has no name for 127.0.0.1 beside localhost");
+    }
+    name
+}
+
+#[test]
+fn a_granted_name_is_resolved_inside_and_leads_to_the_host_only_if_that_is_granted_too() {
+    let Some(room) = Room::new() else { return };
+    let Some(name) = local_name() else { return };
+    let server = server();
+    let port = server.local_addr().unwrap().port();
+    let by_name = |more: &[String]| {
+        let script =
+            format!("(exec 4<>/dev/tcp/{name}/{port}) 2>/dev/null && echo opens || echo refused");
+        let mut policy = Policy::command(&["bash", "-c", &script]);
+        policy.connect = vec![format!("{name}:{port}")];
+        policy.connect.extend_from_slice(more);
+        room.setup(&policy).run()
+    };
+    let told = by_name(&[format!("127.0.0.1:{port}")]);
+    assert_eq!(told.stdout, "opens\n", "{told:#?}");
+    assert_eq!(told.signals("denied-address"), 0);
+    // Whoever owns the name could have it lead anywhere.
+    let told = by_name(&[]);
+    assert_eq!(told.stdout, "refused\n", "{told:#?}");
+    assert!(told.signals("denied-address") > 0);
 }

@@ -155,7 +155,10 @@ mod tests {
     fn what_may_be_connected_is_taken_first_and_comes_back_last() {
         let connecting = |endpoints: &[&str], run| Plan {
             run,
-            connect: endpoints.iter().map(|e| e.parse().expect("an endpoint")).collect(),
+            connect: endpoints
+                .iter()
+                .map(|e| e.parse().expect("an endpoint"))
+                .collect(),
             ..Plan::default()
         };
         let now = connecting(&["a.example:1", "b.example:2"], Run::Frozen);

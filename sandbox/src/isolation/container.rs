@@ -94,7 +94,8 @@ impl Backend for Container {
         let network = match (floor.network, &listener) {
             (false, _) => None,
             (true, None) => {
-                let detail = "no connection is possible: another supervisor answers system calls here";
+                let detail =
+                    "no connection is possible: another supervisor answers system calls here";
                 enforcement.add(Item::not(2, "network", detail));
                 None
             }
@@ -215,7 +216,8 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
 
 /// What the `network` lever can do on this host.
 fn network_item(cgroup: &Cgroup) -> Item {
-    let what = "TCP to granted endpoints, ended when they are taken; names only through the supervisor";
+    let what =
+        "TCP to granted endpoints, ended when they are taken; names only through the supervisor";
     if cgroup.freezes() {
         Item::full(2, "network", what)
     } else {

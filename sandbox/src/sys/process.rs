@@ -131,7 +131,10 @@ pub fn close_from(first: u32) -> io::Result<()> {
 pub fn own_descriptors() -> io::Result<()> {
     // SAFETY: the argument is an integer. Descriptors keep their numbers and stay valid in both tables;
     // the caller sees to it that each table closes its own copies.
-    check(libc::c_long::from(unsafe { libc::unshare(libc::CLONE_FILES) })).map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::unshare(libc::CLONE_FILES)
+    }))
+    .map(drop)
 }
 
 /// Closes every descriptor of this thread's own table but `kept`, stdin, stdout and stderr.

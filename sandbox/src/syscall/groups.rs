@@ -542,19 +542,28 @@ pub(super) const NETWORK: &[NetworkRule] = &[
     // With MSG_FASTOPEN sending is connecting. Otherwise TCP does not look at an address.
     NetworkRule {
         name: "sendto",
-        when: &[(&[ArgTest::low_with(3, libc::MSG_FASTOPEN as u32)], Fate::Deny)],
+        when: &[(
+            &[ArgTest::low_with(3, libc::MSG_FASTOPEN as u32)],
+            Fate::Deny,
+        )],
         otherwise: Fate::Allow,
         keeps_others: false,
     },
     NetworkRule {
         name: "sendmsg",
-        when: &[(&[ArgTest::low_with(2, libc::MSG_FASTOPEN as u32)], Fate::Deny)],
+        when: &[(
+            &[ArgTest::low_with(2, libc::MSG_FASTOPEN as u32)],
+            Fate::Deny,
+        )],
         otherwise: Fate::Allow,
         keeps_others: false,
     },
     NetworkRule {
         name: "sendmmsg",
-        when: &[(&[ArgTest::low_with(3, libc::MSG_FASTOPEN as u32)], Fate::Deny)],
+        when: &[(
+            &[ArgTest::low_with(3, libc::MSG_FASTOPEN as u32)],
+            Fate::Deny,
+        )],
         otherwise: Fate::Allow,
         keeps_others: false,
     },
@@ -568,40 +577,43 @@ pub(super) const NETWORK: &[NetworkRule] = &[
             (&[SOL_SOCKET, ArgTest::low_is(2, 62)], Fate::Deny),          // device by index
             (&[SOL_TCP, ArgTest::low_is(2, 19)], Fate::Deny),             // TCP_REPAIR
             (&[SOL_TCP, ArgTest::low_is(2, 31)], Fate::Deny),             // TCP_ULP
-            (&[SOL_IP, ArgTest::low_is(2, 4)], Fate::Deny),               // IP_OPTIONS: source routes
-            (&[SOL_IP, ArgTest::low_between(2, 64, 127)], Fate::Deny),    // iptables
-            (&[SOL_IPV6, ArgTest::low_is(2, 57)], Fate::Deny),            // IPV6_RTHDR: source routes
-            (&[SOL_IPV6, ArgTest::low_between(2, 64, 65)], Fate::Deny),   // ip6tables
-            (&[SOL_SOCKET, ArgTest::low_is(2, 2)], Fate::Allow),          // SO_REUSEADDR
+            (&[SOL_IP, ArgTest::low_is(2, 4)], Fate::Deny), // IP_OPTIONS: source routes
+            (&[SOL_IP, ArgTest::low_between(2, 64, 127)], Fate::Deny), // iptables
+            (&[SOL_IPV6, ArgTest::low_is(2, 57)], Fate::Deny), // IPV6_RTHDR: source routes
+            (&[SOL_IPV6, ArgTest::low_between(2, 64, 65)], Fate::Deny), // ip6tables
+            (&[SOL_SOCKET, ArgTest::low_is(2, 2)], Fate::Allow), // SO_REUSEADDR
             (&[SOL_SOCKET, ArgTest::low_between(2, 6, 10)], Fate::Allow), // buffers, keep-alive
             (&[SOL_SOCKET, ArgTest::low_between(2, 12, 13)], Fate::Allow), // priority, linger
             (&[SOL_SOCKET, ArgTest::low_between(2, 15, 16)], Fate::Allow), // SO_REUSEPORT, SO_PASSCRED
             (&[SOL_SOCKET, ArgTest::low_between(2, 18, 21)], Fate::Allow), // thresholds, timeouts
-            (&[SOL_SOCKET, ArgTest::low_is(2, 29)], Fate::Allow),         // SO_TIMESTAMP
+            (&[SOL_SOCKET, ArgTest::low_is(2, 29)], Fate::Allow),          // SO_TIMESTAMP
             (&[SOL_SOCKET, ArgTest::low_between(2, 34, 35)], Fate::Allow), // SO_PASSSEC, SO_TIMESTAMPNS
-            (&[SOL_SOCKET, ArgTest::low_is(2, 37)], Fate::Allow),         // SO_TIMESTAMPING
-            (&[SOL_SOCKET, ArgTest::low_is(2, 42)], Fate::Allow),         // SO_PEEK_OFF
-            (&[SOL_SOCKET, ArgTest::low_is(2, 47)], Fate::Allow),         // SO_MAX_PACING_RATE
-            (&[SOL_SOCKET, ArgTest::low_is(2, 60)], Fate::Allow),         // SO_ZEROCOPY
+            (&[SOL_SOCKET, ArgTest::low_is(2, 37)], Fate::Allow),          // SO_TIMESTAMPING
+            (&[SOL_SOCKET, ArgTest::low_is(2, 42)], Fate::Allow),          // SO_PEEK_OFF
+            (&[SOL_SOCKET, ArgTest::low_is(2, 47)], Fate::Allow),          // SO_MAX_PACING_RATE
+            (&[SOL_SOCKET, ArgTest::low_is(2, 60)], Fate::Allow),          // SO_ZEROCOPY
             (&[SOL_SOCKET, ArgTest::low_between(2, 63, 67)], Fate::Allow), // as above, 64-bit time
-            (&[SOL_SOCKET, ArgTest::low_is(2, 76)], Fate::Allow),         // SO_PASSPIDFD
-            (&[SOL_SOCKET, ArgTest::low_is(2, 83)], Fate::Allow),         // SO_PASSRIGHTS
-            (&[SOL_TCP, ArgTest::low_between(2, 1, 10)], Fate::Allow),    // TCP_NODELAY … TCP_WINDOW_CLAMP
-            (&[SOL_TCP, ArgTest::low_between(2, 12, 13)], Fate::Allow),   // TCP_QUICKACK, TCP_CONGESTION
-            (&[SOL_TCP, ArgTest::low_between(2, 16, 18)], Fate::Allow),   // thin streams, user timeout
-            (&[SOL_TCP, ArgTest::low_is(2, 25)], Fate::Allow),            // TCP_NOTSENT_LOWAT
-            (&[SOL_TCP, ArgTest::low_is(2, 36)], Fate::Allow),            // TCP_INQ
-            (&[SOL_IP, ArgTest::low_between(2, 1, 2)], Fate::Allow),      // IP_TOS, IP_TTL
-            (&[SOL_IP, ArgTest::low_is(2, 8)], Fate::Allow),              // IP_PKTINFO: receiving
-            (&[SOL_IP, ArgTest::low_between(2, 10, 13)], Fate::Allow),    // MTU, errors, TTL, TOS
-            (&[SOL_IP, ArgTest::low_is(2, 24)], Fate::Allow),             // IP_BIND_ADDRESS_NO_PORT
-            (&[SOL_IPV6, ArgTest::low_is(2, 16)], Fate::Allow),           // IPV6_UNICAST_HOPS
-            (&[SOL_IPV6, ArgTest::low_is(2, 23)], Fate::Allow),           // IPV6_MTU_DISCOVER
-            (&[SOL_IPV6, ArgTest::low_between(2, 25, 26)], Fate::Allow),  // errors, IPV6_V6ONLY
-            (&[SOL_IPV6, ArgTest::low_is(2, 49)], Fate::Allow),           // IPV6_RECVPKTINFO
-            (&[SOL_IPV6, ArgTest::low_is(2, 51)], Fate::Allow),           // IPV6_RECVHOPLIMIT
-            (&[SOL_IPV6, ArgTest::low_between(2, 66, 67)], Fate::Allow),  // traffic class
-            (&[ArgTest::low_is(1, 17), ArgTest::low_between(2, 103, 104)], Fate::Allow), // UDP segments
+            (&[SOL_SOCKET, ArgTest::low_is(2, 76)], Fate::Allow),          // SO_PASSPIDFD
+            (&[SOL_SOCKET, ArgTest::low_is(2, 83)], Fate::Allow),          // SO_PASSRIGHTS
+            (&[SOL_TCP, ArgTest::low_between(2, 1, 10)], Fate::Allow), // TCP_NODELAY … TCP_WINDOW_CLAMP
+            (&[SOL_TCP, ArgTest::low_between(2, 12, 13)], Fate::Allow), // TCP_QUICKACK, TCP_CONGESTION
+            (&[SOL_TCP, ArgTest::low_between(2, 16, 18)], Fate::Allow), // thin streams, user timeout
+            (&[SOL_TCP, ArgTest::low_is(2, 25)], Fate::Allow),          // TCP_NOTSENT_LOWAT
+            (&[SOL_TCP, ArgTest::low_is(2, 36)], Fate::Allow),          // TCP_INQ
+            (&[SOL_IP, ArgTest::low_between(2, 1, 2)], Fate::Allow),    // IP_TOS, IP_TTL
+            (&[SOL_IP, ArgTest::low_is(2, 8)], Fate::Allow),            // IP_PKTINFO: receiving
+            (&[SOL_IP, ArgTest::low_between(2, 10, 13)], Fate::Allow),  // MTU, errors, TTL, TOS
+            (&[SOL_IP, ArgTest::low_is(2, 24)], Fate::Allow),           // IP_BIND_ADDRESS_NO_PORT
+            (&[SOL_IPV6, ArgTest::low_is(2, 16)], Fate::Allow),         // IPV6_UNICAST_HOPS
+            (&[SOL_IPV6, ArgTest::low_is(2, 23)], Fate::Allow),         // IPV6_MTU_DISCOVER
+            (&[SOL_IPV6, ArgTest::low_between(2, 25, 26)], Fate::Allow), // errors, IPV6_V6ONLY
+            (&[SOL_IPV6, ArgTest::low_is(2, 49)], Fate::Allow),         // IPV6_RECVPKTINFO
+            (&[SOL_IPV6, ArgTest::low_is(2, 51)], Fate::Allow),         // IPV6_RECVHOPLIMIT
+            (&[SOL_IPV6, ArgTest::low_between(2, 66, 67)], Fate::Allow), // traffic class
+            (
+                &[ArgTest::low_is(1, 17), ArgTest::low_between(2, 103, 104)],
+                Fate::Allow,
+            ), // UDP segments
         ],
         otherwise: Fate::Refuse,
         keeps_others: false,

@@ -59,11 +59,7 @@ pub fn start(
     own
 }
 
-fn answer_all(
-    listener: &Arc<OwnedFd>,
-    network: Option<&Broker>,
-    events: &SyncSender<Event>,
-) {
+fn answer_all(listener: &Arc<OwnedFd>, network: Option<&Broker>, events: &SyncSender<Event>) {
     loop {
         let mut watched = [PollFd::new(&**listener, PollFlags::IN)];
         match rustix::event::poll(&mut watched, None) {
@@ -82,7 +78,9 @@ fn answer_all(
             }
             Err(_) => return,
         };
-        let brokered = network.map_or(Brokered::Not, |broker| broker.answer(listener, &notification));
+        let brokered = network.map_or(Brokered::Not, |broker| {
+            broker.answer(listener, &notification)
+        });
         let event = match brokered {
             Brokered::Answered(None) => continue,
             Brokered::Answered(Some(event)) => event,

@@ -33,22 +33,46 @@ pub fn main(arguments: impl Iterator<Item = String>) -> ExitCode {
         ("allowed", echo(local(allowed))),
         ("allowed-mapped", echo((mapped, allowed).into())),
         ("other-port", to(local(denied))),
-        ("other-address", to((Ipv4Addr::new(127, 0, 0, 2), allowed).into())),
-        ("blocking", Attempt::succeeds(TcpStream::connect(local(denied)))),
+        (
+            "other-address",
+            to((Ipv4Addr::new(127, 0, 0, 2), allowed).into()),
+        ),
+        (
+            "blocking",
+            Attempt::succeeds(TcpStream::connect(local(denied))),
+        ),
         ("inet6", to((Ipv6Addr::LOCALHOST, denied).into())),
         ("mapped", to((mapped, denied).into())),
         ("nowhere", to((Ipv4Addr::UNSPECIFIED, allowed).into())),
-        ("connected-again", connected_again(local(allowed), local(denied))),
+        (
+            "connected-again",
+            connected_again(local(allowed), local(denied)),
+        ),
         ("fast-open", fast_open(local(denied))),
         ("datagram", datagram(local(denied))),
         ("sent-unconnected", sent_unconnected(local(denied))),
-        ("bind", tcp().and_then_attempt(|socket| call_with(libc::SYS_bind, socket, local(0)))),
+        (
+            "bind",
+            tcp().and_then_attempt(|socket| call_with(libc::SYS_bind, socket, local(0))),
+        ),
         ("listen", tcp().and_then_attempt(listen)),
-        ("source-route", tcp().and_then_attempt(|s| option(s, libc::IPPROTO_IP, libc::IP_OPTIONS))),
-        ("device", tcp().and_then_attempt(|s| option(s, libc::SOL_SOCKET, libc::SO_BINDTODEVICE))),
+        (
+            "source-route",
+            tcp().and_then_attempt(|s| option(s, libc::IPPROTO_IP, libc::IP_OPTIONS)),
+        ),
+        (
+            "device",
+            tcp().and_then_attempt(|s| option(s, libc::SOL_SOCKET, libc::SO_BINDTODEVICE)),
+        ),
         ("interfaces", tcp().and_then_attempt(interfaces)),
-        ("multipath", Attempt::succeeds(socket(libc::SOCK_STREAM, libc::IPPROTO_MPTCP))),
-        ("raw", Attempt::succeeds(socket(libc::SOCK_RAW, libc::IPPROTO_TCP))),
+        (
+            "multipath",
+            Attempt::succeeds(socket(libc::SOCK_STREAM, libc::IPPROTO_MPTCP)),
+        ),
+        (
+            "raw",
+            Attempt::succeeds(socket(libc::SOCK_RAW, libc::IPPROTO_TCP)),
+        ),
     ];
     for (name, attempt) in vectors {
         println!("{name} {attempt}");
@@ -116,7 +140,14 @@ fn as_c(address: SocketAddrV4) -> libc::sockaddr_in {
 fn call_with(number: libc::c_long, socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     let address = in_memory(address);
     let length = size_of::<libc::sockaddr_in>();
-    let arguments = [socket.as_raw_fd() as usize, sys::address(&address), length, 0, 0, 0];
+    let arguments = [
+        socket.as_raw_fd() as usize,
+        sys::address(&address),
+        length,
+        0,
+        0,
+        0,
+    ];
     sys::call(number, arguments).map(drop)
 }
 
@@ -125,7 +156,14 @@ fn connected_again(allowed: SocketAddr, denied: SocketAddr) -> Attempt {
     tcp().and_then_attempt(|socket| {
         call_with(libc::SYS_connect, socket, allowed)?;
         let nowhere = [0u16; 8];
-        let arguments = [socket.as_raw_fd() as usize, sys::address(&nowhere), 16, 0, 0, 0];
+        let arguments = [
+            socket.as_raw_fd() as usize,
+            sys::address(&nowhere),
+            16,
+            0,
+            0,
+            0,
+        ];
         sys::call(libc::SYS_connect, arguments)?;
         call_with(libc::SYS_connect, socket, denied)
     })
@@ -155,8 +193,14 @@ fn fast_open(to: SocketAddr) -> Attempt {
     });
     Attempt::any([
         ("sendto".into(), by_address),
-        ("sendmsg".into(), by_header(libc::SYS_sendmsg, libc::MSG_FASTOPEN)),
-        ("sendmmsg".into(), by_header(libc::SYS_sendmmsg, libc::MSG_FASTOPEN)),
+        (
+            "sendmsg".into(),
+            by_header(libc::SYS_sendmsg, libc::MSG_FASTOPEN),
+        ),
+        (
+            "sendmmsg".into(),
+            by_header(libc::SYS_sendmmsg, libc::MSG_FASTOPEN),
+        ),
         ("flags of a header".into(), by_header(libc::SYS_sendmmsg, 0)),
         ("option".into(), by_option),
     ])
@@ -232,7 +276,14 @@ fn interfaces(socket: &OwnedFd) -> io::Result<()> {
     let room = [0u64; 128];
     let request = [size_of_val(&room) as u64, sys::address(&room) as u64];
     let command = libc::SIOCGIFCONF as usize;
-    let arguments = [socket.as_raw_fd() as usize, command, sys::address(&request), 0, 0, 0];
+    let arguments = [
+        socket.as_raw_fd() as usize,
+        command,
+        sys::address(&request),
+        0,
+        0,
+        0,
+    ];
     sys::call(libc::SYS_ioctl, arguments).map(drop)
 }
 
@@ -268,7 +319,14 @@ fn race(allowed: u16, denied: u16) -> Attempt {
                 0,
             ];
             let _ = sys::call(libc::SYS_setsockopt, arguments);
-            let arguments = [socket.as_raw_fd() as usize, sys::address(&address), 16, 0, 0, 0];
+            let arguments = [
+                socket.as_raw_fd() as usize,
+                sys::address(&address),
+                16,
+                0,
+                0,
+                0,
+            ];
             if sys::call(libc::SYS_connect, arguments).is_ok() {
                 connected += 1;
                 let peer = TcpStream::from(socket).peer_addr();
@@ -278,7 +336,9 @@ fn race(allowed: u16, denied: u16) -> Attempt {
         over.store(1, Ordering::Relaxed);
     });
     match leaked {
-        0 => Attempt::Closed(format!("{connected} of {ROUNDS} to the granted address, none elsewhere")),
+        0 => Attempt::Closed(format!(
+            "{connected} of {ROUNDS} to the granted address, none elsewhere"
+        )),
         _ => Attempt::Open(format!("{leaked} of {ROUNDS}")),
     }
 }
@@ -355,7 +415,14 @@ fn while_closed(stream: TcpStream) -> bool {
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let flags = libc::MSG_WAITALL as usize;
-            let arguments = [number as usize, sys::address(&room[..]), room.len(), flags, 0, 0];
+            let arguments = [
+                number as usize,
+                sys::address(&room[..]),
+                room.len(),
+                flags,
+                0,
+                0,
+            ];
             sys::call(libc::SYS_recvfrom, arguments)
         });
         // One byte of the peer says that the call is under way, if it was taken.
@@ -382,7 +449,14 @@ fn waiting(number: c_int) -> bool {
     ];
     let _ = sys::call(libc::SYS_getsockopt, arguments);
     let queued = 0i32;
-    let asked = [number as usize, libc::FIONREAD as usize, sys::address(&queued), 0, 0, 0];
+    let asked = [
+        number as usize,
+        libc::FIONREAD as usize,
+        sys::address(&queued),
+        0,
+        0,
+        0,
+    ];
     let _ = sys::call(libc::SYS_ioctl, asked);
     info[RECEIVED..RECEIVED + 8] == [0; 8] || queued != 0
 }
@@ -413,7 +487,14 @@ fn in_flight(stream: TcpStream) -> bool {
     message.msg_iovlen = 1;
     message.msg_control = control.as_ptr().cast_mut().cast();
     message.msg_controllen = 20;
-    let arguments = [here.as_raw_fd() as usize, sys::address(&message), 0, 0, 0, 0];
+    let arguments = [
+        here.as_raw_fd() as usize,
+        sys::address(&message),
+        0,
+        0,
+        0,
+        0,
+    ];
     if sys::call(libc::SYS_sendmsg, arguments).is_err() {
         return false;
     }

@@ -52,14 +52,26 @@ fn a_granted_address_is_reached_and_no_other_by_any_way() {
         run.output
     );
     println!("{}", run.output);
-    let verdicts: BTreeMap<_, _> = run.output.lines().filter_map(|l| l.split_once(' ')).collect();
+    let verdicts: BTreeMap<_, _> = run
+        .output
+        .lines()
+        .filter_map(|l| l.split_once(' '))
+        .collect();
     assert_eq!(verdicts.len(), 20, "{}", run.output);
     for (name, verdict) in &verdicts {
-        let wanted = if name.starts_with("allowed") { "open" } else { "closed" };
+        let wanted = if name.starts_with("allowed") {
+            "open"
+        } else {
+            "closed"
+        };
         assert!(verdict.starts_with(wanted), "{name} {verdict}");
     }
     // The race was one: both addresses were seen.
-    assert!(!verdicts["race"].starts_with("closed 0 of"), "{}", verdicts["race"]);
+    assert!(
+        !verdicts["race"].starts_with("closed 0 of"),
+        "{}",
+        verdicts["race"]
+    );
 
     for listener in others.into_iter().flatten().chain([denied]) {
         listener.set_nonblocking(true).unwrap();

@@ -92,8 +92,7 @@ impl Broker {
         }
         let mut flags = SocketFlags::CLOEXEC;
         flags.set(SocketFlags::NONBLOCK, kind & libc::SOCK_NONBLOCK != 0);
-        let made =
-            rustix::net::socket_with(domain, SocketType::STREAM, flags, Some(ipproto::TCP));
+        let made = rustix::net::socket_with(domain, SocketType::STREAM, flags, Some(ipproto::TCP));
         let socket = match made {
             Ok(socket) => socket,
             // Our own table is full, which the caller knows as the system's.
@@ -105,9 +104,9 @@ impl Broker {
             seccomp::respond_with_fd(listener.as_fd(), call.id, socket.as_fd(), close_on_exec);
         match added {
             Ok(_) => Done::Later,
-            Err(error) => Done::Answer(Answer::Errno(
-                error.raw_os_error().unwrap_or(libc::ENOBUFS),
-            )),
+            Err(error) => {
+                Done::Answer(Answer::Errno(error.raw_os_error().unwrap_or(libc::ENOBUFS)))
+            }
         }
     }
 
@@ -274,7 +273,9 @@ fn number_of(error: std::io::Error) -> i32 {
 
 /// Waits until a connection is made or has failed; `None` when nobody waits for it any more.
 fn outcome(listener: &OwnedFd, id: u64, socket: &OwnedFd) -> Option<Answer> {
-    let limit = sockopt::socket_timeout(socket, sockopt::Timeout::Send).ok().flatten();
+    let limit = sockopt::socket_timeout(socket, sockopt::Timeout::Send)
+        .ok()
+        .flatten();
     let deadline = limit.map(|limit| Instant::now() + limit);
     loop {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -358,7 +359,10 @@ mod tests {
         let parsed = parse_address(&v6).unwrap().unwrap();
         assert_eq!(parsed, "[::1]:80".parse().unwrap());
         assert_eq!(parse_address(&[0, 0]), Ok(None));
-        assert_eq!(parse_address(&[libc::AF_UNIX as u8, 0, b'/']), Err(libc::EAFNOSUPPORT));
+        assert_eq!(
+            parse_address(&[libc::AF_UNIX as u8, 0, b'/']),
+            Err(libc::EAFNOSUPPORT)
+        );
     }
 
     proptest! {

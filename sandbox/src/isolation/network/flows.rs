@@ -195,7 +195,9 @@ fn below(init: Pid) -> io::Result<Vec<i32>> {
                 Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(error),
             };
-            let children = children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
+            let children = children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok());
             look_at.extend(children.clone());
             found.extend(children);
         }
@@ -213,7 +215,9 @@ pub(super) fn all_stopped(init: Pid) -> io::Result<bool> {
                 Err(error) => return Err(error),
             };
             // The name before it is in parentheses, and can hold some itself.
-            let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim().chars().next());
+            let state = stat
+                .rsplit_once(')')
+                .and_then(|(_, rest)| rest.trim().chars().next());
             if !matches!(state, Some('T' | 't' | 'Z' | 'X')) {
                 return Ok(false);
             }
@@ -232,7 +236,12 @@ fn numbers(folder: &str) -> io::Result<Option<Vec<i32>>> {
     let mut numbers = Vec::new();
     for entry in entries {
         match entry {
-            Ok(entry) => numbers.extend(entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok())),
+            Ok(entry) => numbers.extend(
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(|n| n.parse::<i32>().ok()),
+            ),
             Err(error) if is_gone(&error) => break,
             Err(error) => return Err(error),
         }

@@ -81,8 +81,7 @@ impl Question {
             }
         }
         let end = at + 4;
-        let [kind_high, kind_low, class_high, class_low] =
-            query.get(at..end)?.try_into().ok()?;
+        let [kind_high, kind_low, class_high, class_low] = query.get(at..end)?.try_into().ok()?;
         let kind = match (
             u16::from_be_bytes([kind_high, kind_low]),
             u16::from_be_bytes([class_high, class_low]),
@@ -161,8 +160,14 @@ pub mod tests {
     #[test]
     fn a_response_answers_its_question_with_addresses_of_the_kind_asked_for() {
         let question = Question::parse(&query("API.example.com", 1)).unwrap();
-        assert_eq!((&*question.name, question.kind), ("api.example.com", Kind::V4));
-        let addresses = ["8.8.4.4".parse().unwrap(), "2606:4700::1111".parse().unwrap()];
+        assert_eq!(
+            (&*question.name, question.kind),
+            ("api.example.com", Kind::V4)
+        );
+        let addresses = [
+            "8.8.4.4".parse().unwrap(),
+            "2606:4700::1111".parse().unwrap(),
+        ];
         let response = question.response(Verdict::Addresses, &addresses);
         assert_eq!(response[..8], [0xab, 0xcd, 0x81, 0x80, 0, 1, 0, 1]);
         assert!(response.ends_with(&[0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 8, 8, 4, 4]));

@@ -182,18 +182,32 @@ mod tests {
     #[test]
     fn nobody_is_asked_about_a_name_that_is_not_granted() {
         let resolver = resolver(&["api.example.com:443"], Arc::new(|name| panic!("{name}")));
-        for name in ["c2VjcmV0.example.com", "example.com", "api.example.com.evil"] {
-            assert_eq!(code(&resolver.answer(&query(name, 1))), (3, 0, true), "{name}");
+        for name in [
+            "c2VjcmV0.example.com",
+            "example.com",
+            "api.example.com.evil",
+        ] {
+            assert_eq!(
+                code(&resolver.answer(&query(name, 1))),
+                (3, 0, true),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_granted_name_is_answered_and_no_longer_when_it_was_taken_back() {
         let ip: IpAddr = "8.8.8.8".parse().unwrap();
-        let resolver = resolver(&["api.example.com:443"], Arc::new(move |_| Ok(vec![ip, ip])));
+        let resolver = resolver(
+            &["api.example.com:443"],
+            Arc::new(move |_| Ok(vec![ip, ip])),
+        );
         let asked = query("api.example.com", 1);
         assert_eq!(code(&resolver.answer(&asked)), (0, 1, false));
-        assert_eq!(code(&resolver.answer(&query("api.example.com", 28))), (0, 0, false));
+        assert_eq!(
+            code(&resolver.answer(&query("api.example.com", 28))),
+            (0, 0, false)
+        );
         assert!(super::super::lock(&resolver.grants).permit((ip, 443).into()));
         let endpoint = "api.example.com:443".parse().unwrap();
         super::super::lock(&resolver.grants).set(&endpoint, false);
@@ -215,6 +229,9 @@ mod tests {
     fn a_host_that_cannot_resolve_is_a_failure_and_no_answer() {
         let failing: Upstream = Arc::new(|_| Err(io::ErrorKind::TimedOut.into()));
         let resolver = resolver(&["api.example.com:80"], failing);
-        assert_eq!(code(&resolver.answer(&query("api.example.com", 1))), (2, 0, false));
+        assert_eq!(
+            code(&resolver.answer(&query("api.example.com", 1))),
+            (2, 0, false)
+        );
     }
 }

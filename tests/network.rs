@@ -76,6 +76,9 @@ fn disconnected(told: &Told, endpoint: &str) {
         |r| matches!(r, Record::Adjusted { change, .. } if *change == wanted),
     );
     assert!(before < after);
+    if let Record::Adjusted { micros, .. } = &told.records[after] {
+        println!("in force after {micros} µs");
+    }
 }
 
 #[test]

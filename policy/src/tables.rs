@@ -183,7 +183,7 @@ pub struct Network {
 pub struct Endpoint {
     /// A domain name in lower case, or an IP address in its canonical spelling, without brackets.
     pub host: String,
-    /// The TCP or UDP port, never 0.
+    /// The TCP port, never 0.
     pub port: u16,
 }
 

@@ -16,6 +16,8 @@ use common::{DEADLINE, Policy, Room, Told};
 
 const LOST: &str =
     "forbid (principal, action == Action::\"connect\", resource) when { context.risk >= 20 };";
+const FREEZE: &str =
+    "forbid (principal, action == Action::\"proceed\", resource) when { context.risk >= 20 };";
 const RISK: &str = "operator = { adds = 30, half-life = \"1h\" }";
 /// As above, but so that the grant comes back by itself.
 const FADING: &str = "operator = { adds = 30, half-life = \"1s\" }";
@@ -220,6 +222,68 @@ fn a_connection_that_takes_its_time_is_waited_for_and_holds_nobody_up() {
     running.stdin = None;
     let told = running.finish();
     assert_eq!(told.stdout, "opens\nopens\nover\n", "{told:#?}");
+}
+
+#[test]
+fn a_connection_under_way_is_given_up_when_its_grant_is_lost() {
+    let Some(room) = Room::new() else { return };
+    let Some((full, _filling)) = full_server() else {
+        println!("skipped: this kernel's queue of connections cannot be filled");
+        return;
+    };
+    let quick = server();
+    let slow = full.local_addr().unwrap();
+    let mut policy = script(
+        &format!(
+            "{{ (exec 4<>/dev/tcp/127.0.0.1/{}) 2>/dev/null && echo slow || echo given up; }} &\n\
+             opens; wait",
+            slow.port()
+        ),
+        &quick,
+    );
+    policy.connect.push(slow.to_string());
+    let running = room.setup(&policy.with_rules(RISK, LOST)).start();
+    drop(quick.accept().unwrap());
+    running.wait_for_output("opens");
+    running.handle.operator("a drill");
+    let told = running.finish();
+    assert_eq!(told.stdout, "opens\ngiven up\n", "{told:#?}");
+    disconnected(&told, &slow.to_string());
+}
+
+#[test]
+fn a_workload_that_waits_for_a_connection_can_be_frozen_and_goes_on_waiting() {
+    let Some(room) = Room::new() else { return };
+    let Some((full, filling)) = full_server() else {
+        println!("skipped: this kernel's queue of connections cannot be filled");
+        return;
+    };
+    let quick = server();
+    let slow = full.local_addr().unwrap();
+    let mut policy = script(
+        &format!(
+            "(exec 4<>/dev/tcp/127.0.0.1/{}) 2>/dev/null && echo slow & opens; wait",
+            slow.port()
+        ),
+        &quick,
+    );
+    policy.connect.push(slow.to_string());
+    let running = room.setup(&policy.with_rules(FADING, FREEZE)).start();
+    drop(quick.accept().unwrap());
+    running.wait_for_output("opens");
+    running.handle.operator("a drill");
+    for frozen in [true, false] {
+        running.wait_for(
+            "freezing and going on",
+            |r| matches!(r, Record::Adjusted { change: Change::Freeze(f), .. } if *f == frozen),
+        );
+    }
+    // Room in the queue, so that the connection can be made.
+    drop(filling);
+    let draining = std::thread::spawn(move || full.incoming().take(3).for_each(drop));
+    let told = running.finish();
+    assert_eq!(told.stdout, "opens\nslow\n", "{told:#?}");
+    drop(draining);
 }
 
 /// A server whose queue is full, so that whoever connects has to wait.

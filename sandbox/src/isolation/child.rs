@@ -397,7 +397,9 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
 /// Loads the filter, with a listener where the kernel gives one: there is one for a whole chain.
 fn filter_calls(floor: &Floor) -> io::Result<(Option<i32>, Item)> {
     let flags = LoadFlags {
-        wait_killable: true,
+        // Refused calls are answered at once, and need not be made twice for a Unix signal. A connection
+        // can take minutes: whoever waits for one has to be frozen, traced and interrupted meanwhile.
+        wait_killable: !floor.network,
         ..LoadFlags::default()
     };
     let size = floor.filter.instructions().len();

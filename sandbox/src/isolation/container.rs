@@ -358,7 +358,8 @@ impl Instance for Running {
             };
         };
         network.set(endpoint, granted).map_err(failed())?;
-        if granted {
+        // A socket that is given from now on is connected under the grants as they are now.
+        if granted || !network.is_used() {
             return Ok(());
         }
         // What is not hidden ends at once; what comes to light only when nothing moves ends below.

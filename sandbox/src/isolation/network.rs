@@ -29,7 +29,7 @@
 //! | UDP, raw, SCTP, MPTCP, packet, netlink, vsock | not brokered: UDP is in the sandbox's own network, the others do not exist |
 //! | keep a connection past its grant in a child, a duplicate, a thread with a descriptor table of its own | `flows` looks through every table while nothing runs |
 //! | …on its way through a Unix socket | `flows` sees that something is on its way, and fails until nothing is; a change that fails stops the sandbox |
-//! | …in a call that never ends | freezing ends every call first |
+//! | …in a call that never ends | freezing ends every call first, `connect` that is waited for too |
 //!
 //! No duplicate is kept in the supervisor: the peer would not hear that the workload has closed its end.
 //! So there is no list of flows either, which could be wrong: a flow may go on if its peer may be
@@ -118,6 +118,11 @@ impl Network {
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
+    }
+
+    /// Tells whether the workload can have a flow at all: whether it was ever given a socket.
+    pub fn is_used(&self) -> bool {
+        lock(&self.grants).used
     }
 
     /// Ends every flow to what is not granted now. Only when the sandbox is frozen is none overlooked.

@@ -2,13 +2,17 @@
 //!
 //! Follows connect(2), tcp(7) and seccomp_unotify(2). An address is copied once and parsed; the call is
 //! known to wait still after that; and what is connected is what was parsed. A connection that takes its
-//! time is waited for by a thread of its own, so that the notifier never waits. It cannot be interrupted
-//! by a Unix signal, except a deadly one: the kernel is told so when the filter is loaded.
+//! time is waited for by a thread of its own, so that the notifier never waits.
+//!
+//! A caller that waits can be interrupted: by a Unix signal, and by being frozen or traced, which would
+//! otherwise wait for its connection. The kernel then makes the call again, and it is the same connection
+//! that is waited for. What was done already and could not be said is said then.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -25,6 +29,8 @@ use crate::syscall::table::syscall_name;
 
 /// Most connections that are waited for at once.
 const MAX_WAITING: usize = 128;
+/// Most answers that are kept for a call that is made again.
+const MAX_UNSAID: usize = 64;
 /// How often a waiting connection is looked at for whether anybody still waits.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Longest socket address: `struct sockaddr_storage`.
@@ -35,8 +41,13 @@ const MAX_ADDRESS: usize = 128;
 pub struct Broker {
     grants: Shared,
     spared: [u64; 3],
-    waiting: Arc<AtomicUsize>,
+    waiting: Waiting,
+    /// By socket (`SO_COOKIE`): the answers of calls that were interrupted before they were answered.
+    unsaid: RefCell<VecDeque<(u64, Answer)>>,
 }
+
+/// Who waits for a connection: calls, by socket (`SO_COOKIE`).
+type Waiting = Arc<Mutex<BTreeMap<u64, Vec<u64>>>>;
 
 /// What became of a call.
 #[derive(Debug)]
@@ -53,7 +64,8 @@ impl Broker {
         Self {
             grants,
             spared,
-            waiting: Arc::default(),
+            waiting: Waiting::default(),
+            unsaid: RefCell::default(),
         }
     }
 
@@ -94,7 +106,10 @@ impl Broker {
         flags.set(SocketFlags::NONBLOCK, kind & libc::SOCK_NONBLOCK != 0);
         let made = rustix::net::socket_with(domain, SocketType::STREAM, flags, Some(ipproto::TCP));
         let socket = match made {
-            Ok(socket) => socket,
+            Ok(socket) => {
+                lock(&self.grants).used = true;
+                socket
+            }
             // Our own table is full, which the caller knows as the system's.
             Err(Errno::MFILE) => return Done::Answer(Answer::Errno(libc::ENFILE)),
             Err(error) => return Done::Answer(Answer::Errno(error.raw_os_error())),
@@ -194,32 +209,52 @@ impl Broker {
             }
             began
         };
-        match began {
-            Err(Errno::INPROGRESS | Errno::ALREADY) if waits => {}
-            began => return Ok(finished(began)),
+        let cookie = sockopt::socket_cookie(&socket).map_err(Errno::raw_os_error)?;
+        let answer = match began {
+            Err(Errno::INPROGRESS | Errno::ALREADY) if waits => {
+                return self.wait(listener, call.id, socket, cookie);
+            }
+            Err(error @ (Errno::ALREADY | Errno::ISCONN)) => {
+                let mut unsaid = self.unsaid.borrow_mut();
+                let same = unsaid.iter().position(|(socket, _)| *socket == cookie);
+                same.and_then(|at| unsaid.remove(at))
+                    .map_or(Answer::Errno(error.raw_os_error()), |(_, answer)| answer)
+            }
+            Err(error) => Answer::Errno(error.raw_os_error()),
+            Ok(()) => Answer::Value(0),
+        };
+        if seccomp::respond(listener.as_fd(), call.id, answer).is_err() {
+            let mut unsaid = self.unsaid.borrow_mut();
+            unsaid.truncate(MAX_UNSAID - 1);
+            unsaid.push_front((cookie, answer));
         }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= MAX_WAITING {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
+        Ok(Done::Later)
+    }
+
+    /// Has a call answered when its connection is made or has failed.
+    fn wait(
+        &self,
+        listener: &Arc<OwnedFd>,
+        id: u64,
+        socket: OwnedFd,
+        cookie: u64,
+    ) -> Result<Done, i32> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(calls) = waiting.get_mut(&cookie) {
+            calls.push(id);
+            return Ok(Done::Later);
+        }
+        if waiting.len() >= MAX_WAITING {
             return Err(libc::EAGAIN);
         }
-        let (listener, id) = (Arc::clone(listener), call.id);
-        let waiting = Arc::clone(&self.waiting);
-        let wait = move || {
-            if let Some(answer) = outcome(&listener, id, &socket) {
-                let _ = seccomp::respond(listener.as_fd(), id, answer);
-            }
-            waiting.fetch_sub(1, Ordering::AcqRel);
-        };
-        let started = std::thread::Builder::new()
+        let (listener, shared) = (Arc::clone(listener), Arc::clone(&self.waiting));
+        std::thread::Builder::new()
             .name("sandbox-connect".into())
-            .spawn(wait);
-        match started {
-            Ok(_) => Ok(Done::Later),
-            Err(_) => {
-                self.waiting.fetch_sub(1, Ordering::AcqRel);
-                Err(libc::EAGAIN)
-            }
-        }
+            .spawn(move || wait(&listener, &shared, &socket, cookie))
+            .map_err(|_| libc::EAGAIN)?;
+        // The thread looks at it under the lock that is held here.
+        waiting.insert(cookie, vec![id]);
+        Ok(Done::Later)
     }
 
     /// Lets a Unix socket listen. Others would get an address of the host by it.
@@ -271,8 +306,8 @@ fn number_of(error: std::io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EPERM)
 }
 
-/// Waits until a connection is made or has failed; `None` when nobody waits for it any more.
-fn outcome(listener: &OwnedFd, id: u64, socket: &OwnedFd) -> Option<Answer> {
+/// Waits until a connection is made or has failed, or nobody waits for it any more, and answers.
+fn wait(listener: &OwnedFd, waiting: &Waiting, socket: &OwnedFd, cookie: u64) {
     let limit = sockopt::socket_timeout(socket, sockopt::Timeout::Send)
         .ok()
         .flatten();
@@ -285,21 +320,38 @@ fn outcome(listener: &OwnedFd, id: u64, socket: &OwnedFd) -> Option<Answer> {
             tv_nsec: i64::from(pause.subsec_nanos()),
         };
         let mut watched = [PollFd::new(socket, PollFlags::OUT)];
-        let ready = rustix::event::poll(&mut watched, Some(&pause));
-        if !seccomp::id_is_valid(listener.as_fd(), id) {
-            return None;
+        let ready = matches!(rustix::event::poll(&mut watched, Some(&pause)), Ok(1..));
+        let timed_out = left.is_some_and(|left| left.is_zero());
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(calls) = waiting.get_mut(&cookie) else {
+            return;
+        };
+        calls.retain(|id| seccomp::id_is_valid(listener.as_fd(), *id));
+        if !ready && !timed_out && !calls.is_empty() {
+            continue;
         }
-        if matches!(ready, Ok(1..)) {
-            return Some(match sockopt::socket_error(socket) {
-                // Also a connection that was made and ended again at once counts as made.
-                Ok(Ok(())) if rustix::net::getpeername(socket).is_ok() => Answer::Value(0),
-                Ok(Ok(())) => Answer::Errno(libc::ECONNABORTED),
-                Ok(Err(error)) | Err(error) => Answer::Errno(error.raw_os_error()),
-            });
+        if !calls.is_empty() {
+            let answer = if ready {
+                outcome(socket)
+            } else {
+                Answer::Errno(libc::EINPROGRESS)
+            };
+            for id in &*calls {
+                let _ = seccomp::respond(listener.as_fd(), *id, answer);
+            }
         }
-        if left.is_some_and(|left| left.is_zero()) {
-            return Some(Answer::Errno(libc::EINPROGRESS));
-        }
+        waiting.remove(&cookie);
+        return;
+    }
+}
+
+/// What became of a connection that is no longer being made.
+fn outcome(socket: &OwnedFd) -> Answer {
+    match sockopt::socket_error(socket) {
+        // Also one that was made and ended again at once was made.
+        Ok(Ok(())) if rustix::net::getpeername(socket).is_ok() => Answer::Value(0),
+        Ok(Ok(())) => Answer::Errno(libc::ECONNABORTED),
+        Ok(Err(error)) | Err(error) => Answer::Errno(error.raw_os_error()),
     }
 }
 

@@ -12,6 +12,8 @@ const MAX_ADDRESSES: usize = 64;
 #[derive(Debug, Default)]
 pub struct Grants {
     endpoints: BTreeMap<Endpoint, bool>,
+    /// Whether the workload was ever given a socket.
+    pub(super) used: bool,
     /// Addresses that the resolver gave out, by name.
     given: BTreeMap<String, VecDeque<IpAddr>>,
 }
@@ -21,6 +23,7 @@ impl Grants {
     pub fn new(endpoints: impl IntoIterator<Item = (Endpoint, bool)>) -> Self {
         Self {
             endpoints: endpoints.into_iter().collect(),
+            used: false,
             given: BTreeMap::new(),
         }
     }

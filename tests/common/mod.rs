@@ -172,6 +172,8 @@ pub struct Policy {
     pub max_age: String,
     /// Line of `[isolation]`.
     pub time: String,
+    /// Lines of `[files]`.
+    pub files: String,
     /// Whether the vault is listed.
     pub data: bool,
     /// Lines of `[risk]`.
@@ -191,6 +193,7 @@ impl Policy {
             command: command.iter().map(|&word| word.to_owned()).collect(),
             max_age: "10m".into(),
             time: "60s".into(),
+            files: "write = [{ from = \"out\", at = \"/out\" }]".into(),
             data: false,
             risk: String::new(),
             rules: "permit (principal, action, resource);".into(),
@@ -215,6 +218,7 @@ impl Policy {
         let Self {
             max_age,
             time,
+            files,
             risk,
             rules,
             ..
@@ -232,7 +236,7 @@ impl Policy {
              reference-values = \"reference.json\"\n\
              [workload]\ncommand = {command}\n\
              [isolation]\nmemory = \"256MiB\"\npids = 32\ncpu = 2.0\ntime = \"{time}\"\n\
-             [files]\nwrite = [{{ from = \"out\", at = \"/out\" }}]\n\
+             [files]\n{files}\n\
              [data]\n{data}\n[risk]\n{risk}\n[rules]\ncedar = '''\n{rules}\n'''\n"
         )
     }
@@ -353,6 +357,28 @@ impl Running {
         self.heard.wait(text, |inner| {
             String::from_utf8_lossy(&inner.stdout).contains(text)
         });
+    }
+
+    /// Has an operator raise the risk, again and again, until stdout of the workload contains this text.
+    /// After that the risk only fades.
+    pub fn doubt_until_output(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.handle.operator("doubt");
+            let inner = self.heard.0.0.lock().unwrap();
+            let there = |inner: &Inner| String::from_utf8_lossy(&inner.stdout).contains(text);
+            let pause = Duration::from_millis(20);
+            let waited = self.heard.0.1.wait_timeout_while(inner, pause, |i| !there(i));
+            let (inner, _) = waited.unwrap();
+            if there(&inner) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline && !inner.over,
+                "waited in vain for {text}: {:#?}",
+                inner.records
+            );
+        }
     }
 
     /// Waits until such a record was written.

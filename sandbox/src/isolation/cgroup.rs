@@ -267,6 +267,14 @@ impl Cgroup {
         }
     }
 
+    /// Lets what was killed while frozen die. The v1 freezer keeps even those; thawed, they die before
+    /// they execute another instruction. On v2 nothing is to be done.
+    pub fn let_die(&self) {
+        if let Some((folder, false)) = &self.freezer {
+            let _ = write(folder, "freezer.state", "THAWED");
+        }
+    }
+
     /// Kills everything in the sandbox at once, where v2 gives that.
     ///
     /// # Errors

@@ -7,11 +7,12 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
-use super::narrow::{Namespaces, Narrowing};
 use super::spawner::{Failure, Spawner};
+use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::plan::FileAccess;
 use crate::syscall::notify;
 
 /// Makes sandboxes of namespaces and cgroups.
@@ -150,7 +151,7 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items.push(Item::full(
         2,
         "files",
-        "granted trees can be taken while it runs; files and folders open already stay open",
+        "granted trees can be taken while it runs, and given back; files and folders open already stay open",
     ));
     items
 }
@@ -242,19 +243,15 @@ impl Instance for Running {
         }
     }
 
-    fn detach(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner.narrow(&self.namespaces, at, Narrowing::Detach)
-    }
-
-    fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner
-            .narrow(&self.namespaces, at, Narrowing::ReadOnly)
+    fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        self.spawner.show_tree(&self.namespaces, at, access)
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
         // The namespace dies with its init; the cgroup catches it in one stroke where there is one.
         let killed = self.cgroup.kill();
         let init = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.cgroup.let_die();
         match (killed, init) {
             (Ok(()), _) | (_, Ok(()) | Err(rustix::io::Errno::SRCH)) => Ok(()),
             (_, Err(error)) => Err(Failure::at("stopping the sandbox")(error.into())),

@@ -50,12 +50,20 @@ fn a_folder_that_was_taken_is_there_again_when_the_risk_has_faded() {
          until (echo again > /out/again) 2> /dev/null; do :; done; echo back\n\
          cat /out/kept /out/held; exit 3",
     )
-    .with_rules(RISK, &(forbid("read", "is Path") + &forbid("write", "is Path")));
+    .with_rules(
+        RISK,
+        &(forbid("read", "is Path") + &forbid("write", "is Path")),
+    );
     let running = room.setup(&policy).start();
     running.wait_for_output("ready");
     running.doubt_until_output("gone");
     let told = running.finish();
-    assert_eq!(told.outcome().ending, Ending::Code(3), "{:#?}", told.records);
+    assert_eq!(
+        told.outcome().ending,
+        Ending::Code(3),
+        "{:#?}",
+        told.records
+    );
     assert_eq!(told.stdout, "ready\ngone\nback\nkept\nwhile it was gone\n");
     let given = Change::Restore {
         at: "/out".into(),
@@ -83,7 +91,12 @@ fn a_folder_that_could_only_be_read_can_be_written_again() {
     running.wait_for_output("ready");
     running.doubt_until_output("read-only");
     let told = running.finish();
-    assert_eq!(told.outcome().ending, Ending::Code(3), "{:#?}", told.records);
+    assert_eq!(
+        told.outcome().ending,
+        Ending::Code(3),
+        "{:#?}",
+        told.records
+    );
     assert_eq!(told.stdout, "ready\nread-only\nkept\nback\n");
     let given = Change::Restore {
         at: "/out".into(),
@@ -106,13 +119,19 @@ fn a_folder_inside_one_that_changes_keeps_its_own_rights() {
          echo again > /work/inner/again; exit 3",
     )
     .with_rules(RISK, &forbid("write", "== Path::\"/work\""));
-    policy.files = "write = [{ from = \"outer\", at = \"/work\" }, { from = \"out\", at = \"/work/inner\" }]"
-        .into();
+    policy.files =
+        "write = [{ from = \"outer\", at = \"/work\" }, { from = \"out\", at = \"/work/inner\" }]"
+            .into();
     let running = room.setup(&policy).start();
     running.wait_for_output("ready");
     running.doubt_until_output("inner");
     let told = running.finish();
-    assert_eq!(told.outcome().ending, Ending::Code(3), "{:#?}", told.records);
+    assert_eq!(
+        told.outcome().ending,
+        Ending::Code(3),
+        "{:#?}",
+        told.records
+    );
     assert_eq!(told.stdout, "ready\nread-only\ninner\nback\n");
     assert!(room.out().join("again").exists());
     assert!(!room.path().join("outer/inner/again").exists());
@@ -135,7 +154,12 @@ fn data_comes_back_with_a_key_that_was_released_anew_and_old_descriptors_stay_us
     running.wait_for_output("ready");
     running.doubt_until_output("gone");
     let told = running.finish();
-    assert_eq!(told.outcome().ending, Ending::Code(3), "{:#?}", told.records);
+    assert_eq!(
+        told.outcome().ending,
+        Ending::Code(3),
+        "{:#?}",
+        told.records
+    );
     assert_eq!(told.stdout, format!("ready\ngone\n{DATA}back\n"));
     let (taken, given) = (
         Change::Withdraw("customers".into()),
@@ -150,7 +174,10 @@ fn data_comes_back_with_a_key_that_was_released_anew_and_old_descriptors_stay_us
         between.contains(&"releasing") && between.contains(&"released"),
         "{between:?}"
     );
-    let Some(Record::Closed { read, withdrawn, .. }) = told.records.last() else {
+    let Some(Record::Closed {
+        read, withdrawn, ..
+    }) = told.records.last()
+    else {
         unreachable!()
     };
     assert!(read["customers"] >= 2 * DATA.len() as u64, "{read:?}");

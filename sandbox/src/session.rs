@@ -19,7 +19,9 @@ mod courier;
 mod journal;
 mod outcome;
 mod start;
+mod tally;
 mod watch;
+mod watchdog;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -44,9 +46,11 @@ use attested::Attested;
 use courier::Courier;
 use journal::Journal;
 use watch::Watch;
+use watchdog::Watchdog;
 
 pub use builder::{Handle, SessionBuilder};
 pub use outcome::{Outcome, Why};
+pub use watchdog::Killer;
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
@@ -82,6 +86,9 @@ pub struct Session {
     asked_to_end: bool,
     started: bool,
 
+    /// Gone before the instance that it would kill.
+    watchdog: Option<Watchdog>,
+
     // Dropped in this order: nobody waits for events any more, then the sandbox goes, then its data.
     events: Receiver<Event>,
     sender: SyncSender<Event>,
@@ -103,6 +110,7 @@ impl Session {
     pub fn run(mut self) -> Result<Outcome, SessionError> {
         let result = self.follow();
         let withdrawn = std::mem::take(&mut self.withdrawn);
+        self.watchdog = None;
         // The sandbox is gone before the log says so.
         self.instance = None;
         let why = match &result {
@@ -152,6 +160,7 @@ impl Session {
             if let Some(ending) = ended {
                 // What it did last is still worth a record; there is nothing left to adjust.
                 self.look(&events)?;
+                self.note_signals()?;
                 let ending = ending?;
                 self.journal.note(Record::Ended { ending })?;
                 let why = if self.asked_to_end {
@@ -217,6 +226,7 @@ impl Session {
         let mut changes = adjust::between(&self.plan, &wanted);
         changes.retain(|change| !self.must_wait(change));
         if !changes.is_empty() {
+            self.note_signals()?;
             self.journal.note(Record::decided(facts, &decision))?;
         }
         if changes.contains(&Change::Stop) {
@@ -236,6 +246,14 @@ impl Session {
         signals
             .into_iter()
             .try_for_each(|signal| self.journal.note(signal))
+    }
+
+    /// Signals that were only counted so far become records.
+    fn note_signals(&mut self) -> Result<(), SessionError> {
+        let records = self.watch.counted(self.clock.now());
+        records
+            .into_iter()
+            .try_for_each(|record| self.journal.note(record))
     }
 
     /// Takes the data away, stops the sandbox, and waits until it is gone.

@@ -368,7 +368,11 @@ impl Running {
             let inner = self.heard.0.0.lock().unwrap();
             let there = |inner: &Inner| String::from_utf8_lossy(&inner.stdout).contains(text);
             let pause = Duration::from_millis(20);
-            let waited = self.heard.0.1.wait_timeout_while(inner, pause, |i| !there(i));
+            let waited = self
+                .heard
+                .0
+                .1
+                .wait_timeout_while(inner, pause, |i| !there(i));
             let (inner, _) = waited.unwrap();
             if there(&inner) {
                 return;

@@ -267,6 +267,15 @@ impl Cgroup {
         }
     }
 
+    /// What kills everything in the sandbox when `1` is written to it, where v2 gives that.
+    pub fn kill_switch(&self) -> Option<fs::File> {
+        let folder = self.placement.v2.as_ref()?;
+        let file = fs::File::options()
+            .write(true)
+            .open(folder.join("cgroup.kill"));
+        file.ok()
+    }
+
     /// Lets what was killed while frozen die. The v1 freezer keeps even those; thawed, they die before
     /// they execute another instruction. On v2 nothing is to be done.
     pub fn let_die(&self) {

@@ -1,5 +1,6 @@
 //! The `container` backend: namespaces, a root file system of its own, cgroups.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::SyncSender;
 
@@ -13,6 +14,7 @@ use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
 use crate::plan::FileAccess;
+use crate::session::Killer;
 use crate::syscall::notify;
 
 /// Makes sandboxes of namespaces and cgroups.
@@ -173,7 +175,8 @@ struct Running {
 
 impl Running {
     fn tell(&self, message: &ToInit) -> Result<(), Failure> {
-        wire::send(self.control.as_fd(), message, &[])
+        // A frozen init hears nothing, and must keep nobody waiting.
+        wire::send_now(self.control.as_fd(), message)
             .map_err(Failure::at("speaking to the sandbox"))
     }
 
@@ -245,6 +248,18 @@ impl Instance for Running {
 
     fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
         self.spawner.show_tree(&self.namespaces, at, access)
+    }
+
+    fn killer(&self) -> Killer {
+        let (init, kill) = (self.pidfd.try_clone(), self.cgroup.kill_switch());
+        let mut kill = kill;
+        Box::new(move || {
+            // Either suffices, and nobody is left to tell of an error.
+            let _ = init
+                .as_ref()
+                .map(|init| rustix::process::pidfd_send_signal(init, Signal::KILL));
+            let _ = kill.as_mut().map(|file| file.write_all(b"1"));
+        })
     }
 
     fn stop(&mut self) -> Result<(), Failure> {

@@ -22,6 +22,7 @@ use rustix::process::Pid;
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
 use crate::plan::FileAccess;
+use crate::session::Killer;
 use cgroup::Limits;
 use floor::Floor;
 use spawner::Failure;
@@ -102,6 +103,9 @@ pub trait Instance: Send {
     ///
     /// When there is no such mount, or the kernel refuses. The tree is then as it was, or gone.
     fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure>;
+
+    /// Something that kills the sandbox from another thread, while a lever hangs in this one.
+    fn killer(&self) -> Killer;
 
     /// Kills everything in the sandbox.
     ///

@@ -17,6 +17,7 @@ use attestation::UnixTime;
 use policy::Decision;
 use vault::Vault;
 
+use super::watchdog::Watchdog;
 use super::{Session, because};
 use crate::adjust::Change;
 use crate::error::{SessionError, describe};
@@ -100,6 +101,7 @@ impl Session {
         change: &Change,
         because: Vec<String>,
     ) -> Result<Option<Failure>, SessionError> {
+        let _in_time = self.watchdog.as_ref().map(Watchdog::watch);
         self.journal.announce(Record::Adjusting {
             change: change.clone(),
             because,
@@ -154,8 +156,9 @@ impl Session {
     fn give_data_back(&mut self, name: String, because: Vec<String>) -> Result<(), SessionError> {
         let change = Change::Release(name.clone());
         if let Some((_, vault)) = self.arrived.take_if(|(arrived, _)| *arrived == name) {
-            let ordered = Instant::now();
+            let _in_time = self.watchdog.as_ref().map(Watchdog::watch);
             self.journal.settle()?;
+            let ordered = Instant::now();
             let given = self.vaults.give_back(&name, vault);
             if self.conclude(&change, ordered, given)?.is_some() {
                 self.ceiling.data.remove(&name);

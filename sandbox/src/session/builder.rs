@@ -152,6 +152,7 @@ impl SessionBuilder {
             started: false,
             events,
             sender,
+            watchdog: None,
             instance: None,
             vaults,
         })

@@ -4,11 +4,13 @@ use attestation::UnixTime;
 use policy::{Decision, Facts, Grant};
 use sha2::{Digest, Sha256};
 
+use super::watchdog::Watchdog;
 use super::{Session, adjusting, builder, reasons, watch};
 use crate::adjust::Change;
 use crate::error::{SessionError, describe};
 use crate::facts;
 use crate::isolation::Launch;
+use crate::isolation::spawner::Failure;
 use crate::plan::{self, Run};
 use crate::record::{Record, hex};
 use crate::release;
@@ -107,6 +109,8 @@ impl Session {
             enforcement: enforcement.items().to_vec(),
             pid: instance.pid().as_raw_nonzero().get(),
         };
+        let watchdog = Watchdog::start(instance.killer());
+        self.watchdog = Some(watchdog.map_err(Failure::at("starting the watchdog"))?);
         self.instance = Some(instance);
         self.journal.note(record)?;
         if self.plan.run == Run::Frozen {

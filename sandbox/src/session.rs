@@ -262,8 +262,12 @@ impl Session {
             Why::Policy(rules) => rules.clone(),
             other => vec![other.to_string()],
         };
-        self.close_down(&because, false)?;
-        let ending = self.await_end()?.unwrap_or(Ending::Killed(libc::SIGKILL));
+        let ending = if self.close_down(&because, false)? {
+            self.await_end()?
+        } else {
+            None
+        };
+        let ending = ending.unwrap_or(Ending::Killed(libc::SIGKILL));
         Ok(Outcome { ending, why })
     }
 

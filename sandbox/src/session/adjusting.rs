@@ -54,26 +54,30 @@ impl Session {
         let Some(failure) = self.attempt(&change, because)? else {
             return Ok(());
         };
-        self.close_down(&[format!("could not {change}")], true)?;
-        self.await_end()?;
+        if self.close_down(&[format!("could not {change}")], true)? {
+            self.await_end()?;
+        }
         Err(failure.into())
     }
 
     /// Withdraws the data, freezes the workload if told to, and stops it; each step is tried, whatever
-    /// came of the one before. A sandbox that did not stop goes when the session ends, with its spawner.
+    /// came of the one before. False when it could not be stopped: then it goes when the session ends,
+    /// with its spawner.
     pub(super) fn close_down(
         &mut self,
         because: &[String],
         freeze: bool,
-    ) -> Result<(), SessionError> {
+    ) -> Result<bool, SessionError> {
         let data = self.plan.data.iter().cloned().map(Change::Withdraw);
         let freeze = freeze.then_some(Change::Freeze(true));
-        let steps: Vec<_> = data.chain(freeze).chain([Change::Stop]).collect();
+        let steps: Vec<_> = data.chain(freeze).collect();
         for step in steps {
             // Recorded there. What comes next is meant for the case that it failed.
             let _failure = self.attempt(&step, because.to_vec())?;
         }
-        self.journal.settle()
+        let stopped = self.attempt(&Change::Stop, because.to_vec())?.is_none();
+        self.journal.settle()?;
+        Ok(stopped)
     }
 
     /// Waits until a stopped workload has ended. `None` when nothing is heard of it in time, or it was

@@ -39,7 +39,7 @@ use zeroize::Zeroizing;
 
 pub use told::Told;
 #[allow(unused_imports)] // Not every story looks for traces.
-pub use traces::{Traces, cgroups, processes};
+pub use traces::{Traces, cgroups, cgroups_of, in_session, processes};
 
 /// Name of the log in the checkpoints of these stories.
 pub const ORIGIN: &str = "casemate/story";

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
@@ -15,6 +15,7 @@ use vault::audit::Log;
 
 use super::Session;
 use super::attested::Attested;
+use super::courier::{Courier, SharedAttester};
 use super::journal::Journal;
 use super::reload::Shadow;
 use super::watch::Watch;
@@ -148,11 +149,18 @@ impl SessionBuilder {
             None => own_stdio().map_err(SessionError::Stdio)?,
         };
         let (sender, events) = mpsc::sync_channel(WAITING_EVENTS);
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             policy_digest: self.bundle.digest(),
             log_key: log.public_key(),
-            release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
-        };
+            release_key: Arc::new(ReleaseKey::generate().map_err(|_| SessionError::Random)?),
+        });
+        let attester: SharedAttester = Arc::new(Mutex::new(attester));
+        let courier = Courier::new(
+            self.broker,
+            self.anchors,
+            Arc::clone(&identity),
+            Arc::clone(&attester),
+        );
         let clock = Clock::start();
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
@@ -162,8 +170,7 @@ impl SessionBuilder {
             base: self.base,
             identity,
             attested: Attested::new(attester, verifier),
-            broker: self.broker,
-            anchors: self.anchors,
+            courier,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),
@@ -171,11 +178,14 @@ impl SessionBuilder {
             deadline: None,
             gaps: Default::default(),
             plan: Plan::default(),
+            ceiling: Plan::default(),
+            arrived: None,
             withdrawn: Default::default(),
             asked_to_end: false,
             started: false,
             events,
             sender,
+            watchdog: None,
             instance: None,
             vaults,
         })

@@ -53,10 +53,12 @@
 #![forbid(unsafe_code)]
 
 mod appraisal;
+mod attached;
 mod attester;
 mod challenge;
 mod encoding;
 mod endorsement;
+mod eventlog;
 mod evidence;
 mod reference;
 mod release_key;
@@ -71,19 +73,20 @@ pub use appraisal::{
 pub use attester::{AttestError, Attester, detect};
 pub use challenge::{Challenge, Nonce, Role};
 pub use encoding::{Hex, HexError};
-pub use endorsement::X509Error;
+pub use endorsement::{PathError, X509Error};
 pub use evidence::{
-    Endorsements, Evidence, EvidenceError, MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS,
-    MAX_EVIDENCE, MAX_REPORT, Tee,
+    ApplicationEvent, Endorsements, Evidence, EvidenceError, MAX_APPLICATION_EVENTS,
+    MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS, MAX_EVIDENCE, MAX_REPORT, Tee,
 };
 pub use reference::{
-    MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues, TdxReferenceValues,
+    GpuReferenceValues, MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues,
+    TdxReferenceValues, VtpmReferenceValues,
 };
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
     DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,
 };
-pub use tee::{snp, tdx};
+pub use tee::{gpu, snp, tdx, vtpm};
 pub use time::UnixTime;
 pub use tsm::{TSM_ROOT, TsmError, TsmReport, TsmReports};
 pub use verifier::{

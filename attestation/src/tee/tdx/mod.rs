@@ -7,15 +7,15 @@
 //! collateral.rs  TCB info and QE identity
 //! status.rs      from their levels to one status
 //! verifier.rs    authenticity first, then one check per claim (checks.rs)
+//! events.rs      what the RTMRs were extended with
 //! attester.rs    evidence from the kernel
-//! eventlog.rs    what the RTMRs were extended with
 //! ```
 
 mod attester;
 mod chain;
 mod checks;
 mod collateral;
-mod eventlog;
+mod events;
 mod pck;
 mod quote;
 mod status;
@@ -23,13 +23,14 @@ mod status;
 mod tests;
 mod verifier;
 
+pub use crate::eventlog::{Event, EventLog, EventLogError, MAX_EVENT_LOG, Registers};
 pub use attester::TdxAttester;
 pub use chain::{CertificateKind, ChainError};
 pub use collateral::CollateralError;
-pub use eventlog::{Event, EventLog, EventLogError, MAX_EVENT_LOG, Registers};
 pub use quote::{Quote, QuoteError, ServiceTd, TdReport};
 
 pub(crate) use chain::INTEL_ROOT;
+pub(crate) use events::check_events;
 #[cfg(test)]
 pub(crate) use tests::quote_for_tests;
 pub(crate) use verifier::{Inputs, appraise};

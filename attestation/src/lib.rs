@@ -60,6 +60,7 @@ mod encoding;
 mod endorsement;
 mod eventlog;
 mod evidence;
+pub mod measure;
 mod reference;
 mod release_key;
 mod tee;
@@ -73,7 +74,7 @@ pub use appraisal::{
 pub use attester::{AttestError, Attester, detect};
 pub use challenge::{Challenge, Nonce, Role};
 pub use encoding::{Hex, HexError};
-pub use endorsement::{PathError, X509Error};
+pub use endorsement::{PathError, X509Error, certificates_from_pem};
 pub use evidence::{
     ApplicationEvent, Endorsements, Evidence, EvidenceError, MAX_APPLICATION_EVENTS,
     MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS, MAX_EVIDENCE, MAX_REPORT, Tee,

@@ -7,12 +7,14 @@
 mod certificate;
 mod crl;
 mod path;
+mod pem;
 mod read;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use crl::Crl;
 pub use path::PathError;
 pub(crate) use path::{MAX_PATH, Path, RootKey};
+pub use pem::certificates_from_pem;
 pub(crate) use read::{Elements, integer};
 
 /// Why DER is not a certificate or CRL of the supported form.

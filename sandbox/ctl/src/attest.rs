@@ -1,5 +1,8 @@
 //! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
 
+mod attached;
+mod measure;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +35,9 @@ pub enum Attest {
     Verify(Verify),
     /// Appraise an evidence bundle, offline, and print every check with what was seen and asked for.
     Explain(Verify),
+    /// Compute what the launch digest of an SEV-SNP guest has to be, and say what differs if it is
+    /// another.
+    Measure(measure::Measure),
 }
 
 #[derive(Args)]
@@ -72,6 +78,11 @@ pub struct Bundle {
     /// Revocation list to put in (DER). May be repeated.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
+    /// Event log of a TDX guest: `/sys/firmware/acpi/tables/data/CCEL`.
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
+    #[command(flatten)]
+    attached: attached::Attached,
     /// File for the bundle (JSON); it must not exist yet. [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -117,6 +128,9 @@ pub struct Binding {
     /// The 64 bytes that the evidence must be bound to (128 hexadecimal digits).
     #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
     report_data: Option<Hex<64>>,
+    /// What the TPM's quote must be bound to, where that is not 64 bytes (hexadecimal digits).
+    #[arg(long, value_name = "HEX")]
+    qualifying_data: Option<String>,
     /// File with the challenge that the evidence must answer (JSON).
     #[arg(long, value_name = "FILE")]
     challenge: Option<PathBuf>,
@@ -132,6 +146,7 @@ impl Attest {
             Self::Bundle(bundle) => bundle.run(),
             Self::Verify(verify) => verify.run(false),
             Self::Explain(verify) => verify.run(true),
+            Self::Measure(measure) => measure.run(),
         }
     }
 }
@@ -169,10 +184,15 @@ impl Bundle {
             Kind::SevSnp => Tee::SevSnp,
             Kind::Tdx => Tee::Tdx,
         };
-        let mut evidence = Evidence::new(tee, read(&self.report)?, endorsements)?;
+        let report = self.attached.hardware_report(read(&self.report)?)?;
+        let mut evidence = Evidence::new(tee, report, endorsements)?;
         for path in &self.crl {
             evidence = evidence.with_crl(read(path)?)?;
         }
+        if let Some(path) = &self.event_log {
+            evidence = evidence.with_event_log(read(path)?)?;
+        }
+        let evidence = self.attached.add_to(evidence)?;
         write(&evidence, self.output.as_deref())
     }
 }
@@ -196,10 +216,10 @@ impl Verify {
         let now = self
             .at
             .map_or_else(|| UnixTime::from(SystemTime::now()), UnixTime);
-        let report_data = self.binding.report_data(&evidence)?;
+        let binding = self.binding.bytes(&evidence)?;
         let appraisal = self
             .verifier()?
-            .appraise_bound_to(&evidence, &report_data, now);
+            .appraise_quote_bound_to(&evidence, &binding, now);
         let appraisal = appraisal.map_err(|error| {
             Failure::caused(format!("not to be believed ({})", error.code()), &error)
         })?;
@@ -240,20 +260,24 @@ impl Verify {
 }
 
 impl Binding {
-    fn report_data(&self, evidence: &Evidence) -> Result<[u8; 64], Failure> {
+    fn bytes(&self, evidence: &Evidence) -> Result<Vec<u8>, Failure> {
         if let Some(Hex(report_data)) = &self.report_data {
-            return Ok(*report_data);
+            return Ok(report_data.to_vec());
+        }
+        if let Some(qualifying_data) = &self.qualifying_data {
+            return attached::digits(qualifying_data);
         }
         if let Some(path) = &self.challenge {
             let challenge: Challenge = serde_json::from_slice(&read(path)?).map_err(|error| {
                 Failure::caused(format!("`{}` is no challenge", path.display()), &error)
             })?;
-            return Ok(challenge.report_data());
+            return Ok(challenge.report_data().to_vec());
         }
         // Whatever it says of itself: the user asked for that by name.
-        evidence
-            .claimed_report_data()
-            .ok_or_else(|| Failure::new("the evidence is too short to be bound to anything"))
+        evidence.claimed_binding().ok_or_else(|| {
+            Failure::new("the evidence does not say what it is bound to")
+                .hint("it is too short, or it has GPUs, which hide it: give `--report-data`")
+        })
     }
 }
 
@@ -273,6 +297,12 @@ fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
         "  measurement {}",
         casemate::record::hex(appraisal.measurement())
     );
+    if let Some(tpm) = appraisal.vtpm() {
+        println!("  tpm key     {}", tpm.key);
+    }
+    for gpu in appraisal.gpus() {
+        println!("  gpu         {} {}", Escaped(&gpu.model), gpu.device);
+    }
     println!("  valid until {}", appraisal.not_after());
     if unbound {
         println!("  binding     ignored: this may be a replay");
@@ -309,14 +339,18 @@ fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    use std::io::Read;
     /// More than any evidence, certificate or list has.
     const MOST: u64 = 16 << 20;
+    read_up_to(path, MOST)
+}
+
+fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    use std::io::Read;
     let mut bytes = Vec::new();
     let result = if path.as_os_str() == "-" {
-        std::io::stdin().take(MOST).read_to_end(&mut bytes)
+        std::io::stdin().take(most).read_to_end(&mut bytes)
     } else {
-        fs::File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+        fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
     };
     result.map_err(|error| Failure::caused(format!("cannot read `{}`", path.display()), &error))?;
     Ok(bytes)

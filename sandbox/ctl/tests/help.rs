@@ -21,6 +21,7 @@ fn every_command_explains_itself() {
         &["attest", "bundle"],
         &["attest", "verify"],
         &["attest", "explain"],
+        &["attest", "measure"],
         &["vault"],
         &["vault", "create"],
         &["vault", "put"],

@@ -36,6 +36,9 @@ pub enum AttestError {
     /// The report or its certificates are not of the expected form.
     #[error("the report does not make evidence")]
     Evidence(#[from] EvidenceError),
+    /// The folder of endorsements cannot be used.
+    #[error("the folder of endorsements cannot be used")]
+    Endorsements(#[source] crate::endorsement::FolderError),
     /// The simulated TEE failed.
     #[error("the simulated TEE {0}")]
     Simulated(&'static str),

@@ -177,6 +177,13 @@ impl Evidence {
         })
     }
 
+    /// Fills what is missing among the endorsements.
+    #[must_use]
+    pub fn endorsed_by(mut self, endorsements: Endorsements) -> Self {
+        self.endorsements = self.endorsements.or(&endorsements);
+        self
+    }
+
     /// Adds a certificate revocation list (DER).
     ///
     /// # Errors

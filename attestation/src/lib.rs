@@ -61,6 +61,7 @@ mod endorsement;
 mod eventlog;
 mod evidence;
 pub mod measure;
+mod platform;
 mod reference;
 mod release_key;
 mod tee;
@@ -74,11 +75,15 @@ pub use appraisal::{
 pub use attester::{AttestError, Attester, detect};
 pub use challenge::{Challenge, Nonce, Role};
 pub use encoding::{Hex, HexError};
-pub use endorsement::{PathError, X509Error, certificates_from_pem};
+pub use endorsement::{
+    EndorsedAttester, EndorsementFolder, EndorsementName, FolderError, PathError, X509Error,
+    certificates_from_pem,
+};
 pub use evidence::{
     ApplicationEvent, Endorsements, Evidence, EvidenceError, MAX_APPLICATION_EVENTS,
     MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS, MAX_EVIDENCE, MAX_REPORT, Tee,
 };
+pub use platform::Platform;
 pub use reference::{
     GpuReferenceValues, MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues,
     TdxReferenceValues, VtpmReferenceValues,

@@ -6,12 +6,14 @@
 
 mod certificate;
 mod crl;
+mod folder;
 mod path;
 mod pem;
 mod read;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use crl::Crl;
+pub use folder::{EndorsedAttester, EndorsementFolder, EndorsementName, FolderError};
 pub use path::PathError;
 pub(crate) use path::{MAX_PATH, Path, RootKey};
 pub use pem::certificates_from_pem;

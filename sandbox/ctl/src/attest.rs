@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use ::vault::audit::Escaped;
 use attestation::{
-    Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, ReferenceValues, Tee,
-    TrustTier, UnixTime, Verifier,
+    Appraisal, Challenge, Check, EndorsementFolder, Endorsements, Evidence, Hex, Outcome,
+    ReferenceValues, Tee, TrustTier, UnixTime, Verifier,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -28,7 +28,7 @@ pub enum Attest {
     /// Collect evidence from the TEE of this machine.
     Collect(Collect),
     /// Put a raw report or quote and what vouches for it into one evidence bundle.
-    Bundle(Bundle),
+    Bundle(Box<Bundle>),
     /// Appraise an evidence bundle, offline: what it lacks to be affirmed.
     ///
     /// Exit code 0: affirming. 3: warning. 4: contraindicated. 1: not to be believed.
@@ -103,6 +103,9 @@ pub struct Verify {
     /// Revocation list (DER). May be repeated; with one, revocation is always asked for.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
+    /// Folder of endorsements: certificates, revocation lists, collateral of Intel.
+    #[arg(long, value_name = "DIR")]
+    endorsements: Option<PathBuf>,
     /// Appraise as of this time, in seconds since 1970. [default: now]
     #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,
@@ -216,6 +219,10 @@ impl Verify {
         let now = self
             .at
             .map_or_else(|| UnixTime::from(SystemTime::now()), UnixTime);
+        let evidence = match self.folder() {
+            Some(folder) => folder.complete(evidence, now)?,
+            None => evidence,
+        };
         let binding = self.binding.bytes(&evidence)?;
         let appraisal = self
             .verifier()?
@@ -235,8 +242,15 @@ impl Verify {
         }))
     }
 
+    fn folder(&self) -> Option<EndorsementFolder> {
+        self.endorsements.clone().map(EndorsementFolder::at)
+    }
+
     fn verifier(&self) -> Result<Verifier, Failure> {
         let mut builder = Verifier::builder();
+        if let Some(folder) = self.folder() {
+            builder = folder.add_to(builder)?;
+        }
         if let Some(path) = &self.reference {
             let values = ReferenceValues::from_json(&read(path)?).map_err(|error| {
                 Failure::caused(

@@ -30,7 +30,8 @@ pub use collateral::CollateralError;
 pub use quote::{Quote, QuoteError, ServiceTd, TdReport};
 
 pub(crate) use chain::INTEL_ROOT;
+pub(crate) use collateral::next_update;
 pub(crate) use events::check_events;
 #[cfg(test)]
 pub(crate) use tests::quote_for_tests;
-pub(crate) use verifier::{Inputs, appraise};
+pub(crate) use verifier::{Inputs, appraise, platform};

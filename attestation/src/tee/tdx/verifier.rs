@@ -99,6 +99,16 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
     })
 }
 
+/// Family of the platform, and whether its key is certified by the Platform CA: not authenticated.
+pub(crate) fn platform(quote: &[u8]) -> Option<(Hex<6>, bool)> {
+    let quote = Quote::parse(quote).ok()?;
+    let bundle = Bundle::from_pem(quote.certificates).ok()?;
+    let [pck, authority] = bundle.first_two()?;
+    let pck = pck::read(&pck).ok()?;
+    let by_platform_ca = authority.common_name == "Intel SGX PCK Platform CA";
+    Some((Hex(pck.fmspc), by_platform_ca))
+}
+
 /// Checks the signatures from the platform's key to the quote, over the received bytes.
 fn signed_by_platform(quote: &Quote<'_>, pck: &[u8]) -> Result<(), AppraiseError> {
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pck)

@@ -1,6 +1,7 @@
 //! Which machine gave evidence, as far as finding its endorsements goes.
 
 use crate::encoding::Hex;
+use crate::endorsement::EndorsementName;
 use crate::evidence::{Evidence, Tee};
 use crate::tee::snp::{Product, Report, SigningKey, TcbVersion};
 use crate::tee::tdx;
@@ -44,6 +45,39 @@ impl Platform {
                 let report = Report::parse(evidence.report()).ok()?;
                 Self::of_report(&report, report.product()?)
             }
+        }
+    }
+
+    /// What vouches for evidence of this machine.
+    #[must_use]
+    pub fn endorsements(&self) -> Vec<EndorsementName> {
+        match self {
+            Self::Amd { product, hwid, tcb } => {
+                let (product, of_vleks) = (*product, hwid.is_none());
+                let vek = hwid.clone().map(|hwid| EndorsementName::Vek {
+                    product,
+                    hwid,
+                    tcb: *tcb,
+                });
+                let others = [
+                    EndorsementName::Intermediate { product, of_vleks },
+                    EndorsementName::AmdRoot(product),
+                    EndorsementName::AmdCrl(product),
+                ];
+                vek.into_iter().chain(others).collect()
+            }
+            Self::Intel {
+                fmspc,
+                by_platform_ca,
+            } => vec![
+                EndorsementName::TcbInfo(*fmspc),
+                EndorsementName::TcbSigning,
+                EndorsementName::QeIdentity,
+                EndorsementName::PckCrl {
+                    of_platform_ca: *by_platform_ca,
+                },
+                EndorsementName::IntelRootCrl,
+            ],
         }
     }
 

@@ -273,6 +273,36 @@ impl EndorsementFolder {
         Ok(evidence)
     }
 
+    /// Puts everything that the folder holds about the evidence's machine into it, so that it can be
+    /// appraised by whoever has nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`FolderError`].
+    pub fn bundle(&self, mut evidence: Evidence, now: UnixTime) -> Result<Evidence, FolderError> {
+        let names = Platform::of(&evidence).map_or_else(Vec::new, |it| it.endorsements());
+        for name in names {
+            let Some(bytes) = self.get(&name, now)? else {
+                continue;
+            };
+            let empty = Endorsements::default();
+            evidence = match name {
+                EndorsementName::AmdCrl(_)
+                | EndorsementName::PckCrl { .. }
+                | EndorsementName::IntelRootCrl => evidence.with_crl(bytes)?,
+                EndorsementName::Vek { .. } => evidence.endorsed_by(empty.with_vek(bytes)?),
+                EndorsementName::Intermediate { .. } => {
+                    evidence.endorsed_by(empty.with_intermediate(bytes)?)
+                }
+                EndorsementName::AmdRoot(_) => evidence.endorsed_by(empty.with_root(bytes)?),
+                EndorsementName::TcbInfo(_) => evidence.endorsed_by(empty.with_tcb_info(bytes)?),
+                EndorsementName::QeIdentity => evidence.endorsed_by(empty.with_qe_identity(bytes)?),
+                EndorsementName::TcbSigning => evidence.endorsed_by(empty.with_tcb_signing(bytes)?),
+            };
+        }
+        Ok(evidence)
+    }
+
     /// Names and paths of the files, in order.
     fn files(&self) -> Result<Vec<(String, PathBuf)>, FolderError> {
         let failed = |source| FolderError::Io {
@@ -430,6 +460,11 @@ mod tests {
         folder.put(&name(tcb), vek).unwrap();
         let complete = folder.complete(bare.clone(), NOW).unwrap();
         assert_eq!(complete.endorsements().vek(), Some(vek));
+        let crl = simulated_crl(NOW, Some(NOW.plus_seconds(5)), false).unwrap();
+        folder.put(&EndorsementName::AmdCrl(product), &crl).unwrap();
+        let bundled = folder.bundle(bare.clone(), NOW).unwrap();
+        assert_eq!(bundled.endorsements().vek(), Some(vek));
+        assert_eq!(bundled.crls().collect::<Vec<_>>(), [crl]);
         // What came along is never replaced.
         let own = Endorsements::default().with_vek(vec![1]).unwrap();
         let own = bare.endorsed_by(own);

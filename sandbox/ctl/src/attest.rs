@@ -1,6 +1,7 @@
 //! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
 
 mod attached;
+mod fetched;
 mod measure;
 
 use std::fs;
@@ -83,6 +84,8 @@ pub struct Bundle {
     event_log: Option<PathBuf>,
     #[command(flatten)]
     attached: attached::Attached,
+    #[command(flatten)]
+    fetched: fetched::Fetched,
     /// File for the bundle (JSON); it must not exist yet. [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -196,6 +199,7 @@ impl Bundle {
             evidence = evidence.with_event_log(read(path)?)?;
         }
         let evidence = self.attached.add_to(evidence)?;
+        let evidence = self.fetched.add_to(evidence)?;
         write(&evidence, self.output.as_deref())
     }
 }

@@ -46,6 +46,10 @@ pub struct Collect {
     /// The 64 bytes that the evidence is to be bound to (128 hexadecimal digits).
     #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
     report_data: Hex<64>,
+    /// Put the firmware's event log of a TDX guest in: `/sys/firmware/acpi/tables/data/CCEL`. It has to
+    /// explain every RTMR, so leave it out where something else extends them.
+    #[arg(long)]
+    event_log: bool,
     /// File for the bundle (JSON); it must not exist yet. [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -160,7 +164,13 @@ impl Attest {
 impl Collect {
     fn run(self) -> Result<ExitCode, Failure> {
         let mut attester = attestation::detect()?;
-        let evidence = attester.attest(&self.report_data.0)?;
+        let mut evidence = attester.attest(&self.report_data.0)?;
+        if self.event_log {
+            let log = read(Path::new("/sys/firmware/acpi/tables/data/CCEL"))?;
+            let length = attestation::tdx::EventLog::parse(&log)?.length();
+            // The rest is what the firmware fills the table with.
+            evidence = evidence.with_event_log(log.into_iter().take(length).collect())?;
+        }
         write(&evidence, self.output.as_deref())
     }
 }

@@ -444,6 +444,8 @@ fn an_authority_does_not_sign_reports() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
     #[test]
     fn no_bytes_make_the_parser_panic(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = GpuReport::parse(&noise);

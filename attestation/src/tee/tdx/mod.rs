@@ -9,6 +9,8 @@
 //! verifier.rs    authenticity first, then one check per claim (checks.rs)
 //! events.rs      what the RTMRs were extended with
 //! attester.rs    evidence from the kernel
+//! qgs.rs         a quote from the host's service
+//! registers.rs   the RTMRs as the kernel shows them
 //! ```
 
 mod attester;
@@ -17,7 +19,9 @@ mod checks;
 mod collateral;
 mod events;
 mod pck;
+mod qgs;
 mod quote;
+mod registers;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -27,7 +31,9 @@ pub use crate::eventlog::{Event, EventLog, EventLogError, MAX_EVENT_LOG, Registe
 pub use attester::TdxAttester;
 pub use chain::{CertificateKind, ChainError};
 pub use collateral::CollateralError;
+pub use qgs::{QgsError, TD_REPORT_LENGTH, quote_from_qgs};
 pub use quote::{Quote, QuoteError, ServiceTd, TdReport};
+pub use registers::{TDX_MEASUREMENTS, rtmrs_at};
 
 pub(crate) use chain::INTEL_ROOT;
 pub(crate) use collateral::next_update;

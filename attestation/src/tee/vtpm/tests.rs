@@ -268,6 +268,8 @@ fn a_genuine_quote_of_gcp_is_believed_and_its_log_replays() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
     #[test]
     fn no_bytes_make_the_parsers_panic(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = TpmQuote::parse(&noise);

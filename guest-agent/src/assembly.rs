@@ -18,7 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier};
+use attestation::{
+    Attester, EndorsedAttester, EndorsementFolder, MAX_REFERENCE_VALUES, ReferenceValues, UnixTime,
+    Verifier,
+};
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
 use vault::anchor::FreshnessAnchor;
@@ -115,6 +118,14 @@ impl Assembly {
             .unwrap_or_default();
         let accept = &self.bundle.tables().attestation.accept;
         let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
+        let attester: Box<dyn Attester> = match self.endorsements() {
+            Some(folder) => Box::new(EndorsedAttester::new(
+                attester,
+                folder,
+                Box::new(|| UnixTime::from(SystemTime::now())),
+            )),
+            None => attester,
+        };
         let verifier = self.verifier(reference.clone())?;
         let broker = LocalBroker::new(self.verifier(reference)?, keys, self.bundle.digest());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
@@ -185,8 +196,17 @@ impl Assembly {
             .map_err(|source| AssemblyError::ReferenceValues { path, source })
     }
 
+    fn endorsements(&self) -> Option<EndorsementFolder> {
+        let folder = self.bundle.tables().attestation.endorsements.as_ref()?;
+        Some(EndorsementFolder::at(self.base.join(folder)))
+    }
+
     fn verifier(&self, reference: ReferenceValues) -> Result<Verifier, AssemblyError> {
         let builder = Verifier::builder().reference_values(reference);
+        let builder = match self.endorsements() {
+            Some(folder) => folder.add_to(builder)?,
+            None => builder,
+        };
         let builder = if self.accept_simulated {
             builder.dangerous().accept_simulated()
         } else {
@@ -346,6 +366,27 @@ cedar = "permit (principal, action, resource);"
             .err()
             .unwrap();
         assert!(matches!(error, AssemblyError::Log { .. }));
+    }
+
+    #[test]
+    fn endorsements_must_be_there_and_be_read() {
+        let attestation = "[attestation]\nendorsements = \"endorsements\"\n";
+        assert!(matches!(
+            refused(attestation),
+            AssemblyError::Endorsements(_)
+        ));
+        let (folder, path) = policy(attestation);
+        let endorsements = folder.path().join("endorsements");
+        fs::create_dir(&endorsements).unwrap();
+        let assembled = |log: &str| {
+            Assembly::read(&path)
+                .unwrap()
+                .logged_to(&folder.path().join(log))
+        };
+        assert!(assembled("log").is_ok());
+        fs::write(endorsements.join("genoa.crl"), b"no list").unwrap();
+        let error = assembled("other").err().unwrap();
+        assert!(matches!(error, AssemblyError::Verifier(_)));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Attestation {
     pub max_age: Option<Duration>,
     /// The file of reference values, as written.
     pub reference_values: Option<PathBuf>,
+    /// The folder of endorsements (certificates, revocation lists, TCB info), as written.
+    pub endorsements: Option<PathBuf>,
 }
 
 /// A kind of trusted execution environment, by its name in policies.

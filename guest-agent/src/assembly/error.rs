@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use attestation::{AttestError, BuildError, ReferenceError};
+use attestation::{AttestError, BuildError, FolderError, ReferenceError};
 use policy::BundleError;
 use vault::audit::{KeyError, LogError};
 
@@ -65,6 +65,9 @@ pub enum AssemblyError {
         /// Why.
         source: ReferenceError,
     },
+    /// The folder of endorsements cannot be used.
+    #[error("cannot use the endorsements of the policy")]
+    Endorsements(#[from] FolderError),
     /// The policy asks for evidence, and this machine has no TEE that gives any.
     #[error("no evidence can be collected")]
     NoEvidence(#[source] AttestError),
@@ -108,6 +111,7 @@ impl AssemblyError {
             Self::NoKey { .. } | Self::KeyKind { .. } | Self::Key(_) => "key",
             Self::AnchorKind { .. } => "anchor",
             Self::ReferenceFile { .. } | Self::ReferenceValues { .. } => "reference-values",
+            Self::Endorsements(_) => "endorsements",
             Self::NoEvidence(_) | Self::SimulatedUnwelcome(_) | Self::Simulated(_) => "no-evidence",
             Self::Verifier(_) => "verifier",
             Self::LogKey(_) | Self::LogFolder { .. } | Self::Log { .. } => "log",

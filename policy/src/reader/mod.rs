@@ -203,7 +203,10 @@ impl<'s> Reader<'s> {
     }
 
     fn attestation(&mut self, section: &Section<'_, 's>) -> Attestation {
-        self.known(section, &["accept", "max-age", "reference-values"]);
+        self.known(
+            section,
+            &["accept", "max-age", "reference-values", "endorsements"],
+        );
         let names = TeeName::ALL.map(TeeName::as_str);
         let mut accept = Vec::new();
         for (span, text) in self.strings(section, "accept").unwrap_or_default() {
@@ -224,6 +227,9 @@ impl<'s> Reader<'s> {
             max_age: self.duration(section, "max-age"),
             reference_values: self
                 .string(section, "reference-values")
+                .and_then(|(span, text)| self.host_path(span, text)),
+            endorsements: self
+                .string(section, "endorsements")
                 .and_then(|(span, text)| self.host_path(span, text)),
         }
     }

@@ -1,6 +1,6 @@
 //! The `container` backend: namespaces, a root file system of its own, cgroups.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
@@ -11,13 +11,15 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
-use super::narrow::{Namespaces, Narrowing};
 use super::network::broker::Broker;
 use super::network::{Grants, Left, Network, resolver};
 use super::spawner::{Failure, Spawner};
+use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::plan::FileAccess;
+use crate::session::Killer;
 use crate::syscall::notify;
 
 /// How often it is looked whether descriptors that were on their way have arrived.
@@ -209,7 +211,7 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items.push(Item::full(
         2,
         "files",
-        "granted trees can be taken while it runs; files and folders open already stay open",
+        "granted trees can be taken while it runs, and given back; files and folders open already stay open",
     ));
     items
 }
@@ -252,7 +254,8 @@ struct Running {
 
 impl Running {
     fn tell(&self, message: &ToInit) -> Result<(), Failure> {
-        wire::send(self.control.as_fd(), message, &[])
+        // A frozen init hears nothing, and must keep nobody waiting.
+        wire::send_now(self.control.as_fd(), message)
             .map_err(Failure::at("speaking to the sandbox"))
     }
 
@@ -350,12 +353,8 @@ impl Instance for Running {
     fn connect(&mut self, endpoint: &Endpoint, granted: bool) -> Result<(), Failure> {
         let failed = || Failure::at("changing the network");
         let Some(network) = &self.network else {
-            // Nothing can be connected; so nothing is to be taken.
-            return if granted {
-                Err(failed()(io::ErrorKind::Unsupported.into()))
-            } else {
-                Ok(())
-            };
+            // Nothing can be connected here, whatever is granted: the gap `network`.
+            return Ok(());
         };
         network.set(endpoint, granted).map_err(failed())?;
         // A socket that is given from now on is connected under the grants as they are now.
@@ -387,19 +386,27 @@ impl Instance for Running {
         })
     }
 
-    fn detach(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner.narrow(&self.namespaces, at, Narrowing::Detach)
+    fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        self.spawner.show_tree(&self.namespaces, at, access)
     }
 
-    fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner
-            .narrow(&self.namespaces, at, Narrowing::ReadOnly)
+    fn killer(&self) -> Killer {
+        let (init, kill) = (self.pidfd.try_clone(), self.cgroup.kill_switch());
+        let mut kill = kill;
+        Box::new(move || {
+            // Either suffices, and nobody is left to tell of an error.
+            let _ = init
+                .as_ref()
+                .map(|init| rustix::process::pidfd_send_signal(init, Signal::KILL));
+            let _ = kill.as_mut().map(|file| file.write_all(b"1"));
+        })
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
         // The namespace dies with its init; the cgroup catches it in one stroke where there is one.
         let killed = self.cgroup.kill();
         let init = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.cgroup.let_die();
         match (killed, init) {
             (Ok(()), _) | (_, Ok(()) | Err(rustix::io::Errno::SRCH)) => Ok(()),
             (_, Err(error)) => Err(Failure::at("stopping the sandbox")(error.into())),

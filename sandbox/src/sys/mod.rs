@@ -11,6 +11,7 @@ pub mod probe;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod trace;
 
 use std::io;
 

@@ -12,9 +12,9 @@ use crate::plan::{FileAccess, Plan, Run, Tier};
 pub enum Change {
     /// Take this vault away for good; open descriptors read nothing more.
     Withdraw(String),
-    /// Take this granted tree away; descriptors open already stay open.
+    /// Take this granted tree away; files open already stay open.
     Detach(String),
-    /// Let this granted tree only be read any more; descriptors open already stay as they are.
+    /// Let this granted tree only be read any more; files open already stay as they are.
     ReadOnly(String),
     /// Put the limits of this tier in force.
     Limit(Tier),

@@ -36,7 +36,7 @@ use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
 use crate::syscall::landlock::{
-    LandlockError, LandlockPlan, PreparedRuleset, Scopes, UNIX_CONNECT_ABI,
+    LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI,
 };
 use crate::syscall::memory;
 
@@ -354,7 +354,16 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
         .filter(|(path, _)| Path::new(path).exists())
         .cloned();
     let plan = LandlockPlan::new(paths, Scopes::default());
-    let enforced = match plan.build().and_then(PreparedRuleset::restrict_self) {
+    let restrict = || {
+        // What cannot be reached from the root of the sandbox is out of reach, whoever holds a folder
+        // of it: that is all the second domain says, and what makes taking a tree reach working
+        // folders and folders held open. A tree that was detached has no way up to the root.
+        let connected = LandlockPlan::new([("/", Rights::ALL)], Scopes::default()).build()?;
+        let enforced = plan.build()?.restrict_self()?;
+        connected.restrict_self()?;
+        Ok(enforced)
+    };
+    let enforced = match restrict() {
         Ok(enforced) => enforced,
         Err(error @ LandlockError::Unavailable(_)) => {
             return Ok(Item::not(3, "landlock", crate::error::describe(&error)));

@@ -150,7 +150,7 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items.push(Item::full(
         2,
         "files",
-        "granted trees can be taken while it runs; files and folders open already stay open",
+        "granted trees can be taken while it runs; files open already stay open",
     ));
     items
 }

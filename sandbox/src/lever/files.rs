@@ -2,9 +2,10 @@
 //! runs.
 //!
 //! Each grant is a mount of its own, and a helper of the spawner changes it from inside the sandbox's
-//! mount namespace. It takes effect at the next lookup of a path from the root; what a process has open
-//! already, its working folder among it, still leads where it led. What was taken does not come back
-//! in the same session.
+//! mount namespace. It takes effect at the next lookup of a path, from wherever it starts: a domain of
+//! Landlock from the start on (`isolation/child.rs`) wants a way up to the sandbox's root, and a tree
+//! that was detached has none, so working folders and folders held open lead nowhere. A *file* that is
+//! open stays open, and mapped. What was taken does not come back in the same session.
 
 use crate::isolation::Instance;
 use crate::isolation::spawner::Failure;

@@ -148,6 +148,18 @@ impl Bundle {
         self.0.engine.decide(facts)
     }
 
+    /// Tells whether the facts can make a difference to a grant: whether some rule that can apply to it
+    /// looks at them.
+    ///
+    /// What never changes needs no lever.
+    pub fn may_change(&self, grant: &Grant) -> bool {
+        let rules = self.0.engine.rules_about(grant);
+        rules.iter().any(|rule| {
+            let rule = self.rules().get(*rule);
+            rule.is_none_or(|rule| !rule.mentions.is_empty())
+        })
+    }
+
     /// The next age of the evidence, above this one, at which a rule may decide differently.
     ///
     /// Together with [`Risk::next_change`](crate::Risk::next_change) this tells when to decide

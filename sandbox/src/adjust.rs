@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lever::tighten::Tightening;
 use crate::plan::{FileAccess, Plan, Run, Tier};
 
 /// One thing that a lever does to the running sandbox.
@@ -16,6 +17,10 @@ pub enum Change {
     Detach(String),
     /// Let this granted tree only be read any more; files open already stay as they are.
     ReadOnly(String),
+    /// Let programs be started, or no more.
+    Exec(bool),
+    /// Take this from every task, for good.
+    Tighten(Tightening),
     /// Put the limits of this tier in force.
     Limit(Tier),
     /// Freeze the workload, or let it go on.
@@ -30,6 +35,9 @@ impl fmt::Display for Change {
             Self::Withdraw(name) => write!(f, "withdraw vault {name}"),
             Self::Detach(at) => write!(f, "take {at} away"),
             Self::ReadOnly(at) => write!(f, "make {at} read-only"),
+            Self::Exec(true) => f.write_str("let programs be started again"),
+            Self::Exec(false) => f.write_str("let no program be started"),
+            Self::Tighten(what) => write!(f, "take {what} for good"),
             Self::Limit(tier) => write!(f, "put limits of the {tier} tier in force"),
             Self::Freeze(true) => f.write_str("freeze the workload"),
             Self::Freeze(false) => f.write_str("let the workload go on"),
@@ -65,12 +73,18 @@ pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
             _ => {}
         }
     }
+    if now.exec && !wanted.exec {
+        changes.push(Change::Exec(false));
+    }
     let frozen = |plan: &Plan| plan.run == Run::Frozen;
     if !frozen(now) && frozen(wanted) {
         changes.push(Change::Freeze(true));
     }
     if now.tier != wanted.tier {
         changes.push(Change::Limit(wanted.tier));
+    }
+    if !now.exec && wanted.exec {
+        changes.push(Change::Exec(true));
     }
     if frozen(now) && !frozen(wanted) {
         changes.push(Change::Freeze(false));
@@ -136,6 +150,23 @@ mod tests {
         assert_eq!(
             changes,
             [Change::ReadOnly("/b".into()), Change::Detach("/a".into())]
+        );
+    }
+
+    #[test]
+    fn programs_are_refused_before_a_freeze_and_allowed_before_a_thaw() {
+        let with = |exec, run| Plan {
+            exec,
+            ..plan(run, Tier::Full, &[])
+        };
+        let (runs, frozen) = (with(true, Run::Running), with(false, Run::Frozen));
+        assert_eq!(
+            between(&runs, &frozen),
+            [Change::Exec(false), Change::Freeze(true)]
+        );
+        assert_eq!(
+            between(&frozen, &runs),
+            [Change::Exec(true), Change::Freeze(false)]
         );
     }
 

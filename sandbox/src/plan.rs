@@ -11,6 +11,8 @@ use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::rootfs::{HostEntry, host_entry};
+use crate::lever::exec;
+use crate::lever::tighten::Tightening;
 use crate::syscall::landlock::{self, Rights};
 use crate::syscall::profile::Fate;
 use crate::syscall::table::syscall_number;
@@ -69,6 +71,12 @@ pub struct Plan {
     pub data: BTreeSet<String>,
     /// Trees of the host that the workload sees, by their place inside.
     pub files: BTreeMap<String, FileAccess>,
+    /// Whether the workload may start programs.
+    pub exec: bool,
+    /// Whether that right can be given back once it was taken: the launch tells.
+    pub exec_returns: bool,
+    /// What was taken for good.
+    pub tightened: BTreeSet<Tightening>,
     /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
     pub fixed: BTreeSet<Grant>,
 }
@@ -110,6 +118,7 @@ impl Plan {
                 }
                 // Comes with the right to read, above; alone it gives nothing.
                 (Action::Write, Resource::Path(_)) => {}
+                (Action::Exec, _) => plan.exec = true,
                 (Action::Use | Action::Proceed | Action::Live, _) => {}
                 _ => {
                     plan.fixed.insert(grant.clone());
@@ -127,6 +136,9 @@ impl Plan {
             wanted.run = wanted.run.max(Run::Frozen);
         }
         wanted.fixed.clone_from(&self.fixed);
+        wanted.exec &= self.exec || self.exec_returns;
+        wanted.exec_returns = self.exec_returns;
+        wanted.tightened.clone_from(&self.tightened);
         let lost: Vec<_> = self
             .files
             .keys()
@@ -228,7 +240,7 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
-    if !plan.fixed.contains(&Grant::exec()) {
+    if !plan.exec {
         return Err(PlanError::Unsupported(
             "the policy does not grant `exec` from the start: the workload's own program could not be \
              executed"
@@ -341,13 +353,12 @@ pub fn floor(
         .sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
-    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
-        profile = profile.without_unix_connect();
-    }
-    let profile = profile
-        .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?;
+    let profile = profile(tables)?;
+    // A right that a rule may take is asked for each time; where nobody listens, it is not.
+    let asking = match bundle.may_change(&Grant::exec()) {
+        true => profile.clone().notify(exec::CALLS)?,
+        false => profile.clone(),
+    };
     Ok(Floor {
         host_uid,
         host_gid,
@@ -357,12 +368,27 @@ pub fn floor(
         landlock: rights,
         limits: resource_limits(tables),
         unix_connect: reaches_unix_paths(&profile),
-        filter: profile.compile(true)?,
+        filter: asking.compile(true)?,
         silent_filter: profile.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// The system calls that the policy's table allows.
+///
+/// # Errors
+///
+/// [`PlanError::Profile`] when the table has a mistake.
+pub fn profile(tables: &Tables) -> Result<Profile, PlanError> {
+    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
+    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
+        profile = profile.without_unix_connect();
+    }
+    Ok(profile
+        .allow(&tables.syscalls.allow)?
+        .deny(&tables.syscalls.deny)?)
 }
 
 /// Whether the profile lets a Unix socket be reached by its path, by connecting or by a datagram.

@@ -32,7 +32,7 @@ use crate::error::SessionError;
 use crate::event::{Clock, Event};
 use crate::isolation::child::Ending;
 use crate::isolation::{Backend, Instance};
-use crate::lever::{self, data::Vaults};
+use crate::lever::{self, data::Vaults, tighten::Tightening};
 use crate::plan::{Plan, Run};
 use crate::record::{Record, rule};
 use crate::release::{Identity, KeyBroker};
@@ -192,6 +192,11 @@ impl Session {
                 return Ok(Some(Why::Asked));
             }
         }
+        for event in &events {
+            if let Event::Tighten(what, why) = event {
+                self.tighten(what, why)?;
+            }
+        }
         if self.attested.is_due(now) {
             self.attest()?;
         }
@@ -215,6 +220,19 @@ impl Session {
         }
         self.plan = wanted;
         Ok(None)
+    }
+
+    /// Takes something for good that somebody asks to be taken, once.
+    fn tighten(&mut self, what: &Tightening, why: &str) -> Result<(), SessionError> {
+        if self.plan.tightened.contains(what) {
+            return Ok(());
+        }
+        self.apply(&Change::Tighten(what.clone()), vec![why.to_owned()])?;
+        if *what == Tightening::Exec {
+            (self.plan.exec, self.plan.exec_returns) = (false, false);
+        }
+        self.plan.tightened.insert(what.clone());
+        Ok(())
     }
 
     /// Sensors ─▶ signals ─▶ risk.
@@ -315,12 +333,15 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
         Change::Withdraw(name) => Grant::read_vault(name),
         Change::Detach(at) => Grant::read_path(at),
         Change::ReadOnly(at) => Grant::write_path(at),
+        Change::Exec(_) => Grant::exec(),
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),
         Change::Freeze(_) if decision.proceed() => {
             return vec!["a grant was lost that no lever can take back".into()];
         }
         Change::Freeze(_) => Grant::proceed(),
+        // Asked for, and never decided.
+        Change::Tighten(_) => return Vec::new(),
     };
     reasons(decision, &grant)
 }

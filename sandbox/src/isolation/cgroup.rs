@@ -181,6 +181,11 @@ impl Cgroup {
         &self.placement
     }
 
+    /// The folder on v2 that holds every task of the sandbox and nothing else.
+    pub fn on_v2(&self) -> Option<&Path> {
+        self.placement.v2.as_deref()
+    }
+
     /// Whether this controller limits the sandbox.
     pub fn limits(&self, controller: &str) -> bool {
         self.controllers.contains_key(controller)
@@ -212,10 +217,10 @@ impl Cgroup {
             }
         }
         if let Some((folder, _)) = self.controllers.get("pids") {
-            // On v1 the spawner lives in the cgroup too; it is not the workload's to count.
+            // The init is in it, and on v1 the spawner and a helper of its: not the workload's to count.
             let value = limits
                 .pids
-                .map_or_else(|| "max".to_owned(), |p| (p + 2).to_string());
+                .map_or_else(|| "max".to_owned(), |p| (p + 3).to_string());
             write(folder, "pids.max", &value)?;
         }
         if let Some((folder, v2)) = self.controllers.get("cpu") {

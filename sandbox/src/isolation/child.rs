@@ -35,9 +35,7 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{
-    LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI,
-};
+use crate::syscall::landlock::{LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -53,6 +51,8 @@ pub enum FromInit {
     /// Everything is in force; the workload waits. The user and the mount namespace come along, and the
     /// seccomp listener, if there is one.
     Prepared {
+        /// Number of the pid namespace's inode.
+        pids: u64,
         /// What was enforced.
         items: Vec<Item>,
     },
@@ -143,6 +143,7 @@ fn prepare(
     let [user, mounts] = namespaces;
     let user = user.map_err(Failure::at("opening the user namespace"))?;
     let mounts = mounts.map_err(Failure::at("opening the mount namespace"))?;
+    let pids = rustix::fs::stat("/proc/self/ns/pid").map_err(at("reading the pid namespace"))?;
     process::become_user(INSIDE_ID, INSIDE_ID, floor.privileged)
         .map_err(Failure::at("becoming the sandbox's user"))?;
     // A change of user clears it; see PR_SET_PDEATHSIG in prctl(2).
@@ -214,8 +215,13 @@ fn prepare(
         .into_iter()
         .chain(listener.iter().map(AsFd::as_fd))
         .collect();
-    wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
-        .map_err(Failure::at("reporting what is in force"))?;
+    let pids = pids.st_ino;
+    wire::send(
+        control.as_fd(),
+        &FromInit::Prepared { pids, items },
+        &descriptors,
+    )
+    .map_err(Failure::at("reporting what is in force"))?;
     drop((user, mounts, listener));
     wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;

@@ -1,17 +1,22 @@
 //! The `container` backend: namespaces, a root file system of its own, cgroups.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc::SyncSender;
 
 use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
+use super::floor::Floor;
+use super::inject::{self, Layer, Target};
 use super::narrow::{Namespaces, Narrowing};
 use super::spawner::{Failure, Spawner};
 use super::{Backend, Instance, Launch, Place, wire};
-use crate::enforcement::{Enforcement, Item};
+use crate::enforcement::{Enforcement, Item, State};
 use crate::event::Event;
+use crate::lever::exec::Gate;
+use crate::lever::tighten::Tightening;
 use crate::syscall::notify;
 
 /// Makes sandboxes of namespaces and cgroups.
@@ -50,6 +55,7 @@ impl Backend for Container {
             floor,
             limits,
             stdio,
+            gate,
             serve,
             events,
         } = launch;
@@ -72,14 +78,19 @@ impl Backend for Container {
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;
         drop((theirs, stdio));
-        let (namespaces, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
+        let (namespaces, pids, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
+        let gate = gate.filter(|_| listener.is_some());
+        enforcement.extend(lever_items_of_calls(&floor, gate.is_some()));
         if let Some(listener) = listener {
-            notify::start(listener, events.clone())
+            notify::start(listener, gate.clone(), events.clone())
                 .map_err(Failure::at("starting the notifier"))?;
         }
         Ok(Box::new(Running {
             control,
             namespaces,
+            pids,
+            frozen: false,
+            gate,
             pid,
             pidfd,
             enforcement,
@@ -95,7 +106,7 @@ fn confine(
     control: BorrowedFd<'_>,
     serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     enforcement: &mut Enforcement,
-) -> Result<(Namespaces, Option<OwnedFd>), Failure> {
+) -> Result<(Namespaces, u64, Option<OwnedFd>), Failure> {
     loop {
         let heard = wire::receive(control).map_err(Failure::at("hearing from the sandbox"))?;
         match heard {
@@ -112,13 +123,13 @@ fn confine(
                 wire::send(control, &ToInit::Served, &[])
                     .map_err(Failure::at("speaking to the sandbox"))?;
             }
-            Some((FromInit::Prepared { items }, descriptors)) => {
+            Some((FromInit::Prepared { pids, items }, descriptors)) => {
                 enforcement.extend(items);
                 let mut descriptors = descriptors.into_iter();
                 let (Some(user), Some(mounts)) = (descriptors.next(), descriptors.next()) else {
                     return Err(ended());
                 };
-                return Ok((Namespaces { user, mounts }, descriptors.next()));
+                return Ok((Namespaces { user, mounts }, pids, descriptors.next()));
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure),
             Some((FromInit::Ended(_), _)) | None => return Err(ended()),
@@ -155,11 +166,35 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items
 }
 
+/// What the levers on system calls can do under this floor.
+fn lever_items_of_calls(floor: &Floor, gate: bool) -> Vec<Item> {
+    let tighten = match inject::obstacle(&floor.filter, floor.privileged) {
+        None => Item::full(
+            3,
+            "tighten",
+            "a further filter and Landlock domain can be put on every task while it runs",
+        ),
+        Some(obstacle) => Item::not(3, "tighten", obstacle),
+    };
+    let exec = if gate {
+        Item::full(3, "exec", "each start of a program is asked for")
+    } else if tighten.state == State::Full {
+        Item::full(3, "exec", "can be taken while it runs, for good")
+    } else {
+        Item::not(3, "exec", "cannot be taken while it runs")
+    };
+    vec![exec, tighten]
+}
+
 /// A running container.
 #[derive(Debug)]
 struct Running {
     control: OwnedFd,
     namespaces: Namespaces,
+    /// Number of the pid namespace's inode.
+    pids: u64,
+    frozen: bool,
+    gate: Option<Gate>,
     pid: Pid,
     pidfd: OwnedFd,
     enforcement: Enforcement,
@@ -236,10 +271,51 @@ impl Instance for Running {
 
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {
         if self.cgroup.freezes() {
-            self.cgroup.freeze(frozen).map_err(Failure::at("freezing"))
+            self.cgroup
+                .freeze(frozen)
+                .map_err(Failure::at("freezing"))?;
         } else {
-            self.tell_if_there(&ToInit::Pause(frozen))
+            self.tell_if_there(&ToInit::Pause(frozen))?;
         }
+        self.frozen = frozen;
+        Ok(())
+    }
+
+    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
+        match (&self.gate, allowed) {
+            (Some(gate), _) => {
+                gate.set(allowed);
+                Ok(())
+            }
+            (None, false) => self.tighten(&Tightening::Exec.layer()?),
+            (None, true) => Err(Failure {
+                step: "giving the right to start programs back".into(),
+                error: "it was taken for good".into(),
+                errno: None,
+            }),
+        }
+    }
+
+    fn exec_returns(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let cgroup = self.cgroup.on_v2();
+        if self.frozen && cgroup.is_none() && self.cgroup.freezes() {
+            return Err(Failure {
+                step: "tightening".into(),
+                error: "a sandbox that is frozen by cgroup v1 has to be thawed first".into(),
+                errno: None,
+            });
+        }
+        let target = Target {
+            init: self.pid.as_raw_nonzero().get(),
+            cgroup: cgroup.map(Path::to_owned),
+            namespace: self.pids,
+            frozen: self.frozen && cgroup.is_some(),
+        };
+        self.spawner.inject(target, layer.clone())
     }
 
     fn detach(&mut self, at: &str) -> Result<(), Failure> {

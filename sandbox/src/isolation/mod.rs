@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod child;
 pub mod container;
 pub mod floor;
+pub mod inject;
 pub mod namespace;
 pub mod narrow;
 pub mod rootfs;
@@ -21,8 +22,10 @@ use rustix::process::Pid;
 
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::lever::exec::Gate;
 use cgroup::Limits;
 use floor::Floor;
+use inject::Layer;
 use spawner::Failure;
 
 /// A place where workloads run.
@@ -44,6 +47,8 @@ pub struct Launch<'a> {
     pub limits: Limits,
     /// stdin, stdout and stderr of the workload.
     pub stdio: [OwnedFd; 3],
+    /// Where starts of programs are asked for, if the floor's filter asks.
+    pub gate: Option<Gate>,
     /// Takes each vault's place as it is mounted and serves it.
     pub serve: &'a mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     /// Where what happens inside is reported.
@@ -109,10 +114,48 @@ pub trait Instance: Send {
     /// When there is no such mount, or the kernel refuses.
     fn make_read_only(&mut self, at: &str) -> Result<(), Failure>;
 
+    /// Lets the workload start programs, or no more.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be told to, or the right is gone for good. Frozen then, as by
+    /// [`tighten`](Instance::tighten).
+    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
+        Err(cannot(if allowed {
+            "giving the right to start programs back"
+        } else {
+            "taking the right to start programs"
+        }))
+    }
+
+    /// Whether the right to start programs can be given back once it was taken.
+    fn exec_returns(&self) -> bool {
+        false
+    }
+
+    /// Puts a further layer on every task that there is, for good. Returns when all have it.
+    ///
+    /// # Errors
+    ///
+    /// When one task does not have it. None of them executes an instruction then, until the sandbox is
+    /// thawed or stopped.
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let _ = layer;
+        Err(cannot("tightening the running workload"))
+    }
+
     /// Kills everything in the sandbox.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     fn stop(&mut self) -> Result<(), Failure>;
+}
+
+fn cannot(step: &str) -> Failure {
+    Failure {
+        step: step.into(),
+        error: "this backend cannot do it".into(),
+        errno: None,
+    }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
+use super::inject::{self, Layer, Target};
 use super::narrow::{Namespaces, Narrowing, narrow};
 use super::{child, namespace, rootfs, wire};
 use crate::sys::process::{self, Forked};
@@ -32,6 +33,8 @@ enum Request {
     Launch(Box<Floor>),
     /// Narrow a mount. Descriptors: user namespace, mount namespace.
     Narrow(String, Narrowing),
+    /// Put a layer on every task.
+    Inject(Box<(Target, Layer)>),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
@@ -158,12 +161,21 @@ impl Spawner {
         narrowing: Narrowing,
     ) -> Result<(), Failure> {
         let descriptors = [namespaces.user.as_fd(), namespaces.mounts.as_fd()];
-        wire::send(
-            self.socket.as_fd(),
-            &Request::Narrow(at.to_owned(), narrowing),
-            &descriptors,
-        )
-        .map_err(Failure::at("asking the spawner"))?;
+        self.ask(&Request::Narrow(at.to_owned(), narrowing), &descriptors)
+    }
+
+    /// Puts a layer on every task of the running sandbox but its init. Returns when all have it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when one task does not have it; the sandbox is frozen then, or its tasks stopped.
+    pub fn inject(&self, target: Target, layer: Layer) -> Result<(), Failure> {
+        self.ask(&Request::Inject(Box::new((target, layer))), &[])
+    }
+
+    fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        wire::send(self.socket.as_fd(), request, descriptors)
+            .map_err(Failure::at("asking the spawner"))?;
         let answer =
             wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
         match answer {
@@ -256,6 +268,11 @@ fn serve() -> io::Result<()> {
                     }),
                 };
                 let answer = narrowed.map_or_else(Answer::Failed, |()| Answer::Done);
+                wire::send(socket.as_fd(), &answer, &[])?;
+            }
+            Some((Request::Inject(order), _)) => {
+                let injected = inject::inject(&order.0, &order.1);
+                let answer = injected.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }
             last => {

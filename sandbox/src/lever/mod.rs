@@ -1,9 +1,11 @@
 //! Levers: what can be moved from outside while the workload runs, one file each.
 
 pub mod data;
+pub mod exec;
 pub mod files;
 pub mod freeze;
 pub mod resources;
+pub mod tighten;
 
 use policy::Tables;
 
@@ -27,6 +29,8 @@ pub fn pull(
         Change::Withdraw(name) => vaults.withdraw(name),
         Change::Detach(at) => files::detach(instance, at),
         Change::ReadOnly(at) => files::make_read_only(instance, at),
+        Change::Exec(allowed) => exec::set(instance, *allowed),
+        Change::Tighten(what) => tighten::tighten(instance, what),
         Change::Limit(tier) => resources::limit(instance, tables, *tier),
         Change::Freeze(frozen) => freeze::set(instance, *frozen),
         Change::Stop => freeze::stop(instance),

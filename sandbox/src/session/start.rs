@@ -9,6 +9,7 @@ use crate::adjust::Change;
 use crate::error::{SessionError, describe};
 use crate::facts;
 use crate::isolation::Launch;
+use crate::lever::exec::Gate;
 use crate::plan::{self, Run};
 use crate::record::{Record, hex};
 use crate::release;
@@ -105,11 +106,16 @@ impl Session {
         let (Some(backend), Some(stdio)) = (self.backend.take(), self.stdio.take()) else {
             return Err(SessionError::Lost);
         };
+        let gate = match self.bundle.may_change(&Grant::exec()) {
+            true => Some(Gate::new(plan::profile(self.bundle.tables())?)),
+            false => None,
+        };
         let vaults = &mut self.vaults;
         let instance = backend.launch(Launch {
             floor: &floor,
             limits,
             stdio,
+            gate,
             serve: &mut |name, place| vaults.show(name, place),
             events: self.sender.clone(),
         })?;
@@ -121,6 +127,7 @@ impl Session {
             enforcement: enforcement.items().to_vec(),
             pid: instance.pid().as_raw_nonzero().get(),
         };
+        self.plan.exec_returns = instance.exec_returns();
         self.instance = Some(instance);
         self.journal.note(record)?;
         if self.plan.run == Run::Frozen {

@@ -8,6 +8,8 @@ pub mod memory;
 pub mod mount;
 pub mod probe;
 pub mod process;
+#[cfg(target_arch = "x86_64")]
+pub mod ptrace;
 // The listener's whole protocol; what brokers descriptors with it is the notifier's later work.
 #[cfg_attr(
     not(test),

@@ -2,7 +2,8 @@
 //!
 //! A plain thread, never a task of an async runtime: with the synchronous wake-up it runs on the
 //! workload's own CPU. Only calls that the profile does not have come here; what it has costs nothing.
-//! Nothing is looked at through a pointer, and nothing is let through.
+//! Nothing is looked at through a pointer, and nothing is let through but starts of programs while
+//! their gate is open ([`exec`](crate::lever::exec)).
 //!
 //! See seccomp_unotify(2).
 
@@ -15,6 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::profile::denied_errno;
 use super::table::syscall_name;
 use crate::event::{Denied, Event};
+use crate::lever::exec::Gate;
 use crate::sys::seccomp::{self, Answer, Notification};
 
 /// Starts to answer notified calls, until the last task under the filter is gone.
@@ -24,16 +26,16 @@ use crate::sys::seccomp::{self, Answer, Notification};
 /// # Errors
 ///
 /// When no thread can be started.
-pub fn start(listener: OwnedFd, events: SyncSender<Event>) -> io::Result<()> {
+pub fn start(listener: OwnedFd, gate: Option<Gate>, events: SyncSender<Event>) -> io::Result<()> {
     // An older kernel does not know the flag; then a wake-up costs more, and nothing else changes.
     let _ = seccomp::wake_synchronously(listener.as_fd());
     std::thread::Builder::new()
         .name("sandbox-notifier".into())
-        .spawn(move || answer_all(&listener, &events))
+        .spawn(move || answer_all(&listener, gate.as_ref(), &events))
         .map(drop)
 }
 
-fn answer_all(listener: &OwnedFd, events: &SyncSender<Event>) {
+fn answer_all(listener: &OwnedFd, gate: Option<&Gate>, events: &SyncSender<Event>) {
     loop {
         let mut watched = [PollFd::new(listener, PollFlags::IN)];
         match rustix::event::poll(&mut watched, None) {
@@ -52,6 +54,11 @@ fn answer_all(listener: &OwnedFd, events: &SyncSender<Event>) {
             }
             Err(_) => return,
         };
+        if gate.is_some_and(|gate| gate.lets(&notification.data)) {
+            // Nothing was looked at that the caller could change.
+            let _ = seccomp::respond(listener.as_fd(), notification.id, Answer::Continue);
+            continue;
+        }
         let answer = Answer::Errno(denied_errno(notification.data.nr));
         // A caller that is gone in the meantime needs no answer.
         let _ = seccomp::respond(listener.as_fd(), notification.id, answer);

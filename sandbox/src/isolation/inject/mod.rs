@@ -1,0 +1,172 @@
+//! A further layer on every task of a running sandbox, whether it wants it or not.
+//!
+//! ```text
+//! seize ─▶ list again until nothing is new ─▶ all are stopped
+//!                                              │ each process: scratch page, Landlock in each
+//!                                              │ thread, filter over all threads, what came of it
+//! let go ◀─ registers and signals as they were ◀┘
+//! ```
+//!
+//! Done by a short-lived process of the spawner with one thread and no other children, so that no
+//! program that uses the SDK gets stops of tasks it knows nothing of. Seizing is what freezes: a task
+//! that is seized stops before its next instruction, and what it forks meanwhile is seized at birth.
+//! The cgroup's freezer would keep a task from making the very calls that are put into it.
+//!
+//! A layer only narrows (seccomp(2), landlock(7)), so a second one does no harm. When something does
+//! not work out the sandbox is left frozen, or stopped by `SIGSTOP`, and the failure says why; a task
+//! that could not even be stopped is killed when this process ends (`PTRACE_O_EXITKILL`).
+
+mod remote;
+mod tasks;
+mod tracer;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+use super::spawner::Failure;
+use crate::sys::process::{self, Forked};
+use crate::syscall::{Program, SeccompData, syscall_number};
+pub use tasks::Target;
+use tracer::Tracer;
+
+/// How long all of it may take: as long as a freeze may.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// What every task takes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Rights of Landlock that are lost everywhere, `LANDLOCK_ACCESS_FS_*`; 0 for no domain.
+    pub lost_rights: u64,
+    /// A filter that allows everything but what is lost.
+    pub filter: Program,
+    /// A call to be tried with null pointers afterwards, and the error number it then fails with.
+    pub probe: Option<(u32, i32)>,
+}
+
+/// Puts a layer on every task of a sandbox but its init. Returns when all have it.
+///
+/// # Errors
+///
+/// [`Failure`] when one task could not be given it; none of them executes an instruction then.
+pub fn inject(target: &Target, layer: &Layer) -> Result<(), Failure> {
+    let step = || "tightening";
+    let (answer, told) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|errno| Failure::at(step())(errno.into()))?;
+    match process::fork_into(0, None).map_err(Failure::at(step()))? {
+        Forked::Child => {
+            drop(answer);
+            let result = run(target, layer);
+            process::exit_now(i32::from(tell(told, &result).is_err()))
+        }
+        Forked::Parent { pidfd, .. } => {
+            drop(told);
+            let mut line = Vec::new();
+            let heard = File::from(answer).read_to_end(&mut line);
+            while let Err(rustix::io::Errno::INTR) =
+                rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
+            {
+            }
+            heard.map_err(Failure::at(step()))?;
+            serde_json::from_slice(&line).unwrap_or_else(|_| {
+                Err(Failure {
+                    step: step().into(),
+                    error: "its helper ended without a word".into(),
+                    errno: None,
+                })
+            })
+        }
+    }
+}
+
+/// What on this host, or in this filter, stands against putting a layer on a sandbox.
+pub fn obstacle(filter: &Program, privileged: bool) -> Option<String> {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    if scope.is_ok_and(|scope| scope.trim() == "3") {
+        return Some("kernel.yama.ptrace_scope is 3: nobody traces anything".into());
+    }
+    if privileged {
+        return None;
+    }
+    // Root gets past the filter; an ordinary user has to be let.
+    let mode = u64::from(libc::SECCOMP_SET_MODE_FILTER);
+    let needed = [
+        (
+            "mmap",
+            [
+                0,
+                4096,
+                (libc::PROT_READ | libc::PROT_WRITE) as u64,
+                0,
+                0,
+                0,
+            ],
+        ),
+        (
+            "seccomp",
+            [mode, libc::SECCOMP_FILTER_FLAG_TSYNC, 0, 0, 0, 0],
+        ),
+        ("landlock_create_ruleset", [0; 6]),
+        ("landlock_restrict_self", [0; 6]),
+        ("close", [0; 6]),
+    ];
+    let refused = |name: &str, arguments| {
+        let call = syscall_number(name).map(|nr| SeccompData::new(nr, arguments));
+        call.is_none_or(|call| filter.evaluate(&call) != libc::SECCOMP_RET_ALLOW)
+    };
+    let name = needed
+        .iter()
+        .find(|(name, arguments)| refused(name, *arguments));
+    name.map(|(name, _)| format!("the policy denies `{name}`, and only root gets past that"))
+}
+
+fn tell(told: OwnedFd, result: &Result<(), Failure>) -> io::Result<()> {
+    File::from(told).write_all(&serde_json::to_vec(result)?)
+}
+
+/// What the helper does. It may leave tasks seized on a failure: they die with it.
+fn run(target: &Target, layer: &Layer) -> Result<(), Failure> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut tracer = Tracer::new(deadline)?;
+    let done = every_task(&mut tracer, target, layer);
+    if done.is_err() {
+        target.hold(tracer.processes());
+    }
+    let released = tracer.release_all();
+    done.and(released)
+}
+
+fn every_task(tracer: &mut Tracer, target: &Target, layer: &Layer) -> Result<(), Failure> {
+    // Listed anew until a pass over what is there, begun when everything known had stopped, finds
+    // nothing unknown: then nothing untreated is left that could make another task.
+    loop {
+        let mut fresh = false;
+        for tid in target.tasks().map_err(Failure::at("listing the tasks"))? {
+            fresh |= tracer.seize(tid)?;
+        }
+        fresh |= tracer.settle(true)?;
+        if !fresh {
+            break;
+        }
+        tracer.in_time()?;
+    }
+    target.thaw()?;
+    remote::treat(tracer, layer)?;
+    if tracer.all_treated() {
+        return target.freeze_again();
+    }
+    // What is left waits in the kernel for something that another task may have to do, as a parent in
+    // vfork(2) does. It executes nothing before it stops; the others have the layer, and so has all
+    // that they make from now on.
+    tracer.release_treated()?;
+    while !tracer.all_treated() {
+        tracer.settle(false)?;
+        remote::treat(tracer, layer)?;
+        tracer.in_time()?;
+    }
+    target.freeze_again()
+}

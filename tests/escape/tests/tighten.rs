@@ -117,8 +117,7 @@ impl Run {
     /// Takes the right to start programs, and waits until that is in force.
     fn tighten(&mut self) {
         self.handle.tighten(Tightening::Exec, "a test");
-        let taken = Change::Tighten(Tightening::Exec);
-        self.wait_for(|r| matches!(r, Record::Adjusted { change, .. } if *change == taken));
+        self.wait_for(adjusted(Change::Tighten(Tightening::Exec)));
     }
 
     /// Lets the victim go on, and hears what it says.
@@ -191,4 +190,182 @@ fn it_is_taken_from_threads_whose_filters_differ() {
 #[test]
 fn it_is_taken_from_a_process_that_nobody_may_dump() {
     is_taken_from(&["undumpable"], 1);
+}
+
+#[test]
+fn root_gets_past_a_filter_that_forbids_confining_and_others_stop_the_workload() {
+    for way in ["filtered", "killing"] {
+        let run = Run::ready(&[way]);
+        if is_root() {
+            let mut run = run;
+            run.tighten();
+            assert_eq!(run.finish(), (vec![libc::EPERM], Ending::Code(0)), "{way}");
+        } else if way == "filtered" {
+            let error = run.refused();
+            assert!(error.contains("a filter of its own"), "{error}");
+        } else {
+            // It killed itself by what was asked of it, and so took the right from itself.
+            run.handle.tighten(Tightening::Exec, "a test");
+            let outcome = run.session.join().unwrap().unwrap();
+            assert_eq!(outcome.ending, Ending::Killed(libc::SIGSYS));
+        }
+    }
+}
+
+#[test]
+fn the_last_domain_of_landlock_is_found_used_up() {
+    // Two are the floor's; with thirteen of its own there is room for one.
+    let mut run = Run::ready(&["layers", "13"]);
+    run.tighten();
+    assert_eq!(run.finish(), (vec![libc::EPERM], Ending::Code(0)));
+    let error = Run::ready(&["layers", "14"]).refused();
+    assert!(error.contains("16 domains"), "{error}");
+}
+
+#[test]
+fn a_parent_that_stays_in_vfork_is_not_left_as_it_is() {
+    let error = Run::ready(&["vfork-forever"]).refused();
+    assert!(error.contains("did not stop in time"), "{error}");
+}
+
+#[test]
+fn a_program_in_32_bit_mode_is_not_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("loop");
+    fs::write(&program, endless_loop_of_32_bits()).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&program, mode).unwrap();
+    let script = "/app/loop & echo ready; read -r line";
+    let mut run = Run::start(&program, &["sh", "-c", script], "", "");
+    assert_eq!(run.line(), "ready");
+    // Until then it is a shell.
+    let executed = |pid: &str| fs::read_link(format!("/proc/{pid}/exe"));
+    let running = || {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let names = all.filter_map(|entry| entry.file_name().into_string().ok());
+        names
+            .into_iter()
+            .any(|pid| executed(&pid).is_ok_and(|exe| exe.ends_with("app/loop")))
+    };
+    while !running() {
+        std::thread::yield_now();
+    }
+    let error = run.refused();
+    assert!(error.contains("32-bit"), "{error}");
+}
+
+/// An ELF program for i386 of one segment and one instruction: a jump to itself.
+fn endless_loop_of_32_bits() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    let mut program = b"\x7fELF\x01\x01\x01".to_vec();
+    program.resize(16, 0);
+    let half = |program: &mut Vec<u8>, words: &[u16]| {
+        words
+            .iter()
+            .for_each(|word| program.extend(word.to_le_bytes()));
+    };
+    let word = |program: &mut Vec<u8>, words: &[u32]| {
+        words
+            .iter()
+            .for_each(|word| program.extend(word.to_le_bytes()));
+    };
+    half(&mut program, &[2, 3]); // a program, for i386
+    word(&mut program, &[1, BASE + HEADERS, 52, 0, 0]);
+    half(&mut program, &[52, 32, 1, 40, 0, 0]);
+    word(
+        &mut program,
+        &[1, 0, BASE, BASE, HEADERS + 2, HEADERS + 2, 5, 0x1000],
+    );
+    program.extend([0xeb, 0xfe]);
+    program
+}
+
+#[test]
+fn system_calls_are_taken_by_name_and_only_once() {
+    let mut run = Run::ready(&["thread"]);
+    let calls = || Tightening::Calls(["socket", "execve"].map(str::to_owned).into());
+    run.handle.tighten(calls(), "first");
+    run.handle.tighten(calls(), "second");
+    run.tighten();
+    let changes = run.seen.iter().filter(|record| record.kind() == "adjusted");
+    assert_eq!(changes.count(), 2, "{:#?}", run.seen);
+    assert_eq!(run.finish(), (vec![libc::EPERM; 2], Ending::Code(0)));
+}
+
+#[test]
+fn a_frozen_workload_is_tightened_and_stays_frozen() {
+    let victim = Path::new(env!("CARGO_BIN_EXE_victim"));
+    let rule = "forbid (principal, action == Action::\"proceed\", resource) \
+                when { context.risk >= 20 };";
+    let mut run = Run::start(victim, &["/app/victim", "threads"], FADING, rule);
+    assert_eq!(run.line(), "ready");
+    let frozen = |to| adjusted(Change::Freeze(to));
+    // On a busy machine it may be thawed before the order arrives: then once more.
+    for name in [
+        "socket", "bind", "listen", "accept", "connect", "shutdown", "mq_open",
+    ] {
+        run.handle.operator("doubt");
+        run.wait_for(frozen(true));
+        let what = Tightening::Calls(["execve", name].map(str::to_owned).into());
+        run.handle.tighten(what.clone(), "a test");
+        run.wait_for(adjusted(Change::Tighten(what)));
+        let begun = run.seen.iter().rposition(frozen(true)).unwrap();
+        let stayed = !run.seen[begun..].iter().any(frozen(false));
+        if stayed {
+            run.wait_for(frozen(false));
+            assert_eq!(run.finish(), (vec![libc::EPERM; 9], Ending::Code(0)));
+            return;
+        }
+    }
+    panic!("it never stayed frozen: {:#?}", run.seen);
+}
+
+#[test]
+fn programs_are_refused_while_a_rule_says_so_and_start_again_afterwards() {
+    let victim = Path::new(env!("CARGO_BIN_EXE_victim"));
+    let rule = "forbid (principal, action == Action::\"exec\", resource) \
+                when { context.risk >= 20 };";
+    let script = "echo ready; while read -r line; do\n\
+                  /bin/true 2>/dev/null && echo started || echo refused; done";
+    let mut run = Run::start(victim, &["sh", "-c", script], FADING, rule);
+    assert_eq!(run.line(), "ready");
+    let answer = |run: &mut Run| {
+        writeln!(run.stdin.as_ref().unwrap(), "try").unwrap();
+        run.line()
+    };
+    assert_eq!(answer(&mut run), "started");
+    loop {
+        run.handle.operator("doubt");
+        run.wait_for(adjusted(Change::Exec(false)));
+        // Unless the doubt has faded by now.
+        if answer(&mut run) == "refused" {
+            break;
+        }
+    }
+    let announced = |r: &Record| {
+        matches!(
+            r,
+            Record::Adjusting {
+                change: Change::Exec(false),
+                ..
+            }
+        )
+    };
+    assert!(run.seen.iter().any(announced));
+    run.wait_for(adjusted(Change::Exec(true)));
+    assert_eq!(answer(&mut run), "started");
+    run.stdin = None;
+    assert_eq!(run.session.join().unwrap().unwrap().ending, Ending::Code(0));
+}
+
+/// An operator's word that fades within a second.
+const FADING: &str = "[risk]\noperator = { adds = 30, half-life = \"1s\" }";
+
+fn adjusted(wanted: Change) -> impl Fn(&Record) -> bool {
+    move |record| matches!(record, Record::Adjusted { change, .. } if *change == wanted)
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }

@@ -315,7 +315,10 @@ impl Instance for Running {
             namespace: self.pids,
             frozen: self.frozen && cgroup.is_some(),
         };
-        self.spawner.inject(target, layer.clone())
+        let inject = || self.spawner.inject(target, layer.clone());
+        self.cgroup
+            .unthrottled(inject)
+            .map_err(Failure::at("lifting the CPU limit"))?
     }
 
     fn detach(&mut self, at: &str) -> Result<(), Failure> {

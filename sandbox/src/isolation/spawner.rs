@@ -215,6 +215,9 @@ fn serve() -> io::Result<()> {
     let _ = rustix::thread::set_name(c"casemate-spawn");
     // Only its supervisor ends it, by closing the socket; then it has time to clean up.
     crate::sys::signal::block_all()?;
+    // Where v1 limits, it shares the workload's cgroup, and what takes something from the workload does
+    // not queue behind it. An ordinary user may not.
+    let _ = process::hurry();
     // Nothing that the supervisor's program left open may reach a sandbox.
     process::close_from(1)?;
     let socket = supervisor_socket()?;

@@ -130,6 +130,7 @@ fn tell(told: OwnedFd, result: &Result<(), Failure>) -> io::Result<()> {
 
 /// What the helper does. It may leave tasks seized on a failure: they die with it.
 fn run(target: &Target, layer: &Layer) -> Result<(), Failure> {
+    let _ = process::hurry();
     let deadline = Instant::now() + DEADLINE;
     let mut tracer = Tracer::new(deadline)?;
     let done = every_task(&mut tracer, target, layer);

@@ -235,11 +235,7 @@ impl Tracer {
 
     /// Every process of which a task is seized.
     pub fn processes(&self) -> impl Iterator<Item = i32> {
-        let mut all: Vec<_> = self
-            .tasks
-            .iter()
-            .map(|(tid, _)| self.process(*tid))
-            .collect();
+        let mut all: Vec<_> = self.tasks.keys().map(|tid| self.process(*tid)).collect();
         all.sort_unstable();
         all.dedup();
         all.into_iter()

@@ -297,21 +297,20 @@ pub fn write_memory(tid: i32, at: u64, bytes: &[u8]) -> io::Result<()> {
     whole(written as i64, bytes.len())
 }
 
-/// Takes the next stop or end of any traced task, if there is one. See waitpid(2).
+/// Takes the next stop or the end of a traced task, if it has come to one. See waitpid(2).
 ///
 /// # Errors
 ///
-/// `ECHILD` when no task is traced.
-pub fn next_stop() -> io::Result<Option<(i32, Stop)>> {
+/// `ECHILD` when it is not traced, or gone.
+pub fn stop_of(tid: i32) -> io::Result<Option<Stop>> {
     let mut status = 0;
     // SAFETY: the kernel writes one int into a live local.
-    let tid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG) };
-    let tid = check(tid.into())? as i32;
-    if tid == 0 {
+    let found = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    if check(found.into())? == 0 {
         return Ok(None);
     }
     if !libc::WIFSTOPPED(status) {
-        return Ok(Some((tid, Stop::Ended)));
+        return Ok(Some(Stop::Ended));
     }
     let signal = libc::WSTOPSIG(status);
     let stop = match status >> 16 {
@@ -320,7 +319,7 @@ pub fn next_stop() -> io::Result<Option<(i32, Stop)>> {
         0 => Stop::Signal(signal),
         event => Stop::Event(event),
     };
-    Ok(Some((tid, stop)))
+    Ok(Some(stop))
 }
 
 /// Sends a Unix signal to one task.

@@ -376,21 +376,44 @@ fn scratch_times() {
     for way in ["thread", "threads"] {
         let mut times = Vec::new();
         let mut alone = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..10 {
             let mut run = Run::ready(&[way]);
-            for name in ["socket", "bind", "listen", "accept", "connect", "shutdown", "mq_open", "mq_unlink", "semget", "semop"] {
+            for name in [
+                "socket",
+                "bind",
+                "listen",
+                "accept",
+                "connect",
+                "shutdown",
+                "mq_open",
+                "mq_unlink",
+                "semget",
+                "semop",
+            ] {
                 let what = Tightening::Calls([name].map(str::to_owned).into());
                 run.handle.tighten(what.clone(), "t");
                 run.wait_for(adjusted(Change::Tighten(what)));
-                if let Some(Record::Adjusted { micros, .. }) = run.seen.last() { times.push(*micros); }
+                if let Some(Record::Adjusted { micros, .. }) = run.seen.last() {
+                    times.push(*micros);
+                }
             }
             run.tighten();
-            if let Some(Record::Adjusted { micros, .. }) = run.seen.last() { alone.push(*micros); }
+            if let Some(Record::Adjusted { micros, .. }) = run.seen.last() {
+                alone.push(*micros);
+            }
             run.finish();
         }
         for (what, t) in [("calls", &mut times), ("exec", &mut alone)] {
             t.sort();
-            println!("{way} {what} n {} min {} p50 {} p90 {} p99 {} max {}", t.len(), t[0], t[t.len()/2], t[t.len()*9/10], t[t.len()*99/100], t[t.len()-1]);
+            println!(
+                "{way} {what} n {} min {} p50 {} p90 {} p99 {} max {}",
+                t.len(),
+                t[0],
+                t[t.len() / 2],
+                t[t.len() * 9 / 10],
+                t[t.len() * 99 / 100],
+                t[t.len() - 1]
+            );
         }
     }
 }

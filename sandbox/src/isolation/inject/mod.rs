@@ -7,29 +7,24 @@
 //! let go ◀─ registers and signals as they were ◀┘
 //! ```
 //!
-//! Done by a short-lived process of the spawner with one thread and no other children, so that no
-//! program that uses the SDK gets stops of tasks it knows nothing of. Seizing is what freezes: a task
-//! that is seized stops before its next instruction, and what it forks meanwhile is seized at birth.
-//! The cgroup's freezer would keep a task from making the very calls that are put into it.
+//! Done by the spawner, which has one thread, so that no program that uses the SDK gets stops of tasks
+//! it knows nothing of. Seizing is what freezes: a task that is seized stops before its next
+//! instruction, and what it forks meanwhile is seized at birth. The cgroup's freezer would keep a task
+//! from making the very calls that are put into it.
 //!
 //! A layer only narrows (seccomp(2), landlock(7)), so a second one does no harm. When something does
 //! not work out the sandbox is left frozen, or stopped by `SIGSTOP`, and the failure says why; a task
-//! that could not even be stopped is killed when this process ends (`PTRACE_O_EXITKILL`).
+//! that did not even stop is killed.
 
 mod remote;
 mod tasks;
 mod tracer;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::{WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
 use super::spawner::Failure;
-use crate::sys::process::{self, Forked};
 use crate::syscall::{Program, SeccompData, syscall_number};
 pub use tasks::Target;
 use tracer::Tracer;
@@ -54,33 +49,13 @@ pub struct Layer {
 ///
 /// [`Failure`] when one task could not be given it; none of them executes an instruction then.
 pub fn inject(target: &Target, layer: &Layer) -> Result<(), Failure> {
-    let step = || "tightening";
-    let (answer, told) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|errno| Failure::at(step())(errno.into()))?;
-    match process::fork_into(0, None).map_err(Failure::at(step()))? {
-        Forked::Child => {
-            drop(answer);
-            let result = run(target, layer);
-            process::exit_now(i32::from(tell(told, &result).is_err()))
-        }
-        Forked::Parent { pidfd, .. } => {
-            drop(told);
-            let mut line = Vec::new();
-            let heard = File::from(answer).read_to_end(&mut line);
-            while let Err(rustix::io::Errno::INTR) =
-                rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
-            {
-            }
-            heard.map_err(Failure::at(step()))?;
-            serde_json::from_slice(&line).unwrap_or_else(|_| {
-                Err(Failure {
-                    step: step().into(),
-                    error: "its helper ended without a word".into(),
-                    errno: None,
-                })
-            })
-        }
+    let mut tracer = Tracer::new(Instant::now() + DEADLINE)?;
+    let done = every_task(&mut tracer, target, layer);
+    if done.is_err() {
+        target.hold(tracer.processes());
     }
+    let released = tracer.release_all();
+    done.and(released)
 }
 
 /// What on this host, or in this filter, stands against putting a layer on a sandbox.
@@ -122,23 +97,6 @@ pub fn obstacle(filter: &Program, privileged: bool) -> Option<String> {
         .iter()
         .find(|(name, arguments)| refused(name, *arguments));
     name.map(|(name, _)| format!("the policy denies `{name}`, and only root gets past that"))
-}
-
-fn tell(told: OwnedFd, result: &Result<(), Failure>) -> io::Result<()> {
-    File::from(told).write_all(&serde_json::to_vec(result)?)
-}
-
-/// What the helper does. It may leave tasks seized on a failure: they die with it.
-fn run(target: &Target, layer: &Layer) -> Result<(), Failure> {
-    let _ = process::hurry();
-    let deadline = Instant::now() + DEADLINE;
-    let mut tracer = Tracer::new(deadline)?;
-    let done = every_task(&mut tracer, target, layer);
-    if done.is_err() {
-        target.hold(tracer.processes());
-    }
-    let released = tracer.release_all();
-    done.and(released)
 }
 
 fn every_task(tracer: &mut Tracer, target: &Target, layer: &Layer) -> Result<(), Failure> {

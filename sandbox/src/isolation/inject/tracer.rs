@@ -16,6 +16,9 @@ use crate::sys::signal;
 /// How long is waited before one looks why a task does not stop.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+/// How long a task that is killed may take to end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Who traces the tasks of a sandbox.
 pub(super) struct Tracer {
     pub tasks: BTreeMap<i32, Task>,
@@ -84,13 +87,12 @@ impl Tracer {
     /// sleeps uninterruptibly while all others have stopped is left for later. True when tasks came
     /// that were not known.
     pub fn settle(&mut self, stuck_may_wait: bool) -> Result<bool, Failure> {
-        let known = self.tasks.len();
         let mut came = false;
         loop {
-            came |= self.take_stops()?;
-            self.push_on()?;
+            self.take_stops()?;
+            came |= self.push_on()?;
             if self.tasks.values().all(|task| task.stop.is_some()) {
-                return Ok(came || self.tasks.len() > known);
+                return Ok(came);
             }
             if self.wait(PATIENCE)? {
                 continue;
@@ -105,8 +107,10 @@ impl Tracer {
         }
     }
 
-    /// Lets tasks that stopped elsewhere go on to where they can be treated.
-    fn push_on(&mut self) -> Result<(), Failure> {
+    /// Lets tasks that stopped elsewhere go on to where they can be treated. True when one of them has
+    /// made another.
+    fn push_on(&mut self) -> Result<bool, Failure> {
+        let mut born = false;
         let elsewhere: Vec<_> = self
             .tasks
             .iter()
@@ -125,12 +129,20 @@ impl Tracer {
                     }
                     0
                 }
+                Stop::Event(_) => {
+                    // Seized at birth, it stops by itself.
+                    if let Ok(child) = ptrace::event_message(tid) {
+                        born |= !self.tasks.contains_key(&child);
+                        self.tasks.entry(child).or_default();
+                    }
+                    0
+                }
                 _ => 0,
             };
             self.interrupt(tid)?;
             self.resume(tid, |tid| ptrace::resume(tid, signal))?;
         }
-        Ok(())
+        Ok(born)
     }
 
     /// Waits until one task has stopped, or is gone (`None`).
@@ -141,7 +153,7 @@ impl Tracer {
                 Some(Some(stop)) => return Ok(Some(stop)),
                 Some(None) => {}
             }
-            self.take_stops()?;
+            self.take_stop(tid)?;
             if self.tasks.get(&tid).is_some_and(|task| task.stop.is_none())
                 && !self.wait(PATIENCE)?
             {
@@ -168,27 +180,26 @@ impl Tracer {
         or_gone(ptrace::interrupt(tid), tid)
     }
 
-    /// Takes every stop that is there. True when a task was heard of for the first time.
-    fn take_stops(&mut self) -> Result<bool, Failure> {
-        let mut came = false;
-        loop {
-            match ptrace::next_stop() {
-                Ok(Some((tid, Stop::Ended))) => {
-                    self.tasks.remove(&tid);
-                }
-                Ok(Some((tid, stop))) => {
-                    came |= !self.tasks.contains_key(&tid);
-                    self.tasks.entry(tid).or_default().stop = Some(stop);
-                }
-                Ok(None) => return Ok(came),
-                // Nothing is traced any more.
-                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                    self.tasks.clear();
-                    return Ok(came);
-                }
-                Err(error) => return Err(Failure::at("waiting for the tasks")(error)),
-            }
+    /// Takes every stop that is there.
+    fn take_stops(&mut self) -> Result<(), Failure> {
+        let running = self.tasks.iter().filter(|(_, task)| task.stop.is_none());
+        for tid in running.map(|(tid, _)| *tid).collect::<Vec<_>>() {
+            self.take_stop(tid)?;
         }
+        Ok(())
+    }
+
+    fn take_stop(&mut self, tid: i32) -> Result<(), Failure> {
+        match ptrace::stop_of(tid) {
+            Ok(None) => {}
+            Ok(Some(Stop::Ended)) => drop(self.tasks.remove(&tid)),
+            Ok(stop) => self.tasks.entry(tid).or_default().stop = stop,
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                drop(self.tasks.remove(&tid));
+            }
+            Err(error) => return Err(Failure::at(format!("waiting for task {tid}"))(error)),
+        }
+        Ok(())
     }
 
     /// Waits until something has stopped, or for so long. False when nothing has.
@@ -260,22 +271,38 @@ impl Tracer {
         Ok(())
     }
 
-    /// Lets every task go as it was, as far as it is stopped.
+    /// Lets every task go as it was. One that cannot be let go, since it has not stopped, is killed.
     pub fn release_all(&mut self) -> Result<(), Failure> {
         let mut results = Ok(());
         for tid in self.tasks.keys().copied().collect::<Vec<_>>() {
             // All are tried before an error is reported.
             results = results.and(self.release(tid));
         }
+        for (tid, process) in self
+            .tasks
+            .keys()
+            .map(|tid| (*tid, self.process(*tid)))
+            .collect::<Vec<_>>()
+        {
+            or_gone(ptrace::signal_task(process, tid, libc::SIGKILL), tid)?;
+            self.tasks.entry(tid).or_default().stop = None;
+        }
+        // Nobody else hears of their end while they are traced.
+        let until = Instant::now() + FAREWELL;
+        while !self.tasks.is_empty() && Instant::now() < until {
+            self.take_stops()?;
+            self.wait(PATIENCE)?;
+        }
         results
     }
 
     fn release(&mut self, tid: i32) -> Result<(), Failure> {
         self.give_back(tid)?;
-        match self.tasks.remove(&tid) {
-            Some(task) if task.stop.is_some() => or_gone(ptrace::detach(tid), tid),
-            _ => Ok(()),
+        if self.tasks.get(&tid).is_some_and(|task| task.stop.is_none()) {
+            return Ok(());
         }
+        self.tasks.remove(&tid);
+        or_gone(ptrace::detach(tid), tid)
     }
 }
 

@@ -16,10 +16,14 @@
 //! not work out the sandbox is left frozen, or stopped by `SIGSTOP`, and the failure says why; a task
 //! that did not even stop is killed.
 
+// Registers and instructions are the processor's own.
+#[cfg(target_arch = "x86_64")]
 mod remote;
 mod tasks;
+#[cfg(target_arch = "x86_64")]
 mod tracer;
 
+#[cfg(target_arch = "x86_64")]
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -27,9 +31,11 @@ use serde::{Deserialize, Serialize};
 use super::spawner::Failure;
 use crate::syscall::{Program, SeccompData, syscall_number};
 pub use tasks::Target;
+#[cfg(target_arch = "x86_64")]
 use tracer::Tracer;
 
 /// How long all of it may take: as long as a freeze may.
+#[cfg(target_arch = "x86_64")]
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// What every task takes on.
@@ -48,6 +54,7 @@ pub struct Layer {
 /// # Errors
 ///
 /// [`Failure`] when one task could not be given it; none of them executes an instruction then.
+#[cfg(target_arch = "x86_64")]
 pub fn inject(target: &Target, layer: &Layer) -> Result<(), Failure> {
     let mut tracer = Tracer::new(Instant::now() + DEADLINE)?;
     let done = every_task(&mut tracer, target, layer);
@@ -58,8 +65,25 @@ pub fn inject(target: &Target, layer: &Layer) -> Result<(), Failure> {
     done.and(released)
 }
 
+/// Puts a layer on every task of a sandbox: not on this architecture.
+///
+/// # Errors
+///
+/// Always.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn inject(_: &Target, _: &Layer) -> Result<(), Failure> {
+    Err(Failure {
+        step: "tightening".into(),
+        error: "only x86-64 has it".into(),
+        errno: None,
+    })
+}
+
 /// What on this host, or in this filter, stands against putting a layer on a sandbox.
 pub fn obstacle(filter: &Program, privileged: bool) -> Option<String> {
+    if !cfg!(target_arch = "x86_64") {
+        return Some("only x86-64 has it".into());
+    }
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     if scope.is_ok_and(|scope| scope.trim() == "3") {
         return Some("kernel.yama.ptrace_scope is 3: nobody traces anything".into());
@@ -99,6 +123,7 @@ pub fn obstacle(filter: &Program, privileged: bool) -> Option<String> {
     name.map(|(name, _)| format!("the policy denies `{name}`, and only root gets past that"))
 }
 
+#[cfg(target_arch = "x86_64")]
 fn every_task(tracer: &mut Tracer, target: &Target, layer: &Layer) -> Result<(), Failure> {
     // Listed anew until a pass over what is there, begun when everything known had stopped, finds
     // nothing unknown: then nothing untreated is left that could make another task.

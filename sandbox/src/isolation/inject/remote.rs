@@ -11,7 +11,7 @@ use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
 use super::Layer;
-use super::tasks::status;
+use super::tasks::field;
 use super::tracer::{Tracer, failure, or_gone};
 use crate::isolation::spawner::Failure;
 use crate::sys::ptrace::{self, Registers, SYSCALL_INSTRUCTION, Stop};
@@ -48,18 +48,15 @@ impl From<Failure> for Unfinished {
 /// meanwhile nothing is wanted.
 pub(super) fn treat(tracer: &mut Tracer, layer: &Layer) -> Result<(), Failure> {
     let _here = Here::stay();
-    let stopped = |tracer: &Tracer| -> Vec<i32> {
-        let tasks = tracer.tasks.iter();
-        let waiting = tasks.filter(|(_, task)| task.stop.is_some() && !task.treated);
-        waiting.map(|(tid, _)| *tid).collect()
-    };
     let mut processes = BTreeMap::<i32, Vec<i32>>::new();
-    for tid in stopped(tracer) {
-        let process = tracer.process(tid);
-        if let Some(task) = tracer.tasks.get_mut(&tid) {
-            task.process = process;
+    for (tid, task) in &mut tracer.tasks {
+        if task.stop.is_some() && !task.treated {
+            let Some((process, filters)) = process_and_filters(*tid) else {
+                continue;
+            };
+            (task.process, task.filters) = (process, filters);
+            processes.entry(process).or_default().push(*tid);
         }
-        processes.entry(process).or_default().push(tid);
     }
     for threads in processes.into_values() {
         match put_on(tracer, layer, &threads) {
@@ -75,13 +72,7 @@ fn put_on(tracer: &mut Tracer, layer: &Layer, threads: &[i32]) -> Result<(), Unf
     let Some(&first) = threads.first() else {
         return Ok(());
     };
-    let filters = |tid: i32| -> u32 {
-        let count = status(tid, "Seccomp_filters:");
-        count.and_then(|count| count.parse().ok()).unwrap_or(0)
-    };
-    let mut before = Vec::new();
     for &tid in threads {
-        before.push(filters(tid));
         tracer.lend(tid)?;
     }
     let gate = gate(tracer, first)?;
@@ -120,8 +111,10 @@ fn put_on(tracer: &mut Tracer, layer: &Layer, threads: &[i32]) -> Result<(), Unf
     }
     load(tracer, threads, gate, &page)?;
     page.unmap(tracer, first, gate)?;
-    for (&tid, before) in threads.iter().zip(before) {
-        if filters(tid) <= before && tracer.tasks.contains_key(&tid) {
+    for tid in threads {
+        let before = tracer.tasks.get(tid).map_or(0, |task| task.filters);
+        let (_, now) = process_and_filters(*tid).ok_or(Unfinished::Gone)?;
+        if now <= before {
             return Err(failure(format!("task {tid} does not have the filter")).into());
         }
     }
@@ -141,6 +134,14 @@ fn put_on(tracer: &mut Tracer, layer: &Layer, threads: &[i32]) -> Result<(), Unf
         }
     }
     Ok(())
+}
+
+/// The process of a task, and how many filters it has.
+fn process_and_filters(tid: i32) -> Option<(i32, u32)> {
+    let text = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let number = |name| field(&text, name)?.parse().ok();
+    let filters = u32::try_from(number("Seccomp_filters:")?).ok()?;
+    Some((number("Tgid:")?, filters))
 }
 
 /// Loads the filter for all threads at once, or one by one where they have different ones already.

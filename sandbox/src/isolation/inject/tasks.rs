@@ -114,10 +114,15 @@ impl Target {
 }
 
 /// The value of a field of a task's `status`, up to the first blank.
-pub(super) fn status(tid: i32, field: &str) -> Option<String> {
+pub(super) fn status(tid: i32, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    Some(line.split_whitespace().next()?.to_owned())
+    field(&text, name).map(str::to_owned)
+}
+
+/// The same of a text that was read already.
+pub(super) fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    value.split_whitespace().next()
 }
 
 fn numbers(folder: &Path) -> io::Result<Vec<i32>> {

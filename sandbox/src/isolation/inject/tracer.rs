@@ -32,6 +32,8 @@ pub(super) struct Tracer {
 pub(super) struct Task {
     /// Its process; 0 until somebody needed to know.
     pub process: i32,
+    /// How many filters it had before.
+    pub filters: u32,
     /// How it stopped; `None` while it runs.
     pub stop: Option<Stop>,
     /// What is to be restored, while it makes calls in its stead.

@@ -193,6 +193,35 @@ fn it_is_taken_from_a_process_that_nobody_may_dump() {
 }
 
 #[test]
+fn a_program_that_is_disturbed_by_signals_computes_as_if_nothing_were() {
+    let mut run = Run::ready(&["signals"]);
+    for name in [
+        "socket", "bind", "listen", "accept", "connect", "shutdown", "mq_open",
+    ] {
+        let what = Tightening::Calls([name.to_owned()].into());
+        run.handle.tighten(what.clone(), "a test");
+        run.wait_for(adjusted(Change::Tighten(what)));
+    }
+    run.tighten();
+    assert_eq!(run.finish(), (vec![libc::EPERM], Ending::Code(0)));
+}
+
+#[test]
+fn a_restartable_sequence_is_restarted() {
+    is_taken_from(&["sequence"], 1);
+}
+
+#[test]
+fn a_task_that_is_traced_already_is_not_left_as_it_is() {
+    let victim = Path::new(env!("CARGO_BIN_EXE_victim"));
+    let allowed = "[syscalls]\nallow = [\"ptrace\"]";
+    let mut run = Run::start(victim, &["/app/victim", "traced"], allowed, "");
+    assert_eq!(run.line(), "ready");
+    let error = run.refused();
+    assert!(error.contains("is traced by"), "{error}");
+}
+
+#[test]
 fn root_gets_past_a_filter_that_forbids_confining_and_others_stop_the_workload() {
     for way in ["filtered", "killing"] {
         let run = Run::ready(&[way]);
@@ -368,52 +397,4 @@ fn adjusted(wanted: Change) -> impl Fn(&Record) -> bool {
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
-}
-
-#[test]
-#[ignore]
-fn scratch_times() {
-    for way in ["thread", "threads"] {
-        let mut times = Vec::new();
-        let mut alone = Vec::new();
-        for _ in 0..10 {
-            let mut run = Run::ready(&[way]);
-            for name in [
-                "socket",
-                "bind",
-                "listen",
-                "accept",
-                "connect",
-                "shutdown",
-                "mq_open",
-                "mq_unlink",
-                "semget",
-                "semop",
-            ] {
-                let what = Tightening::Calls([name].map(str::to_owned).into());
-                run.handle.tighten(what.clone(), "t");
-                run.wait_for(adjusted(Change::Tighten(what)));
-                if let Some(Record::Adjusted { micros, .. }) = run.seen.last() {
-                    times.push(*micros);
-                }
-            }
-            run.tighten();
-            if let Some(Record::Adjusted { micros, .. }) = run.seen.last() {
-                alone.push(*micros);
-            }
-            run.finish();
-        }
-        for (what, t) in [("calls", &mut times), ("exec", &mut alone)] {
-            t.sort();
-            println!(
-                "{way} {what} n {} min {} p50 {} p90 {} p99 {} max {}",
-                t.len(),
-                t[0],
-                t[t.len() / 2],
-                t[t.len() * 9 / 10],
-                t[t.len() * 99 / 100],
-                t[t.len() - 1]
-            );
-        }
-    }
 }

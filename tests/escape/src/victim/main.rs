@@ -1,8 +1,8 @@
 //! A program that does not cooperate: something is taken from it while it runs.
 //!
 //! ```text
-//! victim threads | waits | forks | stopped | vfork | vfork-forever | diverged | undumpable
-//!        filtered | killing | layers NUMBER
+//! victim thread | threads | waits | forks | stopped | vfork | vfork-forever | diverged | undumpable
+//!        signals | sequence | traced | filtered | killing | layers NUMBER
 //! ```
 //!
 //! Each way prints `ready` once it is where it should be caught, and goes on when a line comes on stdin.
@@ -11,6 +11,7 @@
 //! itself, and exits with 0 if that is as it should be.
 
 mod confine;
+mod disturbed;
 mod waits;
 
 use std::process::ExitCode;
@@ -32,6 +33,9 @@ fn main() -> ExitCode {
         ["undumpable"] => undumpable(),
         ["filtered"] => alone_after(|| confine::refuse_confinement(false)),
         ["killing"] => alone_after(|| confine::refuse_confinement(true)),
+        ["signals"] => disturbed::by_signals(),
+        ["sequence"] => disturbed::in_sequence(),
+        ["traced"] => disturbed::traced(),
         ["layers", number] => alone_after(|| confine::nest(number.parse().unwrap_or(0))),
         _ => {
             eprintln!("victim: no such way");

@@ -316,9 +316,17 @@ impl Instance for Running {
             frozen: self.frozen && cgroup.is_some(),
         };
         let inject = || self.spawner.inject(target, layer.clone());
-        self.cgroup
+        let injected = self
+            .cgroup
             .unthrottled(inject)
-            .map_err(Failure::at("lifting the CPU limit"))?
+            .map_err(Failure::at("lifting the CPU limit"))
+            .flatten();
+        if injected.is_err() {
+            // Those that were found are held already; this holds whoever was not. What comes next is
+            // the caller's to decide.
+            let _ = self.freeze(true);
+        }
+        injected
     }
 
     fn detach(&mut self, at: &str) -> Result<(), Failure> {

@@ -173,6 +173,20 @@ fn it_is_taken_from_processes_that_are_born_meanwhile() {
 }
 
 #[test]
+fn it_is_taken_from_processes_that_are_gone_when_they_are_found() {
+    let mut run = Run::ready(&["chains"]);
+    run.handle.tighten(Tightening::Exec, "a test");
+    run.wait_for(|r| matches!(r, Record::Adjusted { .. } | Record::NotAdjusted { .. }));
+    if let Some(Record::NotAdjusted { error, .. }) = run.seen.last() {
+        // Without a cgroup there is no list that is faster than they are. Then it is stopped.
+        assert!(error.contains("kept coming"), "{error}");
+        assert!(run.session.join().unwrap().is_err());
+        return;
+    }
+    assert_eq!(run.finish(), (vec![libc::EPERM], Ending::Code(0)));
+}
+
+#[test]
 fn it_is_taken_from_a_process_that_is_stopped_and_stays_so() {
     is_taken_from(&["stopped"], 2);
 }
@@ -386,6 +400,49 @@ fn programs_are_refused_while_a_rule_says_so_and_start_again_afterwards() {
     assert_eq!(answer(&mut run), "started");
     run.stdin = None;
     assert_eq!(run.session.join().unwrap().unwrap().ending, Ending::Code(0));
+}
+
+#[test]
+fn where_nobody_can_listen_the_right_is_taken_for_good() {
+    // The kernel gives one listener to a chain of filters, and this thread has it: so do all that it
+    // starts, the sandbox among them. Even root is under a filter then.
+    let outcome = std::thread::spawn(|| {
+        let _listener = listen_to_nothing();
+        let victim = Path::new(env!("CARGO_BIN_EXE_victim"));
+        let rule = "forbid (principal, action == Action::\"exec\", resource) \
+                    when { context.risk >= 20 };";
+        let mut run = Run::start(victim, &["/app/victim", "threads"], FADING, rule);
+        assert_eq!(run.line(), "ready");
+        run.handle.operator("doubt");
+        run.wait_for(adjusted(Change::Exec(false)));
+        run.finish()
+    });
+    let outcome = outcome.join().unwrap();
+    assert_eq!(outcome, (vec![libc::EPERM; 9], Ending::Code(0)));
+}
+
+/// Puts a filter on this thread that allows everything and has a listener.
+fn listen_to_nothing() -> std::os::fd::OwnedFd {
+    let allow = libc::sock_filter {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    };
+    let header = libc::sock_fprog {
+        len: 1,
+        filter: (&raw const allow).cast_mut(),
+    };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: integers only; then the header describes one live instruction, which the kernel copies,
+    // and what it returns is a new descriptor.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        let listener = libc::syscall(libc::SYS_seccomp, mode, flags, &raw const header);
+        assert!(listener >= 0, "{}", std::io::Error::last_os_error());
+        std::os::fd::FromRawFd::from_raw_fd(listener as i32)
+    }
 }
 
 /// An operator's word that fades within a second.

@@ -129,11 +129,12 @@ fn every_task(tracer: &mut Tracer, target: &Target, layer: &Layer) -> Result<(),
     // nothing unknown: then nothing untreated is left that could make another task.
     loop {
         let mut fresh = false;
-        for tid in target.tasks().map_err(Failure::at("listing the tasks"))? {
+        let complete = target.each(|tid| {
             fresh |= tracer.seize(tid)?;
-        }
+            Ok(())
+        })?;
         fresh |= tracer.settle(true)?;
-        if !fresh {
+        if complete && !fresh {
             break;
         }
         tracer.in_time()?;

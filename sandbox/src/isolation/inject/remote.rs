@@ -1,8 +1,8 @@
 //! System calls that a stopped task makes in our stead, and what they put on it.
 //!
-//! The task lends its registers; it is given them back with the signals it had blocked, on its way to
-//! user mode, where the kernel then restarts the system call that it was in. Its memory is not
-//! touched: arguments lie on a page of their own that is mapped for them and unmapped again.
+//! The task lends its registers; it is given them back with the signals it had blocked, and the kernel
+//! then restarts the system call that it was in. Its memory is not touched: arguments lie on a page of
+//! their own that is mapped for them and unmapped again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +27,6 @@ pub(super) struct Lent {
     processors: Option<CpuSet>,
     /// Signals that nothing blocks, taken while it made calls.
     held: Vec<i32>,
-    /// Whether it has run since.
-    moved: bool,
 }
 
 /// Why a call in a task's stead has no result.
@@ -271,7 +269,6 @@ impl Tracer {
             sequence,
             processors: onto_this_processor(tid),
             held: Vec::new(),
-            moved: false,
         });
         gone(ptrace::block_signals(tid, u64::MAX), tid)?;
         // Not everybody may: then its own filters have to permit what is asked of it.
@@ -287,10 +284,9 @@ impl Tracer {
         nr: u32,
         arguments: [u64; 6],
     ) -> Result<i64, Unfinished> {
-        let Some(lent) = self.tasks.get_mut(&tid).and_then(|task| task.lent.as_mut()) else {
+        let Some(lent) = self.tasks.get(&tid).and_then(|task| task.lent.as_ref()) else {
             return Err(Unfinished::Gone);
         };
-        lent.moved = true;
         let registers = lent.registers.calling(gate, nr, arguments);
         gone(ptrace::set_registers(tid, &registers), tid)?;
         // To its beginning, and to its end.
@@ -308,24 +304,14 @@ impl Tracer {
         Ok(registers.ok_or(Unfinished::Gone)?.result())
     }
 
-    /// Gives a task back what it lent, and leaves it stopped on its way to user mode.
+    /// Gives a task back what it lent. When it is let go, the kernel has it look for signals first, and
+    /// restart the system call that these registers say it was in.
     pub(super) fn give_back(&mut self, tid: i32) -> Result<(), Failure> {
-        let lent = self.tasks.get(&tid).and_then(|task| task.lent.as_ref());
-        let Some(moved) = lent.map(|lent| lent.moved) else {
+        if self.tasks.get(&tid).is_none_or(|task| task.lent.is_none()) {
             return Ok(());
-        };
-        let mut at_the_door = !moved;
-        loop {
-            match self.stop_of(tid)? {
-                None => return Ok(()),
-                Some(Stop::Trap) if at_the_door => break,
-                Some(stop) => {
-                    self.hold(tid, stop);
-                    self.interrupt(tid)?;
-                    self.resume(tid, |tid| ptrace::resume(tid, 0))?;
-                    at_the_door = true;
-                }
-            }
+        }
+        if self.stop_of(tid)?.is_none() {
+            return Ok(());
         }
         let process = self.process(tid);
         let Some(lent) = self.tasks.get_mut(&tid).and_then(|task| task.lent.take()) else {

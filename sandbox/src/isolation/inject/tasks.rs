@@ -24,47 +24,61 @@ pub struct Target {
 }
 
 impl Target {
-    /// Lists every thread of every process but the init's.
-    pub fn tasks(&self) -> io::Result<Vec<i32>> {
-        let mut tasks = match &self.cgroup {
-            Some(folder) => fs::read_to_string(folder.join("cgroup.threads"))?
-                .split_whitespace()
-                .filter_map(|tid| tid.parse().ok())
-                .collect(),
-            None => self.tasks_of_namespace()?,
-        };
-        // A task that this process cannot name, since it is in another pid namespace.
-        if tasks.contains(&0) {
-            return Err(io::Error::other("a task is not visible from here"));
+    /// Names every thread of every process but the init's. True when there was none besides, at one
+    /// moment at least; false when that cannot be told, since tasks were made meanwhile.
+    pub fn each(&self, mut found: impl FnMut(i32) -> Result<(), Failure>) -> Result<bool, Failure> {
+        let listing = || Failure::at("listing the tasks");
+        match &self.cgroup {
+            Some(folder) => {
+                let list = fs::read_to_string(folder.join("cgroup.threads")).map_err(listing())?;
+                for tid in list.split_whitespace() {
+                    // 0: a task that this process cannot name, since it is in another pid namespace.
+                    match tid.parse() {
+                        Ok(tid) if tid == self.init => {}
+                        Ok(tid @ 1..) => found(tid)?,
+                        _ => return Err(listing()(io::Error::other("a task is not visible"))),
+                    }
+                }
+                // What is made joins the end of the list, which the kernel walks to its end.
+                Ok(true)
+            }
+            None => {
+                let before = newest()?;
+                let mut processes = numbers(Path::new("/proc")).map_err(listing())?;
+                // One that makes the next and ends is among the newest.
+                processes.sort_unstable_by(|one, other| other.cmp(one));
+                for pid in processes {
+                    for tid in self.threads_of(pid).map_err(listing())? {
+                        found(tid)?;
+                    }
+                }
+                // /proc is no list of one moment: a task that was made while it was read can be missing.
+                Ok(newest()? == before)
+            }
         }
-        tasks.retain(|tid| *tid != self.init);
-        Ok(tasks)
     }
 
-    fn tasks_of_namespace(&self) -> io::Result<Vec<i32>> {
-        let wanted = PathBuf::from(format!("pid:[{}]", self.namespace));
-        let mut tasks = Vec::new();
-        for pid in numbers(Path::new("/proc"))? {
-            if pid == self.init {
-                continue;
-            }
-            let folder = PathBuf::from(format!("/proc/{pid}"));
-            match fs::read_link(folder.join("ns/pid")) {
-                Ok(found) if found == wanted => {}
-                // Somebody else's, unless it is a child of the init that made itself unreadable: by
-                // executing a program it may not read.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    if self.is_ours(pid) {
-                        return Err(io::Error::other(format!("process {pid} is not readable")));
-                    }
-                    continue;
+    /// The threads of a process, if it is in the sandbox and not its init.
+    fn threads_of(&self, pid: i32) -> io::Result<Vec<i32>> {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let ours = match fs::read_link(folder.join("ns/pid")) {
+            _ if pid == self.init => false,
+            Ok(found) => found == Path::new(&format!("pid:[{}]", self.namespace)),
+            // Somebody else's, unless it is a child of the init that made itself unreadable: by
+            // executing a program that it may not read.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if self.is_ours(pid) {
+                    return Err(io::Error::other(format!("process {pid} is not readable")));
                 }
-                _ => continue,
+                false
             }
-            // It may have ended since.
-            tasks.extend(numbers(&folder.join("task")).unwrap_or_default());
-        }
-        Ok(tasks)
+            Err(_) => false,
+        };
+        // It may have ended since.
+        Ok(match ours {
+            true => numbers(&folder.join("task")).unwrap_or_default(),
+            false => Vec::new(),
+        })
     }
 
     /// Whether a process descends from the init. In doubt it does.
@@ -123,6 +137,16 @@ pub(super) fn status(tid: i32, name: &str) -> Option<String> {
 pub(super) fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let value = text.lines().find_map(|line| line.strip_prefix(name))?;
     value.split_whitespace().next()
+}
+
+/// The number that was given to a task last, anywhere on this host. See proc_loadavg(5).
+fn newest() -> Result<String, Failure> {
+    let text = fs::read_to_string("/proc/loadavg").map_err(Failure::at("listing the tasks"))?;
+    Ok(text
+        .split_whitespace()
+        .last()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 fn numbers(folder: &Path) -> io::Result<Vec<i32>> {

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::{go_on, say, step, tried};
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
+static FOREIGN: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn count(_: i32) {
+extern "C" fn count(_: i32, info: &libc::siginfo_t, _: *mut libc::c_void) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
+    // A timer's signal comes from the kernel, and not from somebody who took it and sent another.
+    FOREIGN.fetch_or(info.si_code != libc::SI_KERNEL, Ordering::Relaxed);
 }
 
 /// A thread that computes while signals come, with integers and with fractions.
@@ -23,8 +26,8 @@ pub fn by_signals() -> bool {
     // SAFETY: live structures; the handler adds one and returns.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = count as extern "C" fn(i32) as usize;
-        action.sa_flags = libc::SA_RESTART;
+        action.sa_sigaction = count as *const () as usize;
+        action.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
         libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
         libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut());
     }
@@ -50,7 +53,7 @@ pub fn by_signals() -> bool {
         stop.store(true, Ordering::Relaxed);
         let (right, errno) = computing.join().unwrap_or((false, 0));
         say(&errno.to_string());
-        right
+        right && !FOREIGN.load(Ordering::Relaxed)
     })
 }
 

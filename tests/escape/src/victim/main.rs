@@ -1,7 +1,7 @@
 //! A program that does not cooperate: something is taken from it while it runs.
 //!
 //! ```text
-//! victim thread | threads | waits | forks | stopped | vfork | vfork-forever | diverged | undumpable
+//! victim thread | threads | waits | forks | chains | stopped | vfork | vfork-forever | diverged | undumpable
 //!        signals | sequence | traced | filtered | killing | layers NUMBER
 //! ```
 //!
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         ["thread"] => threads(1),
         ["waits"] => waits::every_kind(),
         ["forks"] => forks(),
+        ["chains"] => chains(),
         ["stopped"] => stopped(),
         ["vfork"] => vfork(false),
         ["vfork-forever"] => vfork(true),
@@ -115,6 +116,48 @@ fn forks() -> bool {
         left -= u32::from(refused);
     }
     go_on();
+    say(&tried().to_string());
+    well
+}
+
+/// Chains of processes, each of which makes the next and ends. Whoever looks at one finds it gone.
+fn chains() -> bool {
+    let mut ends = [0; 2];
+    // SAFETY: the kernel writes two ints into a live array.
+    unsafe { libc::pipe(ends.as_mut_ptr()) };
+    for _ in 0..4 {
+        // SAFETY: this way has one thread, so each copy is whole; it ends within the loop.
+        if unsafe { libc::fork() } == 0 {
+            loop {
+                let errno = tried() as u8;
+                // SAFETY: one byte of a live local; then as above. Nobody reads any more: SIGPIPE.
+                unsafe {
+                    libc::write(ends[1], (&raw const errno).cast(), 1);
+                    if libc::fork() > 0 {
+                        libc::_exit(0);
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: the parent's own end.
+    unsafe { libc::close(ends[1]) };
+    let heard = || {
+        let mut bytes = [0u8; 1 << 16];
+        // SAFETY: into a live array.
+        let read = unsafe { libc::read(ends[0], bytes.as_mut_ptr().cast(), bytes.len()) };
+        bytes[..read.max(0) as usize].to_vec()
+    };
+    heard();
+    say("ready");
+    go_on();
+    // All that the pipe held, and what was about to be said when it was taken.
+    heard();
+    let mut late = 0;
+    while late < 16 {
+        late += heard().len();
+    }
+    let well = (0..50).all(|_| heard().iter().all(|errno| i32::from(*errno) == libc::EPERM));
     say(&tried().to_string());
     well
 }

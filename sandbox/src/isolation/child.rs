@@ -48,11 +48,9 @@ pub enum FromInit {
         /// Whether the descriptor is a FUSE device, to be served, or a folder, to be filled.
         fuse: bool,
     },
-    /// Everything is in force; the workload waits. The user and the mount namespace come along, and the
-    /// seccomp listener, if there is one.
+    /// Everything is in force; the workload waits. The user, the mount and the pid namespace come along,
+    /// and the seccomp listener, if there is one.
     Prepared {
-        /// Number of the pid namespace's inode.
-        pids: u64,
         /// What was enforced.
         items: Vec<Item>,
     },
@@ -139,11 +137,11 @@ fn prepare(
     drop(mapped);
     let fuse = rootfs::open_fuse(floor.rootfs.data.len());
     // Whoever holds these can change the mounts later; this process itself gives up the right to.
-    let namespaces = ["user", "mnt"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
-    let [user, mounts] = namespaces;
+    let namespaces = ["user", "mnt", "pid"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
+    let [user, mounts, pids] = namespaces;
     let user = user.map_err(Failure::at("opening the user namespace"))?;
     let mounts = mounts.map_err(Failure::at("opening the mount namespace"))?;
-    let pids = rustix::fs::stat("/proc/self/ns/pid").map_err(at("reading the pid namespace"))?;
+    let pids = pids.map_err(Failure::at("opening the pid namespace"))?;
     process::become_user(INSIDE_ID, INSIDE_ID, floor.privileged)
         .map_err(Failure::at("becoming the sandbox's user"))?;
     // A change of user clears it; see PR_SET_PDEATHSIG in prctl(2).
@@ -211,18 +209,13 @@ fn prepare(
     // The descriptor table is shared: the listener the workload made is this process' own, and closing
     // it here takes it from the workload, before that runs.
     let listener = listener.map(process::adopt);
-    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd()]
+    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd(), pids.as_fd()]
         .into_iter()
         .chain(listener.iter().map(AsFd::as_fd))
         .collect();
-    let pids = pids.st_ino;
-    wire::send(
-        control.as_fd(),
-        &FromInit::Prepared { pids, items },
-        &descriptors,
-    )
-    .map_err(Failure::at("reporting what is in force"))?;
-    drop((user, mounts, listener));
+    wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
+        .map_err(Failure::at("reporting what is in force"))?;
+    drop((user, mounts, pids, listener));
     wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.

@@ -78,7 +78,7 @@ impl Backend for Container {
             [input.as_fd(), output.as_fd(), error.as_fd()],
         )?;
         drop((theirs, stdio));
-        let (namespaces, pids, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
+        let (namespaces, listener) = confine(control.as_fd(), serve, &mut enforcement)?;
         let gate = gate.filter(|_| listener.is_some());
         enforcement.extend(lever_items_of_calls(&floor, gate.is_some()));
         if let Some(listener) = listener {
@@ -88,7 +88,6 @@ impl Backend for Container {
         Ok(Box::new(Running {
             control,
             namespaces,
-            pids,
             frozen: false,
             gate,
             pid,
@@ -106,7 +105,7 @@ fn confine(
     control: BorrowedFd<'_>,
     serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     enforcement: &mut Enforcement,
-) -> Result<(Namespaces, u64, Option<OwnedFd>), Failure> {
+) -> Result<(Namespaces, Option<OwnedFd>), Failure> {
     loop {
         let heard = wire::receive(control).map_err(Failure::at("hearing from the sandbox"))?;
         match heard {
@@ -123,13 +122,11 @@ fn confine(
                 wire::send(control, &ToInit::Served, &[])
                     .map_err(Failure::at("speaking to the sandbox"))?;
             }
-            Some((FromInit::Prepared { pids, items }, descriptors)) => {
+            Some((FromInit::Prepared { items }, descriptors)) => {
                 enforcement.extend(items);
-                let mut descriptors = descriptors.into_iter();
-                let (Some(user), Some(mounts)) = (descriptors.next(), descriptors.next()) else {
-                    return Err(ended());
-                };
-                return Ok((Namespaces { user, mounts }, pids, descriptors.next()));
+                let mut namespaces = descriptors;
+                let listener = (namespaces.len() > 3).then(|| namespaces.pop()).flatten();
+                return Ok((Namespaces::received(namespaces)?, listener));
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure),
             Some((FromInit::Ended(_), _)) | None => return Err(ended()),
@@ -191,8 +188,6 @@ fn lever_items_of_calls(floor: &Floor, gate: bool) -> Vec<Item> {
 struct Running {
     control: OwnedFd,
     namespaces: Namespaces,
-    /// Number of the pid namespace's inode.
-    pids: u64,
     frozen: bool,
     gate: Option<Gate>,
     pid: Pid,
@@ -312,10 +307,9 @@ impl Instance for Running {
         let target = Target {
             init: self.pid.as_raw_nonzero().get(),
             cgroup: cgroup.map(Path::to_owned),
-            namespace: self.pids,
             frozen: self.frozen && cgroup.is_some(),
         };
-        let inject = || self.spawner.inject(target, layer.clone());
+        let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
         let injected = self
             .cgroup
             .unthrottled(inject)

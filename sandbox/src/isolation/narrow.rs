@@ -4,7 +4,7 @@
 //! what is found there has to be a mount point. See setns(2), umount2(2), open_tree(2), move_mount(2).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
@@ -25,13 +25,39 @@ pub enum Narrowing {
     ReadOnly,
 }
 
-/// The namespaces of a sandbox that have to be entered to change its mounts.
+/// The namespaces of a sandbox that have to be entered to change its mounts, or to reach all of its
+/// processes at once.
 #[derive(Debug)]
 pub struct Namespaces {
     /// The user namespace, which owns the other.
     pub user: OwnedFd,
     /// The mount namespace.
     pub mounts: OwnedFd,
+    /// The pid namespace.
+    pub pids: OwnedFd,
+}
+
+impl Namespaces {
+    /// All of them, in the order in which they are sent.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.user.as_fd(), self.mounts.as_fd(), self.pids.as_fd()]
+    }
+
+    /// Takes them as they were sent.
+    ///
+    /// # Errors
+    ///
+    /// When there are more or fewer.
+    pub fn received(descriptors: Vec<OwnedFd>) -> Result<Self, Failure> {
+        match <[OwnedFd; 3]>::try_from(descriptors) {
+            Ok([user, mounts, pids]) => Ok(Self { user, mounts, pids }),
+            Err(_) => Err(Failure {
+                step: "taking the namespaces".into(),
+                error: "descriptors are missing".into(),
+                errno: None,
+            }),
+        }
+    }
 }
 
 /// Narrows the mount at an absolute path inside a sandbox. Returns when it is in force.

@@ -31,9 +31,9 @@ enum Request {
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
-    /// Narrow a mount. Descriptors: user namespace, mount namespace.
+    /// Narrow a mount. Descriptors: the namespaces.
     Narrow(String, Narrowing),
-    /// Put a layer on every task.
+    /// Put a layer on every task. Descriptors: the namespaces.
     Inject(Box<(Target, Layer)>),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
@@ -160,8 +160,8 @@ impl Spawner {
         at: &str,
         narrowing: Narrowing,
     ) -> Result<(), Failure> {
-        let descriptors = [namespaces.user.as_fd(), namespaces.mounts.as_fd()];
-        self.ask(&Request::Narrow(at.to_owned(), narrowing), &descriptors)
+        let request = Request::Narrow(at.to_owned(), narrowing);
+        self.ask(&request, &namespaces.descriptors())
     }
 
     /// Puts a layer on every task of the running sandbox but its init. Returns when all have it.
@@ -169,8 +169,14 @@ impl Spawner {
     /// # Errors
     ///
     /// [`Failure`] when one task does not have it; the sandbox is frozen then, or its tasks stopped.
-    pub fn inject(&self, target: Target, layer: Layer) -> Result<(), Failure> {
-        self.ask(&Request::Inject(Box::new((target, layer))), &[])
+    pub fn inject(
+        &self,
+        namespaces: &Namespaces,
+        target: Target,
+        layer: Layer,
+    ) -> Result<(), Failure> {
+        let request = Request::Inject(Box::new((target, layer)));
+        self.ask(&request, &namespaces.descriptors())
     }
 
     fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
@@ -262,19 +268,14 @@ fn serve() -> io::Result<()> {
                 }
             }
             Some((Request::Narrow(at, narrowing), descriptors)) => {
-                let narrowed = match <[OwnedFd; 2]>::try_from(descriptors) {
-                    Ok([user, mounts]) => narrow(&Namespaces { user, mounts }, &at, narrowing),
-                    Err(_) => Err(Failure {
-                        step: "taking the request".into(),
-                        error: "descriptors are missing".into(),
-                        errno: None,
-                    }),
-                };
+                let narrowed = Namespaces::received(descriptors)
+                    .and_then(|namespaces| narrow(&namespaces, &at, narrowing));
                 let answer = narrowed.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }
-            Some((Request::Inject(order), _)) => {
-                let injected = inject::inject(&order.0, &order.1);
+            Some((Request::Inject(order), descriptors)) => {
+                let injected = Namespaces::received(descriptors)
+                    .and_then(|namespaces| inject::inject(&namespaces, &order.0, &order.1));
                 let answer = injected.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }

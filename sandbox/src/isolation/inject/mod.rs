@@ -28,9 +28,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::narrow::Namespaces;
 use super::spawner::Failure;
 use crate::syscall::{Program, SeccompData, syscall_number};
 pub use tasks::Target;
+#[cfg(target_arch = "x86_64")]
+use tasks::Tasks;
 #[cfg(target_arch = "x86_64")]
 use tracer::Tracer;
 
@@ -55,11 +58,12 @@ pub struct Layer {
 ///
 /// [`Failure`] when one task could not be given it; none of them executes an instruction then.
 #[cfg(target_arch = "x86_64")]
-pub fn inject(target: &Target, layer: &Layer) -> Result<(), Failure> {
+pub fn inject(namespaces: &Namespaces, target: &Target, layer: &Layer) -> Result<(), Failure> {
     let mut tracer = Tracer::new(Instant::now() + DEADLINE)?;
-    let done = every_task(&mut tracer, target, layer);
+    let tasks = Tasks::of(target, namespaces)?;
+    let done = every_task(&mut tracer, &tasks, layer);
     if done.is_err() {
-        target.hold(tracer.processes());
+        tasks.hold();
     }
     let released = tracer.release_all();
     done.and(released)
@@ -71,7 +75,7 @@ pub fn inject(target: &Target, layer: &Layer) -> Result<(), Failure> {
 ///
 /// Always.
 #[cfg(not(target_arch = "x86_64"))]
-pub fn inject(_: &Target, _: &Layer) -> Result<(), Failure> {
+pub fn inject(_: &Namespaces, _: &Target, _: &Layer) -> Result<(), Failure> {
     Err(Failure {
         step: "tightening".into(),
         error: "only x86-64 has it".into(),
@@ -124,34 +128,34 @@ pub fn obstacle(filter: &Program, privileged: bool) -> Option<String> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn every_task(tracer: &mut Tracer, target: &Target, layer: &Layer) -> Result<(), Failure> {
+fn every_task(tracer: &mut Tracer, tasks: &Tasks<'_>, layer: &Layer) -> Result<(), Failure> {
     // Listed anew until a pass over what is there, begun when everything known had stopped, finds
     // nothing unknown: then nothing untreated is left that could make another task.
     loop {
         let mut fresh = false;
-        let complete = target.each(|tid| {
+        for tid in tasks.list()? {
             fresh |= tracer.seize(tid)?;
-            Ok(())
-        })?;
+        }
         fresh |= tracer.settle(true)?;
-        if complete && !fresh {
+        if !fresh {
             break;
         }
         tracer.in_time()?;
     }
-    target.thaw()?;
+    tasks.thaw()?;
     remote::treat(tracer, layer)?;
     if tracer.all_treated() {
-        return target.freeze_again();
+        return tasks.let_run(tracer.processes());
     }
     // What is left waits in the kernel for something that another task may have to do, as a parent in
     // vfork(2) does. It executes nothing before it stops; the others have the layer, and so has all
     // that they make from now on.
+    tasks.let_run(tracer.processes())?;
     tracer.release_treated()?;
     while !tracer.all_treated() {
         tracer.settle(false)?;
         remote::treat(tracer, layer)?;
         tracer.in_time()?;
     }
-    target.freeze_again()
+    Ok(())
 }

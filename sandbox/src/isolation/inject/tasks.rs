@@ -136,11 +136,12 @@ impl Namespace {
                 Ok(found) if found == self.name => ours.push(pid),
                 // Somebody else's, unless it is a child of the init that made itself unreadable: by
                 // executing a program that it may not read.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    if descends(pid, self.init) {
-                        let said = format!("process {pid} is not readable");
-                        return Err(listing()(io::Error::other(said)));
-                    }
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied
+                        && descends(pid, self.init) =>
+                {
+                    let said = format!("process {pid} is not readable");
+                    return Err(listing()(io::Error::other(said)));
                 }
                 _ => {}
             }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub struct Traces {
     pub init: i32,
     namespace: PathBuf,
+    /// Keeps the number of the namespace from being given to another sandbox.
+    _pin: Option<fs::File>,
     cgroups: Vec<PathBuf>,
 }
 
@@ -14,6 +16,7 @@ impl Traces {
     /// The traces of the sandbox with this init.
     pub fn of(init: i32) -> Self {
         let namespace = fs::read_link(format!("/proc/{init}/ns/pid")).unwrap_or_default();
+        let pin = fs::File::open(format!("/proc/{init}/ns/pid")).ok();
         let own = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
         let names = own
             .lines()
@@ -26,6 +29,7 @@ impl Traces {
         Self {
             init,
             namespace,
+            _pin: pin,
             cgroups,
         }
     }

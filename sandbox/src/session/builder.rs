@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
@@ -12,6 +13,7 @@ use vault::audit::Log;
 
 use super::Session;
 use super::attested::Attested;
+use super::courier::{Courier, SharedAttester};
 use super::journal::Journal;
 use super::watch::Watch;
 use crate::error::SessionError;
@@ -121,11 +123,13 @@ impl SessionBuilder {
             None => own_stdio().map_err(SessionError::Stdio)?,
         };
         let (sender, events) = mpsc::sync_channel(WAITING_EVENTS);
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             policy_digest: self.bundle.digest(),
             log_key: log.public_key(),
             release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
-        };
+        });
+        let attester: SharedAttester = Arc::new(Mutex::new(attester));
+        let courier = Courier::new(self.broker, Arc::clone(&identity), Arc::clone(&attester));
         let clock = Clock::start();
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
@@ -134,7 +138,7 @@ impl SessionBuilder {
             base: self.base,
             identity,
             attested: Attested::new(attester, verifier),
-            broker: self.broker,
+            courier,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),
@@ -142,11 +146,14 @@ impl SessionBuilder {
             deadline: None,
             gaps: Default::default(),
             plan: Plan::default(),
+            ceiling: Plan::default(),
+            arrived: None,
             withdrawn: Default::default(),
             asked_to_end: false,
             started: false,
             events,
             sender,
+            watchdog: None,
             instance: None,
             vaults,
         })

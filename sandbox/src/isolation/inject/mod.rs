@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::narrow::Namespaces;
 use super::spawner::Failure;
+use super::trees::Namespaces;
 use crate::syscall::{Program, SeccompData, syscall_number};
 pub use tasks::Target;
 #[cfg(target_arch = "x86_64")]
@@ -37,9 +37,9 @@ use tasks::Tasks;
 #[cfg(target_arch = "x86_64")]
 use tracer::Tracer;
 
-/// How long all of it may take: as long as a freeze may.
+/// How long all of it may take: less than the spawner is waited for.
 #[cfg(target_arch = "x86_64")]
-const DEADLINE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_millis(1200);
 
 /// What every task takes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

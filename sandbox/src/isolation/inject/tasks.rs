@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
-use crate::isolation::narrow::Namespaces;
 use crate::isolation::spawner::Failure;
+use crate::isolation::trees::Namespaces;
 use crate::sys::process::{self, Forked};
 
 /// A sandbox whose tasks are wanted.

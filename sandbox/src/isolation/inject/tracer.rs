@@ -17,7 +17,7 @@ use crate::sys::signal;
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// How long a task that is killed may take to end.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(400);
 
 /// Who traces the tasks of a sandbox.
 pub(super) struct Tracer {

@@ -17,7 +17,7 @@ use crate::sys::signal;
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// How long a task that is killed may take to end.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(400);
 
 /// Who traces the tasks of a sandbox.
 pub(super) struct Tracer {
@@ -96,6 +96,7 @@ impl Tracer {
             if self.tasks.values().all(|task| task.stop.is_some()) {
                 return Ok(came);
             }
+            self.in_time()?;
             if self.wait(PATIENCE)? {
                 continue;
             }
@@ -105,7 +106,6 @@ impl Tracer {
             if stuck_may_wait && running.all(|(tid, _)| stuck(tid)) {
                 return Ok(came);
             }
-            self.in_time()?;
         }
     }
 

@@ -239,21 +239,32 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Does something without the CPU limit being in force: a task that has used up its share runs again
-    /// in the next period only, and would be waited for as long.
-    pub fn unthrottled<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+    /// Does something while the sandbox comes before others on the CPU, and has no limit there.
+    ///
+    /// For work that its tasks have to take part in, and that ends with their being stopped: a task that
+    /// has used up its share would run again in the next period only, and be waited for as long.
+    ///
+    /// # Errors
+    ///
+    /// When a limit cannot be lifted, or put in force again.
+    pub fn first_in_line<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         let Some((folder, v2)) = self.controllers.get("cpu") else {
             return Ok(work());
         };
-        let (file, none) = if *v2 {
-            ("cpu.max", "max")
+        let files = if *v2 {
+            [("cpu.max", "max"), ("cpu.weight", "10000")]
         } else {
-            ("cpu.cfs_quota_us", "-1")
+            [("cpu.cfs_quota_us", "-1"), ("cpu.shares", "262144")]
         };
-        let limit = fs::read_to_string(folder.join(file))?;
-        write(folder, file, none)?;
+        let before = files.map(|(file, _)| fs::read_to_string(folder.join(file)));
+        for (file, most) in files {
+            write(folder, file, most)?;
+        }
         let done = work();
-        write(folder, file, limit.trim_end())?;
+        for ((file, _), before) in files.iter().zip(before) {
+            // On v2 the limit stands before its period; both are written back.
+            write(folder, file, before?.trim_end())?;
+        }
         Ok(done)
     }
 

@@ -316,8 +316,8 @@ impl Instance for Running {
         let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
         let injected = self
             .cgroup
-            .unthrottled(inject)
-            .map_err(Failure::at("lifting the CPU limit"))
+            .first_in_line(inject)
+            .map_err(Failure::at("lifting the CPU limit for a moment"))
             .flatten();
         if injected.is_err() {
             // Those that were found are held already; this holds whoever was not. What comes next is

@@ -96,6 +96,7 @@ impl Tracer {
             if self.tasks.values().all(|task| task.stop.is_some()) {
                 return Ok(came);
             }
+            self.in_time()?;
             if self.wait(PATIENCE)? {
                 continue;
             }
@@ -105,7 +106,6 @@ impl Tracer {
             if stuck_may_wait && running.all(|(tid, _)| stuck(tid)) {
                 return Ok(came);
             }
-            self.in_time()?;
         }
     }
 

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use crate::encoding::Hex;
 use crate::evidence::Tee;
+use crate::tee::gpu::GpuClaims;
 use crate::tee::snp::{PlatformFlag, Product, TcbVersion};
+use crate::tee::vtpm::VtpmClaims;
 use crate::time::UnixTime;
 
 /// How welcome believed evidence is: the tiers of AR4SI (draft-ietf-rats-ar4si).
@@ -61,8 +63,8 @@ impl TrustTier {
     }
 }
 
-/// How the platform's firmware compares with what is asked for: by the reference values for SEV-SNP,
-/// by Intel's TCB info for TDX, whose words these are.
+/// How the platform's firmware compares with what is asked for: by the reference values and by the
+/// TCB table for SEV-SNP, by Intel's TCB info for TDX, whose words these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -90,6 +92,28 @@ pub enum TcbStatus {
 }
 
 impl TcbStatus {
+    /// The worse of two statuses, for one platform judged twice.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        let rank = |status| match status {
+            Self::UpToDate => 0,
+            Self::SwHardeningNeeded => 1,
+            Self::ConfigurationNeeded => 2,
+            Self::ConfigurationAndSwHardeningNeeded => 3,
+            Self::TdRelaunchAdvised => 4,
+            Self::TdRelaunchAdvisedConfigurationNeeded => 5,
+            Self::OutOfDate => 6,
+            Self::OutOfDateConfigurationNeeded => 7,
+            Self::Unknown => 8,
+            Self::Revoked => 9,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+
     /// The name used in appraisals and policies.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -160,6 +184,10 @@ pub struct Appraisal {
     pub(crate) evidence_digest: Hex<32>,
     pub(crate) root: Hex<32>,
     pub(crate) claims: Claims,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vtpm: Option<VtpmClaims>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gpus: Vec<GpuClaims>,
     pub(crate) checks: Vec<Check>,
 }
 
@@ -201,7 +229,8 @@ impl Appraisal {
         self.not_after
     }
 
-    /// SHA-256 of the signed part of the report.
+    /// SHA-256 of the signed part of the report; with a virtual TPM, SHA-256 of that and of the
+    /// SHA-256 of its quote.
     ///
     /// Of the signed part only: an ECDSA signature can be rewritten by anybody into a second valid
     /// one, which must not make the evidence look new.
@@ -220,6 +249,18 @@ impl Appraisal {
     #[must_use]
     pub fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// What the virtual TPM says, authenticated, if its quote came along.
+    #[must_use]
+    pub fn vtpm(&self) -> Option<&VtpmClaims> {
+        self.vtpm.as_ref()
+    }
+
+    /// What the GPUs say, authenticated, in the order of the evidence.
+    #[must_use]
+    pub fn gpus(&self) -> &[GpuClaims] {
+        &self.gpus
     }
 
     /// Every check, passed or not, in a fixed order.
@@ -252,7 +293,8 @@ impl Appraisal {
         }
     }
 
-    /// The 64 bytes that the evidence is bound to.
+    /// The 64 bytes that the processor's evidence is bound to; with a virtual TPM or GPUs, they bind
+    /// what was asked for indirectly.
     #[must_use]
     pub fn report_data(&self) -> &[u8; 64] {
         match &self.claims {
@@ -338,6 +380,12 @@ pub struct SnpClaims {
     pub current_mitigations: Option<u64>,
     /// Offsets of reserved bytes that are not zero, whose meaning is unknown.
     pub reserved_in_use: Vec<usize>,
+    /// Version of the TCB table that the status comes from, if there was one.
+    pub tcb_table: Option<u32>,
+    /// The date of the level that the status comes from.
+    pub tcb_date: Option<UnixTime>,
+    /// Advisories that the platform is open to, of those that the table covers.
+    pub advisories: Vec<String>,
 }
 
 /// The fields of a TDX quote and of the certificate of its platform.

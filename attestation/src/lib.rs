@@ -15,7 +15,7 @@
 //! - A [`Verifier`] appraises evidence. It is a pure function: no clock, no network, no state. An
 //!   error means that the evidence is not to be believed; an [`Appraisal`] of a low [`TrustTier`] is
 //!   believed but unwelcome.
-//! - A [`ReleaseKey`] opens what a broker sealed to it.
+//! - With the feature `release`, a `ReleaseKey` opens what a broker sealed to it.
 //!
 //! What an appraisal permits is decided in `policy`; secrets are handed out by `broker`.
 //!
@@ -53,13 +53,21 @@
 #![forbid(unsafe_code)]
 
 mod appraisal;
+mod attached;
 mod attester;
 mod challenge;
+pub mod ear;
 mod encoding;
 mod endorsement;
+mod eventlog;
 mod evidence;
+pub mod measure;
+pub mod note;
+mod platform;
 mod reference;
+#[cfg(feature = "release")]
 mod release_key;
+pub mod selftest;
 mod tee;
 mod time;
 mod tsm;
@@ -71,19 +79,25 @@ pub use appraisal::{
 pub use attester::{AttestError, Attester, detect};
 pub use challenge::{Challenge, Nonce, Role};
 pub use encoding::{Hex, HexError};
-pub use endorsement::X509Error;
+pub use endorsement::{
+    EndorsedAttester, EndorsementFolder, EndorsementName, FolderError, PathError, X509Error,
+    certificates_from_pem,
+};
 pub use evidence::{
-    Endorsements, Evidence, EvidenceError, MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS,
-    MAX_EVIDENCE, MAX_REPORT, Tee,
+    ApplicationEvent, Endorsements, Evidence, EvidenceError, MAX_APPLICATION_EVENTS,
+    MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS, MAX_EVIDENCE, MAX_REPORT, Tee,
 };
+pub use platform::Platform;
 pub use reference::{
-    MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues, TdxReferenceValues,
+    GpuReferenceValues, MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues,
+    TdxReferenceValues, VtpmReferenceValues,
 };
+#[cfg(feature = "release")]
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
     DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,
 };
-pub use tee::{snp, tdx};
+pub use tee::{gpu, snp, tdx, vtpm};
 pub use time::UnixTime;
 pub use tsm::{TSM_ROOT, TsmError, TsmReport, TsmReports};
 pub use verifier::{

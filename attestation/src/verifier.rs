@@ -1,28 +1,37 @@
 //! Evidence in, appraisal out: a pure function of what it is given.
 
+use std::sync::Arc;
+
 use crate::appraisal::Appraisal;
+use crate::attached;
 use crate::challenge::Challenge;
 use crate::encoding::Hex;
-use crate::endorsement::{Crl, X509Error};
+use crate::endorsement::{Crl, Remembered, RootKey, X509Error};
+use crate::eventlog::EventLogError;
 use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
 use crate::reference::ReferenceValues;
+use crate::tee::gpu::{self, GpuError};
 use crate::tee::simulated;
-use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError};
+use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError, TcbTable};
 use crate::tee::tdx::{self, CollateralError, QuoteError};
+use crate::tee::vtpm::VtpmError;
 use crate::time::UnixTime;
 
 /// Appraises evidence against trust anchors, collateral and reference values.
 ///
-/// Has no clock, no network and no state: the same evidence, challenge and time give the same
+/// Has no clock and no network, and nothing it did before changes a verdict: the same evidence, challenge and time give the same
 /// appraisal, byte for byte.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     reference: ReferenceValues,
     anchors: Vec<Anchor>,
     intel_anchors: Vec<Hex<32>>,
+    gpu_roots: Vec<RootKey>,
     endorsements: Vec<Vec<u8>>,
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
+    remembered: Option<Arc<Remembered>>,
+    tcb_table: Option<TcbTable>,
 }
 
 /// Collects what a [`Verifier`] appraises with.
@@ -32,6 +41,8 @@ pub struct VerifierBuilder {
     endorsements: Vec<Vec<u8>>,
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
+    remembers: usize,
+    tcb_table: Option<TcbTable>,
     accepts_simulated: bool,
 }
 
@@ -157,6 +168,18 @@ pub enum AppraiseError {
     /// The evidence answers a different challenge.
     #[error("the evidence is bound to a different challenge")]
     Binding,
+    /// What a virtual TPM gave is not to be believed.
+    #[error("the virtual TPM is not to be believed")]
+    Vtpm(#[from] VtpmError),
+    /// What a GPU gave is not to be believed.
+    #[error("a GPU is not to be believed")]
+    Gpu(#[from] GpuError),
+    /// An event log cannot be read.
+    #[error("the event log cannot be used")]
+    EventLog(#[from] EventLogError),
+    /// A log of RTMRs comes with evidence that has none.
+    #[error("an event log of RTMRs came with evidence of SEV-SNP, which has none")]
+    EventLogMisplaced,
 }
 
 impl AppraiseError {
@@ -188,6 +211,10 @@ impl AppraiseError {
             Self::QeIdentity { .. } => "qe-identity",
             Self::TdxModule { .. } => "tdx-module",
             Self::Binding => "binding",
+            Self::Vtpm(vtpm) => vtpm.code(),
+            Self::Gpu(gpu) => gpu.code(),
+            Self::EventLog(log) => log.code(),
+            Self::EventLogMisplaced => "event-log-misplaced",
         }
     }
 }
@@ -237,6 +264,33 @@ impl Verifier {
         report_data: &[u8; 64],
         now: UnixTime,
     ) -> Result<Appraisal, AppraiseError> {
+        attached::appraise(self, evidence, report_data, now)
+    }
+
+    /// Appraises evidence with the quote of a virtual TPM that another protocol asked for, which
+    /// says what the TPM's qualifying data must be.
+    ///
+    /// The caller answers for their freshness and for what they bind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::appraise`].
+    pub fn appraise_quote_bound_to(
+        &self,
+        evidence: &Evidence,
+        qualifying_data: &[u8],
+        now: UnixTime,
+    ) -> Result<Appraisal, AppraiseError> {
+        attached::appraise(self, evidence, qualifying_data, now)
+    }
+
+    /// Appraises what the processor itself says.
+    pub(crate) fn processor(
+        &self,
+        evidence: &Evidence,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<Appraisal, AppraiseError> {
         match evidence.tee() {
             Tee::SevSnp | Tee::Simulated => snp::appraise(&snp::Inputs {
                 evidence,
@@ -244,6 +298,8 @@ impl Verifier {
                 anchors: &self.anchors,
                 store: &self.endorsements,
                 crls: &self.crls,
+                known: self.remembered.as_deref(),
+                tcb_table: self.tcb_table.as_ref(),
                 reference: &self.reference.sev_snp,
                 now,
             }),
@@ -254,10 +310,31 @@ impl Verifier {
                 store: &self.endorsements,
                 collateral: &self.collateral,
                 crls: &self.crls,
+                known: self.remembered.as_deref(),
                 reference: &self.reference.tdx,
                 now,
             }),
         }
+    }
+}
+
+impl Verifier {
+    pub(crate) fn reference(&self) -> &ReferenceValues {
+        &self.reference
+    }
+
+    pub(crate) fn crls(&self) -> &[Vec<u8>] {
+        &self.crls
+    }
+
+    pub(crate) fn gpu_roots(&self) -> &[RootKey] {
+        &self.gpu_roots
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_gpu_roots(mut self, roots: Vec<RootKey>) -> Self {
+        self.gpu_roots = roots;
+        self
     }
 }
 
@@ -295,6 +372,25 @@ impl VerifierBuilder {
     #[must_use]
     pub fn crl(mut self, der: Vec<u8>) -> Self {
         self.crls.push(der);
+        self
+    }
+
+    /// Judges AMD's firmware by a table, as Intel's is judged by its TCB info. Minimum TCBs among the
+    /// reference values count besides.
+    #[must_use]
+    pub fn tcb_table(mut self, table: TcbTable) -> Self {
+        self.tcb_table = Some(table);
+        self
+    }
+
+    /// Remembers the newest `signatures` on certificates that verified, so that the chain of a platform
+    /// seen before costs a digest instead of public-key operations. A chain has three or four.
+    ///
+    /// This changes no verdict: whether a signature verifies depends on bytes alone. Names, dates and
+    /// revocation are looked at every time. Clones of the verifier share what they remember.
+    #[must_use]
+    pub fn remember(mut self, signatures: usize) -> Self {
+        self.remembers = signatures;
         self
     }
 
@@ -339,9 +435,12 @@ impl VerifierBuilder {
             reference: self.reference,
             anchors,
             intel_anchors: vec![tdx::INTEL_ROOT],
+            gpu_roots: gpu::ROOTS.to_vec(),
             endorsements: self.endorsements,
             collateral: self.collateral,
             crls: self.crls,
+            tcb_table: self.tcb_table,
+            remembered: (self.remembers > 0).then(|| Arc::new(Remembered::new(self.remembers))),
         })
     }
 }

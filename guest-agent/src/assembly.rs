@@ -15,11 +15,16 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier};
+use attestation::{
+    Attester, EndorsedAttester, EndorsementFolder, MAX_REFERENCE_VALUES, ReferenceValues, UnixTime,
+    Verifier,
+};
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey};
 use zeroize::Zeroizing;
 
@@ -70,7 +75,12 @@ impl Assembly {
                 error.utf8_error(),
             ))
         })?;
-        let bundle = Bundle::parse(&source, &policy.display().to_string())?;
+        let folder = policy.parent().unwrap_or(Path::new(""));
+        let bundle = Bundle::parse_with(
+            &source,
+            &policy.display().to_string(),
+            &included_from(folder),
+        )?;
         let path = policy.canonicalize().map_err(unreadable)?;
         let base = path
             .parent()
@@ -108,6 +118,14 @@ impl Assembly {
             .unwrap_or_default();
         let accept = &self.bundle.tables().attestation.accept;
         let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
+        let attester: Box<dyn Attester> = match self.endorsements() {
+            Some(folder) => Box::new(EndorsedAttester::new(
+                attester,
+                folder,
+                Box::new(|| UnixTime::from(SystemTime::now())),
+            )),
+            None => attester,
+        };
         let verifier = self.verifier(reference.clone())?;
         let broker = LocalBroker::new(self.verifier(reference)?, keys, self.bundle.digest());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
@@ -115,10 +133,16 @@ impl Assembly {
             path: folder.into(),
             source,
         })?;
+        let anchors = self.anchors()?;
         let session = Session::builder(self.bundle)
             .base(self.base)
             .attested_by(attester, verifier)
             .keys_from(broker);
+        let session = anchors
+            .into_iter()
+            .fold(session, |session, (data, anchor)| {
+                session.anchored_by(data, anchor)
+            });
         Ok(Assembled { session, log })
     }
 
@@ -142,6 +166,21 @@ impl Assembly {
         Ok(keys)
     }
 
+    /// What remembers each vault, where the policy says so.
+    fn anchors(&self) -> Result<Anchors, AssemblyError> {
+        let data = self.bundle.tables().data.iter();
+        data.filter_map(|(name, data)| Some((name, data.anchor.as_ref()?)))
+            .map(|(name, uri)| {
+                let anchor = vault::anchor::named(uri, &self.base);
+                let anchor = anchor.ok_or_else(|| AssemblyError::AnchorKind {
+                    data: name.clone(),
+                    uri: uri.clone(),
+                })?;
+                Ok((name.clone(), anchor))
+            })
+            .collect()
+    }
+
     fn reference_values(&self) -> Result<ReferenceValues, AssemblyError> {
         let Some(path) = &self.bundle.tables().attestation.reference_values else {
             return Ok(ReferenceValues::default());
@@ -157,8 +196,17 @@ impl Assembly {
             .map_err(|source| AssemblyError::ReferenceValues { path, source })
     }
 
+    fn endorsements(&self) -> Option<EndorsementFolder> {
+        let folder = self.bundle.tables().attestation.endorsements.as_ref()?;
+        Some(EndorsementFolder::at(self.base.join(folder)))
+    }
+
     fn verifier(&self, reference: ReferenceValues) -> Result<Verifier, AssemblyError> {
         let builder = Verifier::builder().reference_values(reference);
+        let builder = match self.endorsements() {
+            Some(folder) => folder.add_to(builder)?,
+            None => builder,
+        };
         let builder = if self.accept_simulated {
             builder.dangerous().accept_simulated()
         } else {
@@ -167,6 +215,9 @@ impl Assembly {
         Ok(builder.build()?)
     }
 }
+
+/// What remembers a vault, by the name of its `[data]` entry.
+type Anchors = Vec<(String, Arc<dyn FreshnessAnchor>)>;
 
 impl DangerousAssembly {
     /// Uses a simulated TEE where there is none, if the policy accepts `simulated` too.
@@ -205,6 +256,17 @@ pub fn new_log_folder(runs: &Path, bundle: &Bundle) -> Result<PathBuf, AssemblyE
         now.as_secs(),
         std::process::id()
     )))
+}
+
+/// Reads the files that a policy in this folder includes.
+pub fn included_from(folder: &Path) -> impl Fn(&str) -> Result<String, String> + '_ {
+    |name| {
+        let bytes = read_bounded(&folder.join(name), Bundle::MAX_LEN as u64);
+        let text = bytes.and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())
+        });
+        text.map_err(|error| error.to_string())
+    }
 }
 
 /// Reads a file, and no more of it than its parser would take: one byte more is enough to be refused.
@@ -304,6 +366,27 @@ cedar = "permit (principal, action, resource);"
             .err()
             .unwrap();
         assert!(matches!(error, AssemblyError::Log { .. }));
+    }
+
+    #[test]
+    fn endorsements_must_be_there_and_be_read() {
+        let attestation = "[attestation]\nendorsements = \"endorsements\"\n";
+        assert!(matches!(
+            refused(attestation),
+            AssemblyError::Endorsements(_)
+        ));
+        let (folder, path) = policy(attestation);
+        let endorsements = folder.path().join("endorsements");
+        fs::create_dir(&endorsements).unwrap();
+        let assembled = |log: &str| {
+            Assembly::read(&path)
+                .unwrap()
+                .logged_to(&folder.path().join(log))
+        };
+        assert!(assembled("log").is_ok());
+        fs::write(endorsements.join("genoa.crl"), b"no list").unwrap();
+        let error = assembled("other").err().unwrap();
+        assert!(matches!(error, AssemblyError::Verifier(_)));
     }
 
     #[test]

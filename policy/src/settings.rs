@@ -60,6 +60,8 @@ impl Settings {
         let (a, b) = (&old.attestation, &new.attestation);
         self.note("attestation.accept", &a.accept, &b.accept, false);
         self.note("attestation.max-age", &a.max_age, &b.max_age, false);
+        let (old_folder, new_folder) = (&a.endorsements, &b.endorsements);
+        self.note("attestation.endorsements", old_folder, new_folder, false);
         let (a, b) = (&a.reference_values, &b.reference_values);
         self.note("attestation.reference-values", a, b, false);
         let (a, b) = (&old.workload, &new.workload);
@@ -114,6 +116,12 @@ impl Settings {
                 self.note(&place("vault"), &was.vault, &is.vault, false);
                 self.note(&place("at"), &was.at, &is.at, false);
                 self.note(&place("key"), &was.key, &is.key, false);
+                self.note(
+                    &place("anchor"),
+                    &was.anchor,
+                    &is.anchor,
+                    was.anchor.is_none(),
+                );
             }
         }
     }

@@ -39,6 +39,8 @@ pub struct Attestation {
     pub max_age: Option<Duration>,
     /// The file of reference values, as written.
     pub reference_values: Option<PathBuf>,
+    /// The folder of endorsements (certificates, revocation lists, TCB info), as written.
+    pub endorsements: Option<PathBuf>,
 }
 
 /// A kind of trusted execution environment, by its name in policies.
@@ -290,6 +292,9 @@ pub struct Data {
     pub access: Access,
     /// Where a broker in the same process takes the KEK from: a URI such as `file:customers.key`.
     pub key: Option<String>,
+    /// What remembers the vault's latest commit: a URI such as `file:/mnt/elsewhere/customers.anchor`
+    /// or `tpm:0x01800001`.
+    pub anchor: Option<String>,
 }
 
 /// What a workload may do with a vault.

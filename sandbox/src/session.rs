@@ -18,6 +18,7 @@ mod builder;
 mod courier;
 mod journal;
 mod outcome;
+mod reload;
 mod start;
 mod tally;
 mod watch;
@@ -45,6 +46,7 @@ use crate::release::Identity;
 use attested::Attested;
 use courier::Courier;
 use journal::Journal;
+use reload::Shadow;
 use watch::Watch;
 use watchdog::Watchdog;
 
@@ -74,6 +76,7 @@ pub struct Session {
 
     attested: Attested,
     watch: Watch,
+    shadow: Option<Shadow>,
     gaps: BTreeSet<String>,
     /// How the levers stand.
     plan: Plan,
@@ -213,8 +216,10 @@ impl Session {
             }
         }
         for event in &events {
-            if let Event::Tighten(what, why) = event {
-                self.tighten(what, why)?;
+            match event {
+                Event::Tighten(what, why) => self.tighten(what, why)?,
+                Event::Reload(newer) => self.reload(newer.clone())?,
+                _ => {}
             }
         }
         if self.attested.is_due(now) {
@@ -227,6 +232,7 @@ impl Session {
         }
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
+        self.note_shadow(&facts, &decision)?;
         let wanted = self.ceiling.narrowed(&decision);
         let mut changes = adjust::between(&self.plan, &wanted);
         changes.retain(|change| !self.must_wait(change));

@@ -32,6 +32,7 @@ use casemate::record::Record;
 use casemate::release::{KeyBroker, Refusal};
 use casemate::{Handle, Outcome, Session, SessionError};
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey, LogVerifier};
 use vault::kek::Released;
 use vault::{CreateOptions, Vault};
@@ -39,7 +40,7 @@ use zeroize::Zeroizing;
 
 pub use told::Told;
 #[allow(unused_imports)] // Not every story looks for traces.
-pub use traces::{Traces, cgroups, processes};
+pub use traces::{Traces, cgroups, cgroups_of, in_session, processes};
 
 /// Name of the log in the checkpoints of these stories.
 pub const ORIGIN: &str = "casemate/story";
@@ -156,6 +157,7 @@ impl Room {
             tee: Box::new(tee().build().unwrap()),
             verifier: verifier(),
             broker: Some(Local::new(verifier(), "customers", &self.key)),
+            anchor: None,
         }
     }
 
@@ -296,6 +298,8 @@ pub struct Setup<'r> {
     pub tee: Box<dyn Attester>,
     pub verifier: Verifier,
     pub broker: Option<Local>,
+    /// What remembers the room's vault.
+    pub anchor: Option<Arc<dyn FreshnessAnchor>>,
 }
 
 impl Setup<'_> {
@@ -320,6 +324,9 @@ impl Setup<'_> {
             .watched_by(move |record, _| watching.record(record));
         if let Some(broker) = self.broker {
             builder = builder.keys_from(broker);
+        }
+        if let Some(anchor) = self.anchor {
+            builder = builder.anchored_by("customers", anchor);
         }
         let session = builder
             .logged_to(Log::create(&log, ORIGIN, key).unwrap())

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use attestation::{AttestError, BuildError, ReferenceError};
+use attestation::{AttestError, BuildError, FolderError, ReferenceError};
 use policy::BundleError;
 use vault::audit::{KeyError, LogError};
 
@@ -38,6 +38,14 @@ pub enum AssemblyError {
         /// What the policy says.
         uri: String,
     },
+    /// What remembers a vault is of a kind that this version does not know.
+    #[error("the anchor `{uri}` of `[data] {data}` is of an unknown kind")]
+    AnchorKind {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// What the policy says.
+        uri: String,
+    },
     /// A key file cannot be used.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -57,6 +65,9 @@ pub enum AssemblyError {
         /// Why.
         source: ReferenceError,
     },
+    /// The folder of endorsements cannot be used.
+    #[error("cannot use the endorsements of the policy")]
+    Endorsements(#[from] FolderError),
     /// The policy asks for evidence, and this machine has no TEE that gives any.
     #[error("no evidence can be collected")]
     NoEvidence(#[source] AttestError),
@@ -98,7 +109,9 @@ impl AssemblyError {
             Self::Policy { .. } => "policy-file",
             Self::Bundle(_) => "policy",
             Self::NoKey { .. } | Self::KeyKind { .. } | Self::Key(_) => "key",
+            Self::AnchorKind { .. } => "anchor",
             Self::ReferenceFile { .. } | Self::ReferenceValues { .. } => "reference-values",
+            Self::Endorsements(_) => "endorsements",
             Self::NoEvidence(_) | Self::SimulatedUnwelcome(_) | Self::Simulated(_) => "no-evidence",
             Self::Verifier(_) => "verifier",
             Self::LogKey(_) | Self::LogFolder { .. } | Self::Log { .. } => "log",
@@ -111,6 +124,9 @@ impl AssemblyError {
         match self {
             Self::NoKey { data } => Some(format!("add `key = \"file:{data}.key\"`")),
             Self::KeyKind { .. } => Some("this version takes `file:PATH`".into()),
+            Self::AnchorKind { .. } => {
+                Some("this version takes `file:PATH`, and `tpm:0xINDEX` from 0x01800000 on".into())
+            }
             Self::Key(error) => error.hint(),
             Self::NoEvidence(_) => Some(
                 "run in a confidential VM (SEV-SNP or TDX); to try things out without one, use \

@@ -17,6 +17,7 @@ pub mod ptrace;
 )]
 pub mod seccomp;
 pub mod signal;
+pub mod trace;
 
 use std::io;
 

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::trees::Namespaces;
 use super::spawner::Failure;
+use super::trees::Namespaces;
 use crate::syscall::{Program, SeccompData, syscall_number};
 pub use tasks::Target;
 #[cfg(target_arch = "x86_64")]

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lever::tighten::Tightening;
 use crate::plan::{FileAccess, Plan, Run, Tier};
 
 /// One thing that a lever does to the running sandbox.
@@ -16,9 +17,9 @@ pub enum Change {
     /// Have the key of this vault released anew and show it again; descriptors opened before it was
     /// withdrawn stay useless.
     Release(String),
-    /// Take this granted tree away; descriptors open already stay open.
+    /// Take this granted tree away; files open already stay open.
     Detach(String),
-    /// Let this granted tree only be read any more; descriptors open already stay as they are.
+    /// Let this granted tree only be read any more; files open already stay as they are.
     ReadOnly(String),
     /// Refuse connections to this endpoint, and end those that there are.
     Disconnect(String),
@@ -31,6 +32,10 @@ pub enum Change {
         /// What the workload may do with it from then on.
         access: FileAccess,
     },
+    /// Let programs be started, or no more.
+    Exec(bool),
+    /// Take this from every task, for good.
+    Tighten(Tightening),
     /// Put the limits of this tier in force.
     Limit(Tier),
     /// Freeze the workload, or let it go on.
@@ -49,6 +54,9 @@ impl fmt::Display for Change {
             Self::Disconnect(endpoint) => write!(f, "end connections to {endpoint}"),
             Self::Reconnect(endpoint) => write!(f, "let {endpoint} be connected again"),
             Self::Restore { at, access } => write!(f, "give {at} back, to {access}"),
+            Self::Exec(true) => f.write_str("let programs be started again"),
+            Self::Exec(false) => f.write_str("let no program be started"),
+            Self::Tighten(what) => write!(f, "take {what} for good"),
             Self::Limit(tier) => write!(f, "put limits of the {tier} tier in force"),
             Self::Freeze(true) => f.write_str("freeze the workload"),
             Self::Freeze(false) => f.write_str("let the workload go on"),
@@ -80,6 +88,11 @@ impl Plan {
                 self.connect.retain(|known| known.to_string() != *endpoint);
             }
             Change::Reconnect(endpoint) => self.connect.extend(endpoint.parse()),
+            Change::Exec(allowed) => self.exec = *allowed,
+            Change::Tighten(what) => {
+                self.exec &= *what != Tightening::Exec;
+                self.tightened.insert(what.clone());
+            }
             Change::Limit(tier) => self.tier = *tier,
             Change::Freeze(true) => self.run = Run::Frozen,
             Change::Freeze(false) => self.run = Run::Running,
@@ -112,12 +125,18 @@ pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
     changes.extend(difference(now, wanted, Change::Disconnect));
     let (taken, given) = files(now, wanted);
     changes.extend(taken);
+    if now.exec && !wanted.exec {
+        changes.push(Change::Exec(false));
+    }
     let frozen = |plan: &Plan| plan.run == Run::Frozen;
     if !frozen(now) && frozen(wanted) {
         changes.push(Change::Freeze(true));
     }
     if now.tier != wanted.tier {
         changes.push(Change::Limit(wanted.tier));
+    }
+    if !now.exec && wanted.exec {
+        changes.push(Change::Exec(true));
     }
     changes.extend(given);
     let released = wanted.data.difference(&now.data).cloned();
@@ -245,6 +264,23 @@ mod tests {
                 Change::Reconnect("c.example:3".into()),
                 Change::Freeze(false),
             ]
+        );
+    }
+
+    #[test]
+    fn programs_are_refused_before_a_freeze_and_allowed_before_a_thaw() {
+        let with = |exec, run| Plan {
+            exec,
+            ..plan(run, Tier::Full, &[])
+        };
+        let (runs, frozen) = (with(true, Run::Running), with(false, Run::Frozen));
+        assert_eq!(
+            between(&runs, &frozen),
+            [Change::Exec(false), Change::Freeze(true)]
+        );
+        assert_eq!(
+            between(&frozen, &runs),
+            [Change::Exec(true), Change::Freeze(false)]
         );
     }
 

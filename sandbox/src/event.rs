@@ -8,6 +8,7 @@ use policy::Bundle;
 
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
+use crate::lever::tighten::Tightening;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub enum Event {
     Failed(Failure),
     /// Somebody asks that a Unix signal be passed on to the workload.
     Kill(i32),
+    /// Somebody asks that this be taken from the workload for good, for this reason.
+    Tighten(Tightening, String),
     /// An operator raises the risk by what the policy's table says, for this reason.
     Operator(String),
     /// Another bundle is to be taken into force; or could not be read, for this reason.

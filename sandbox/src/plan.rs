@@ -12,6 +12,8 @@ use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::network;
 use crate::isolation::rootfs::{HostEntry, host_entry};
+use crate::lever::exec;
+use crate::lever::tighten::Tightening;
 use crate::syscall::landlock::{self, Rights};
 use crate::syscall::profile::Fate;
 use crate::syscall::table::syscall_number;
@@ -82,6 +84,10 @@ pub struct Plan {
     pub files: BTreeMap<String, FileAccess>,
     /// Whom the workload may connect to.
     pub connect: BTreeSet<Endpoint>,
+    /// Whether the workload may start programs.
+    pub exec: bool,
+    /// What was taken for good.
+    pub tightened: BTreeSet<Tightening>,
     /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
     pub fixed: BTreeSet<Grant>,
 }
@@ -126,6 +132,7 @@ impl Plan {
                 }
                 // Comes with the right to read, above; alone it gives nothing.
                 (Action::Write, Resource::Path(_)) => {}
+                (Action::Exec, _) => plan.exec = true,
                 (Action::Use | Action::Proceed | Action::Live, _) => {}
                 _ => {
                     plan.fixed.insert(grant.clone());
@@ -143,6 +150,7 @@ impl Plan {
             wanted.run = wanted.run.max(Run::Frozen);
         }
         wanted.fixed.clone_from(&self.fixed);
+        wanted.exec &= self.exec;
         let lost: Vec<_> = self
             .files
             .keys()
@@ -244,7 +252,7 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
-    if !plan.fixed.contains(&Grant::exec()) {
+    if !plan.exec {
         return Err(PlanError::Unsupported(
             "the policy does not grant `exec` from the start: the workload's own program could not be \
              executed"
@@ -346,20 +354,18 @@ pub fn floor(
         .sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
-    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
-        profile = profile.without_unix_connect();
-    }
-    let profile = profile.allow(&tables.syscalls.allow)?;
-    let deny = |profile: Profile| profile.deny(&tables.syscalls.deny);
+    let silent = profile(tables)?;
     let network = !tables.network.connect.is_empty();
     // Without a listener nobody brokers, and the network is as empty as without grants.
-    let silent = deny(profile.clone())?;
-    let profile = deny(if network {
-        with_network(profile)?
-    } else {
-        profile
-    })?;
+    let profile = match network {
+        true => with_network(allowed(tables)?)?.deny(&tables.syscalls.deny)?,
+        false => silent.clone(),
+    };
+    // A right that a rule may take is asked for each time; where nobody listens, it is not.
+    let asking = match bundle.may_change(&Grant::exec()) {
+        true => profile.clone().notify(exec::CALLS)?,
+        false => profile.clone(),
+    };
     Ok(Floor {
         host_uid,
         host_gid,
@@ -370,12 +376,30 @@ pub fn floor(
         limits: resource_limits(tables),
         unix_connect: reaches_unix_paths(&profile),
         network,
-        filter: profile.compile(true)?,
+        filter: asking.compile(true)?,
         silent_filter: silent.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// The system calls that the policy's table allows.
+///
+/// # Errors
+///
+/// [`PlanError::Profile`] when the table has a mistake.
+pub fn profile(tables: &Tables) -> Result<Profile, PlanError> {
+    Ok(allowed(tables)?.deny(&tables.syscalls.deny)?)
+}
+
+/// The profile with what the table adds to it, and without what it denies.
+fn allowed(tables: &Tables) -> Result<Profile, PlanError> {
+    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
+    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
+        profile = profile.without_unix_connect();
+    }
+    Ok(profile.allow(&tables.syscalls.allow)?)
 }
 
 /// Puts connections behind the supervisor.

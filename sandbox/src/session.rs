@@ -39,7 +39,7 @@ use crate::error::SessionError;
 use crate::event::{Clock, Event};
 use crate::isolation::child::Ending;
 use crate::isolation::{Backend, Instance};
-use crate::lever::data::Vaults;
+use crate::lever::{data::Vaults, tighten::Tightening};
 use crate::plan::{FileAccess, Plan, Run};
 use crate::record::{Record, rule};
 use crate::release::Identity;
@@ -216,8 +216,10 @@ impl Session {
             }
         }
         for event in &events {
-            if let Event::Reload(newer) = event {
-                self.reload(newer.clone())?;
+            match event {
+                Event::Tighten(what, why) => self.tighten(what, why)?,
+                Event::Reload(newer) => self.reload(newer.clone())?,
+                _ => {}
             }
         }
         if self.attested.is_due(now) {
@@ -244,6 +246,14 @@ impl Session {
         self.make(changes, &decision)?;
         self.drop_unwanted()?;
         Ok(None)
+    }
+
+    /// Takes something for good that somebody asks to be taken, once.
+    fn tighten(&mut self, what: &Tightening, why: &str) -> Result<(), SessionError> {
+        if self.plan.tightened.contains(what) {
+            return Ok(());
+        }
+        self.apply(Change::Tighten(what.clone()), vec![why.to_owned()])
     }
 
     /// Sensors ─▶ signals ─▶ risk.
@@ -314,12 +324,15 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
             Ok(endpoint) => Grant::connect(endpoint),
             Err(_) => return Vec::new(),
         },
+        Change::Exec(_) => Grant::exec(),
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),
         Change::Freeze(_) if decision.proceed() => {
             return vec!["a grant was lost that no lever can take back".into()];
         }
         Change::Freeze(_) => Grant::proceed(),
+        // Asked for, and never decided.
+        Change::Tighten(_) => return Vec::new(),
     };
     reasons(decision, &grant)
 }

@@ -36,9 +36,7 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{
-    LandlockError, LandlockPlan, PreparedRuleset, Scopes, UNIX_CONNECT_ABI,
-};
+use crate::syscall::landlock::{LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -53,8 +51,8 @@ pub enum FromInit {
     },
     /// The sandbox's network is up; the socket that its resolver is to serve comes along.
     Resolver,
-    /// Everything is in force; the workload waits. The user and the mount namespace come along, and the
-    /// seccomp listener, if there is one.
+    /// Everything is in force; the workload waits. The user, the mount and the pid namespace come along,
+    /// and the seccomp listener, if there is one.
     Prepared {
         /// What was enforced.
         items: Vec<Item>,
@@ -142,10 +140,11 @@ fn prepare(
     drop(mapped);
     let fuse = rootfs::open_fuse(floor.rootfs.data.len());
     // Whoever holds these can change the mounts later; this process itself gives up the right to.
-    let namespaces = ["user", "mnt"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
-    let [user, mounts] = namespaces;
+    let namespaces = ["user", "mnt", "pid"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
+    let [user, mounts, pids] = namespaces;
     let user = user.map_err(Failure::at("opening the user namespace"))?;
     let mounts = mounts.map_err(Failure::at("opening the mount namespace"))?;
+    let pids = pids.map_err(Failure::at("opening the pid namespace"))?;
     process::become_user(INSIDE_ID, INSIDE_ID, floor.privileged)
         .map_err(Failure::at("becoming the sandbox's user"))?;
     // A change of user clears it; see PR_SET_PDEATHSIG in prctl(2).
@@ -218,13 +217,13 @@ fn prepare(
     // The descriptor table is shared: the listener the workload made is this process' own, and closing
     // it here takes it from the workload, before that runs.
     let listener = listener.map(process::adopt);
-    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd()]
+    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd(), pids.as_fd()]
         .into_iter()
         .chain(listener.iter().map(AsFd::as_fd))
         .collect();
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
-    drop((user, mounts, listener));
+    drop((user, mounts, pids, listener));
     wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
@@ -362,7 +361,16 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
         .filter(|(path, _)| Path::new(path).exists())
         .cloned();
     let plan = LandlockPlan::new(paths, Scopes::default());
-    let enforced = match plan.build().and_then(PreparedRuleset::restrict_self) {
+    let restrict = || {
+        // What cannot be reached from the root of the sandbox is out of reach, whoever holds a folder
+        // of it: that is all the second domain says, and what makes taking a tree reach working
+        // folders and folders held open. A tree that was detached has no way up to the root.
+        let connected = LandlockPlan::new([("/", Rights::ALL)], Scopes::default()).build()?;
+        let enforced = plan.build()?.restrict_self()?;
+        connected.restrict_self()?;
+        Ok(enforced)
+    };
+    let enforced = match restrict() {
         Ok(enforced) => enforced,
         Err(error @ LandlockError::Unavailable(_)) => {
             return Ok(Item::not(3, "landlock", crate::error::describe(&error)));

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,13 +12,17 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
+use super::floor::Floor;
+use super::inject::{self, Layer, Target};
 use super::network::broker::Broker;
 use super::network::{Grants, Left, Network, resolver};
 use super::spawner::{Failure, Spawner};
 use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
-use crate::enforcement::{Enforcement, Item};
+use crate::enforcement::{Enforcement, Item, State};
 use crate::event::Event;
+use crate::lever::exec::Gate;
+use crate::lever::tighten::Tightening;
 use crate::plan::FileAccess;
 use crate::session::Killer;
 use crate::syscall::notify;
@@ -64,6 +69,7 @@ impl Backend for Container {
             floor,
             limits,
             stdio,
+            gate,
             serve,
             connect,
             events,
@@ -118,20 +124,23 @@ impl Backend for Container {
         let broker = network
             .as_ref()
             .map(|(grants, spared)| Broker::new(Arc::clone(grants), *spared));
+        let gate = gate.filter(|_| listener.is_some());
+        enforcement.extend(lever_items_of_calls(&floor, gate.is_some()));
         if let Some(listener) = listener {
-            notify::start(listener, broker, events.clone())
+            notify::start(listener, gate.clone(), broker, events.clone())
                 .map_err(Failure::at("starting the notifier"))?;
         }
         let network = network.map(|(grants, spared)| Network::new(grants, pid, spared));
         Ok(Box::new(Running {
             control,
             namespaces,
+            frozen: false,
+            gate,
             pid,
             pidfd,
             enforcement,
             events,
             network,
-            frozen: false,
             spawner: self.spawner,
             cgroup: self.cgroup,
         }))
@@ -170,13 +179,11 @@ fn confine(
             }
             Some((FromInit::Prepared { items }, descriptors)) => {
                 enforcement.extend(items);
-                let mut descriptors = descriptors.into_iter();
-                let (Some(user), Some(mounts)) = (descriptors.next(), descriptors.next()) else {
-                    return Err(ended());
-                };
+                let mut namespaces = descriptors;
+                let listener = (namespaces.len() > 3).then(|| namespaces.pop()).flatten();
                 return Ok(Confined {
-                    namespaces: Namespaces { user, mounts },
-                    listener: descriptors.next(),
+                    namespaces: Namespaces::received(namespaces)?,
+                    listener,
                     resolver,
                 });
             }
@@ -211,7 +218,7 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items.push(Item::full(
         2,
         "files",
-        "granted trees can be taken while it runs, and given back; files and folders open already stay open",
+        "granted trees can be taken while it runs, and given back; files open already stay open",
     ));
     items
 }
@@ -235,17 +242,38 @@ fn inodes(stdio: &[OwnedFd; 3]) -> io::Result<[u64; 3]> {
     Ok(inodes)
 }
 
+/// What the levers on system calls can do under this floor.
+fn lever_items_of_calls(floor: &Floor, gate: bool) -> Vec<Item> {
+    let tighten = match inject::obstacle(&floor.filter, floor.privileged) {
+        None => Item::full(
+            3,
+            "tighten",
+            "a further filter and Landlock domain can be put on every task while it runs",
+        ),
+        Some(obstacle) => Item::not(3, "tighten", obstacle),
+    };
+    let exec = if gate {
+        Item::full(3, "exec", "each start of a program is asked for")
+    } else if tighten.state == State::Full {
+        Item::full(3, "exec", "can be taken while it runs, for good")
+    } else {
+        Item::not(3, "exec", "cannot be taken while it runs")
+    };
+    vec![exec, tighten]
+}
+
 /// A running container.
 #[derive(Debug)]
 struct Running {
     control: OwnedFd,
     namespaces: Namespaces,
+    frozen: bool,
+    gate: Option<Gate>,
     pid: Pid,
     pidfd: OwnedFd,
     enforcement: Enforcement,
     events: SyncSender<Event>,
     network: Option<Network>,
-    frozen: bool,
     // Dropped last, in this order: the spawner kills and reaps what is left, then the cgroups are
     // empty and can be removed.
     spawner: Spawner,
@@ -384,6 +412,53 @@ impl Instance for Running {
             error: "descriptors are on their way through a Unix socket and are not received".into(),
             errno: None,
         })
+    }
+
+    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
+        match (&self.gate, allowed) {
+            (Some(gate), _) => {
+                gate.set(allowed);
+                Ok(())
+            }
+            (None, false) => self.tighten(&Tightening::Exec.layer()?),
+            (None, true) => Err(Failure {
+                step: "giving the right to start programs back".into(),
+                error: "it was taken for good".into(),
+                errno: None,
+            }),
+        }
+    }
+
+    fn exec_returns(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let cgroup = self.cgroup.on_v2();
+        if self.frozen && cgroup.is_none() && self.cgroup.freezes() {
+            return Err(Failure {
+                step: "tightening".into(),
+                error: "a sandbox that is frozen by cgroup v1 has to be thawed first".into(),
+                errno: None,
+            });
+        }
+        let target = Target {
+            init: self.pid.as_raw_nonzero().get(),
+            cgroup: cgroup.map(Path::to_owned),
+            frozen: self.frozen && cgroup.is_some(),
+        };
+        let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
+        let injected = self
+            .cgroup
+            .first_in_line(inject)
+            .map_err(Failure::at("lifting the CPU limit for a moment"))
+            .flatten();
+        if injected.is_err() {
+            // Those that were found are held already; this holds whoever was not. What comes next is
+            // the caller's to decide.
+            let _ = self.freeze(true);
+        }
+        injected
     }
 
     fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod child;
 pub mod container;
 pub mod floor;
+pub mod inject;
 pub mod namespace;
 pub mod network;
 pub mod rootfs;
@@ -22,10 +23,12 @@ use rustix::process::Pid;
 
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::lever::exec::Gate;
 use crate::plan::FileAccess;
 use crate::session::Killer;
 use cgroup::Limits;
 use floor::Floor;
+use inject::Layer;
 use spawner::Failure;
 
 /// A place where workloads run.
@@ -47,6 +50,8 @@ pub struct Launch<'a> {
     pub limits: Limits,
     /// stdin, stdout and stderr of the workload.
     pub stdio: [OwnedFd; 3],
+    /// Where starts of programs are asked for, if the floor's filter asks.
+    pub gate: Option<Gate>,
     /// Takes each vault's place as it is mounted and serves it.
     pub serve: &'a mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     /// Endpoints of the policy's `[network]`, and whether each may be connected at the start.
@@ -116,12 +121,38 @@ pub trait Instance: Send {
     ///
     /// When this sandbox has no such endpoint, or connections may be left.
     fn connect(&mut self, endpoint: &policy::Endpoint, granted: bool) -> Result<(), Failure> {
-        let _ = granted;
-        Err(Failure {
-            step: "changing the network".into(),
-            error: format!("this sandbox has no way to `{endpoint}`"),
-            errno: None,
-        })
+        let _ = (endpoint, granted);
+        Err(cannot("changing the network"))
+    }
+
+    /// Lets the workload start programs, or no more.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be told to, or the right is gone for good. Frozen then, as by
+    /// [`tighten`](Instance::tighten).
+    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
+        Err(cannot(if allowed {
+            "giving the right to start programs back"
+        } else {
+            "taking the right to start programs"
+        }))
+    }
+
+    /// Whether the right to start programs can be given back once it was taken.
+    fn exec_returns(&self) -> bool {
+        false
+    }
+
+    /// Puts a further layer on every task that there is, for good. Returns when all have it.
+    ///
+    /// # Errors
+    ///
+    /// When one task does not have it. None of them executes an instruction then, until the sandbox is
+    /// thawed or stopped.
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let _ = layer;
+        Err(cannot("tightening the running workload"))
     }
 
     /// Kills everything in the sandbox.
@@ -130,4 +161,12 @@ pub trait Instance: Send {
     ///
     /// When the kernel refuses.
     fn stop(&mut self) -> Result<(), Failure>;
+}
+
+fn cannot(step: &str) -> Failure {
+    Failure {
+        step: step.into(),
+        error: "this backend cannot do it".into(),
+        errno: None,
+    }
 }

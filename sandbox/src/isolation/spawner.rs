@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
+use super::inject::{self, Layer, Target};
 use super::trees::{Namespaces, Trees};
 use super::{child, namespace, rootfs, wire};
 use crate::plan::FileAccess;
 use crate::sys::process::{self, Forked};
 
-/// How long the spawner may take to change a mount of a running sandbox.
+/// How long the spawner may take to change a running sandbox.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Name (`argv[0]`) under which a program is its own spawner.
@@ -35,8 +36,10 @@ enum Request {
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
-    /// Let a granted tree be seen so, or not at all. Descriptors: user namespace, mount namespace.
+    /// Let a granted tree be seen so, or not at all. Descriptors: the namespaces.
     ShowTree(String, Option<FileAccess>),
+    /// Put a layer on every task. Descriptors: the namespaces.
+    Inject(Box<(Target, Layer)>),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
@@ -167,18 +170,34 @@ impl Spawner {
         at: &str,
         access: Option<FileAccess>,
     ) -> Result<(), Failure> {
+        let request = Request::ShowTree(at.to_owned(), access);
+        self.ask(&request, &namespaces.descriptors())
+    }
+
+    /// Puts a layer on every task of the running sandbox but its init. Returns when all have it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when one task does not have it; the sandbox is frozen then, or its tasks stopped. Or
+    /// when nothing is heard in time, as above.
+    pub fn inject(
+        &mut self,
+        namespaces: &Namespaces,
+        target: Target,
+        layer: Layer,
+    ) -> Result<(), Failure> {
+        let request = Request::Inject(Box::new((target, layer)));
+        self.ask(&request, &namespaces.descriptors())
+    }
+
+    fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         if self.hangs {
             return Err(Failure::at("asking the spawner")(
                 io::ErrorKind::TimedOut.into(),
             ));
         }
-        let descriptors = [namespaces.user.as_fd(), namespaces.mounts.as_fd()];
-        wire::send(
-            self.socket.as_fd(),
-            &Request::ShowTree(at.to_owned(), access),
-            &descriptors,
-        )
-        .map_err(Failure::at("asking the spawner"))?;
+        wire::send(self.socket.as_fd(), request, descriptors)
+            .map_err(Failure::at("asking the spawner"))?;
         let heard = wire::wait(self.socket.as_fd(), ANSWER_DEADLINE)
             .and_then(|()| wire::receive(self.socket.as_fd()))
             .map_err(Failure::at("hearing from the spawner"));
@@ -224,6 +243,9 @@ fn serve() -> io::Result<()> {
     let _ = rustix::thread::set_name(c"casemate-spawn");
     // Only its supervisor ends it, by closing the socket; then it has time to clean up.
     crate::sys::signal::block_all()?;
+    // Where v1 limits, it shares the workload's cgroup, and what takes something from the workload does
+    // not queue behind it. An ordinary user may not.
+    let _ = process::hurry();
     // Nothing that the supervisor's program left open may reach a sandbox.
     process::close_from(1)?;
     let socket = supervisor_socket()?;
@@ -270,15 +292,15 @@ fn serve() -> io::Result<()> {
                 }
             }
             Some((Request::ShowTree(at, access), descriptors)) => {
-                let shown = match <[OwnedFd; 2]>::try_from(descriptors) {
-                    Ok([user, mounts]) => trees.show(&Namespaces { user, mounts }, &at, access),
-                    Err(_) => Err(Failure {
-                        step: "taking the request".into(),
-                        error: "descriptors are missing".into(),
-                        errno: None,
-                    }),
-                };
+                let shown = Namespaces::received(descriptors)
+                    .and_then(|namespaces| trees.show(&namespaces, &at, access));
                 let answer = shown.map_or_else(Answer::Failed, |()| Answer::Done);
+                wire::send(socket.as_fd(), &answer, &[])?;
+            }
+            Some((Request::Inject(order), descriptors)) => {
+                let injected = Namespaces::received(descriptors)
+                    .and_then(|namespaces| inject::inject(&namespaces, &order.0, &order.1));
+                let answer = injected.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }
             last => {

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -28,13 +28,39 @@ use crate::plan::FileAccess;
 use crate::sys::mount::{self, attr};
 use crate::sys::process::{self, Forked};
 
-/// The namespaces of a sandbox that have to be entered to change its mounts.
+/// The namespaces of a sandbox that have to be entered to change its mounts, or to reach all of its
+/// processes at once.
 #[derive(Debug)]
 pub struct Namespaces {
-    /// The user namespace, which owns the other.
+    /// The user namespace, which owns the others.
     pub user: OwnedFd,
     /// The mount namespace.
     pub mounts: OwnedFd,
+    /// The pid namespace.
+    pub pids: OwnedFd,
+}
+
+impl Namespaces {
+    /// All of them, in the order in which they are sent.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.user.as_fd(), self.mounts.as_fd(), self.pids.as_fd()]
+    }
+
+    /// Takes them as they were sent.
+    ///
+    /// # Errors
+    ///
+    /// When there are more or fewer.
+    pub fn received(descriptors: Vec<OwnedFd>) -> Result<Self, Failure> {
+        match <[OwnedFd; 3]>::try_from(descriptors) {
+            Ok([user, mounts, pids]) => Ok(Self { user, mounts, pids }),
+            Err(_) => Err(Failure {
+                step: "taking the namespaces".into(),
+                error: "descriptors are missing".into(),
+                errno: None,
+            }),
+        }
+    }
 }
 
 /// The granted trees of one sandbox, by their place inside.

@@ -2,9 +2,11 @@
 //! the workload runs.
 //!
 //! Each grant is a mount of its own, and a helper of the spawner changes it from inside the sandbox's
-//! mount namespace. It takes effect at the next lookup of a path from the root; what a process has open
-//! already, its working folder among it, still leads where it led. What comes back is the mount that
-//! was granted, held open meanwhile by the spawner.
+//! mount namespace. It takes effect at the next lookup of a path, from wherever it starts: a domain of
+//! Landlock from the start on (`isolation/child.rs`) wants a way up to the sandbox's root, and a tree
+//! that was detached has none, so working folders and folders held open lead nowhere. A *file* that is
+//! open stays open, and mapped. What comes back is the mount that was granted, held open meanwhile by
+//! the spawner.
 
 use crate::isolation::Instance;
 use crate::isolation::spawner::Failure;

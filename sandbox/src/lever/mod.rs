@@ -1,10 +1,12 @@
 //! Levers: what can be moved from outside while the workload runs, one file each.
 
 pub mod data;
+pub mod exec;
 pub mod files;
 pub mod freeze;
 pub mod network;
 pub mod resources;
+pub mod tighten;
 
 use policy::Tables;
 
@@ -38,6 +40,8 @@ pub fn pull(
         Change::Restore { at, access } => files::show(instance, at, Some(*access)),
         Change::Disconnect(endpoint) => network::set(instance, endpoint, false),
         Change::Reconnect(endpoint) => network::set(instance, endpoint, true),
+        Change::Exec(allowed) => exec::set(instance, *allowed),
+        Change::Tighten(what) => tighten::tighten(instance, what),
         Change::Limit(tier) => resources::limit(instance, tables, *tier),
         Change::Freeze(frozen) => freeze::set(instance, *frozen),
         Change::Stop => freeze::stop(instance),

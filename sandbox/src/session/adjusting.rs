@@ -21,9 +21,11 @@ use super::watchdog::Watchdog;
 use super::{Session, because};
 use crate::adjust::Change;
 use crate::error::{SessionError, describe};
+use crate::isolation::Instance;
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
 use crate::lever;
+use crate::lever::tighten::Tightening;
 use crate::record::{Record, hex};
 use crate::release;
 
@@ -130,8 +132,12 @@ impl Session {
             })?;
             return Ok(Some(failure));
         }
-        if let Change::Withdraw(name) = change {
-            self.withdrawn.insert(name.clone());
+        let returns = |instance: &dyn Instance| instance.exec_returns();
+        match change {
+            Change::Withdraw(name) => drop(self.withdrawn.insert(name.clone())),
+            Change::Exec(false) if self.instance.as_deref().is_some_and(returns) => {}
+            Change::Exec(false) | Change::Tighten(Tightening::Exec) => self.ceiling.exec = false,
+            _ => {}
         }
         self.plan.follow(change);
         self.journal.note(Record::Adjusted {

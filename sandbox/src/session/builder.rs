@@ -24,6 +24,7 @@ use crate::event::{Clock, Event};
 use crate::isolation::Backend;
 use crate::isolation::container::Container;
 use crate::lever::data::Vaults;
+use crate::lever::tighten::Tightening;
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::release::{Identity, KeyBroker};
@@ -221,6 +222,12 @@ impl Handle {
     /// Raises the risk by the policy's weight for `operator`, for this reason.
     pub fn operator(&self, why: impl Into<String>) {
         let _ = self.sender.send(Event::Operator(why.into()));
+    }
+
+    /// Takes something from every task of the workload for good, for this reason. A second time does
+    /// nothing.
+    pub fn tighten(&self, what: Tightening, why: impl Into<String>) {
+        let _ = self.sender.send(Event::Tighten(what, why.into()));
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::{SessionError, describe};
 use crate::facts;
 use crate::isolation::Launch;
 use crate::isolation::spawner::Failure;
+use crate::lever::exec::Gate;
 use crate::plan::{self, Run};
 use crate::record::{Record, hex};
 use crate::release;
@@ -98,11 +99,16 @@ impl Session {
         let endpoints = &self.bundle.tables().network.connect;
         let granted = |endpoint| (Clone::clone(endpoint), self.plan.connect.contains(endpoint));
         let connect: Vec<_> = endpoints.iter().map(granted).collect();
+        let gate = match self.bundle.may_change(&Grant::exec()) {
+            true => Some(Gate::new(plan::profile(self.bundle.tables())?)),
+            false => None,
+        };
         let vaults = &mut self.vaults;
         let instance = backend.launch(Launch {
             floor: &floor,
             limits,
             stdio,
+            gate,
             serve: &mut |name, place| vaults.show(name, place),
             connect: &connect,
             events: self.sender.clone(),

@@ -9,6 +9,8 @@ pub mod mount;
 pub mod network;
 pub mod probe;
 pub mod process;
+#[cfg(target_arch = "x86_64")]
+pub mod ptrace;
 pub mod seccomp;
 pub mod signal;
 pub mod trace;

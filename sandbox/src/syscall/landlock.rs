@@ -75,6 +75,14 @@ impl Rights {
         exec: false,
     };
 
+    /// Whatever any rule can give.
+    pub const ALL: Self = Self {
+        list: true,
+        read: true,
+        write: true,
+        exec: true,
+    };
+
     fn access(self) -> BitFlags<AccessFs> {
         let mut access = BitFlags::empty();
         if self.list {

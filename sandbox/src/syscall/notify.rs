@@ -3,7 +3,8 @@
 //!
 //! A plain thread, never a task of an async runtime: with the synchronous wake-up it runs on the
 //! workload's own CPU. What the profile has, and no lever needs, does not come here and costs nothing.
-//! Nothing that was looked at through a pointer is let through: see [`crate::isolation::network`].
+//! Nothing that was looked at through a pointer is let through: see [`crate::isolation::network`]. Starts
+//! of programs are, while their gate is open ([`exec`](crate::lever::exec)).
 //!
 //! The thread has a descriptor table of its own, with the listener in it and nothing else. It reads the
 //! workload's memory, and so can wait for a page of a vault, which this very process serves. If the
@@ -22,6 +23,7 @@ use super::profile::denied_errno;
 use super::table::syscall_name;
 use crate::event::{Denied, Event};
 use crate::isolation::network::broker::{Broker, Brokered};
+use crate::lever::exec::Gate;
 use crate::sys::process;
 use crate::sys::seccomp::{self, Answer, Notification};
 
@@ -34,6 +36,7 @@ use crate::sys::seccomp::{self, Answer, Notification};
 /// When no thread can be started, or it cannot get a descriptor table of its own.
 pub fn start(
     listener: OwnedFd,
+    gate: Option<Gate>,
     network: Option<Broker>,
     events: SyncSender<Event>,
 ) -> io::Result<()> {
@@ -47,7 +50,8 @@ pub fn start(
         let separate = own.is_ok();
         let _ = ready.send(own);
         if separate {
-            answer_all(&Arc::new(process::adopt(number)), network.as_ref(), &events);
+            let listener = Arc::new(process::adopt(number));
+            answer_all(&listener, gate.as_ref(), network.as_ref(), &events);
         }
     };
     std::thread::Builder::new()
@@ -59,7 +63,12 @@ pub fn start(
     own
 }
 
-fn answer_all(listener: &Arc<OwnedFd>, network: Option<&Broker>, events: &SyncSender<Event>) {
+fn answer_all(
+    listener: &Arc<OwnedFd>,
+    gate: Option<&Gate>,
+    network: Option<&Broker>,
+    events: &SyncSender<Event>,
+) {
     loop {
         let mut watched = [PollFd::new(&**listener, PollFlags::IN)];
         match rustix::event::poll(&mut watched, None) {
@@ -78,6 +87,11 @@ fn answer_all(listener: &Arc<OwnedFd>, network: Option<&Broker>, events: &SyncSe
             }
             Err(_) => return,
         };
+        if gate.is_some_and(|gate| gate.lets(&notification.data)) {
+            // Nothing was looked at that the caller could change.
+            let _ = seccomp::respond(listener.as_fd(), notification.id, Answer::Continue);
+            continue;
+        }
         let brokered = network.map_or(Brokered::Not, |broker| {
             broker.answer(listener, &notification)
         });

@@ -85,3 +85,32 @@ fn what_was_taken_is_back_on_the_host_as_it_was() {
         "kept\n"
     );
 }
+
+#[test]
+fn a_tree_that_was_taken_is_out_of_reach_for_who_stands_in_it_or_holds_a_folder_of_it() {
+    let Some(room) = Room::new() else { return };
+    // The shell's working folder is the tree, and descriptor 4 leads to a folder in it.
+    let policy = Policy::shell(
+        "mkdir /out/below; echo kept > /out/kept; echo deep > /out/below/deep; cd /out/below\n\
+         exec 4< . ; exec 5< deep; cat /proc/self/fd/4/deep; echo ready; read -r line\n\
+         cat deep 2>/dev/null || echo no file\n\
+         ls . 2>/dev/null || echo no list\n\
+         cat ../kept 2>/dev/null || echo no way up\n\
+         (echo new > new) 2>/dev/null || echo no new file\n\
+         cat /proc/self/fd/4/deep 2>/dev/null || echo no descriptor\n\
+         cat <&5; cd /; echo all else > /tmp/x; cat /tmp/x; exit 3",
+    )
+    .with_rules(RISK, RULES);
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    running.handle.operator("one");
+    running.handle.operator("two");
+    wait_for(&running, Change::Detach("/out".into()));
+    let told = running.finish();
+    assert_eq!(told.outcome().ending, Ending::Code(3), "{told:#?}");
+    assert_eq!(
+        told.stdout,
+        "deep\nready\nno file\nno list\nno way up\nno new file\nno descriptor\ndeep\nall else\n"
+    );
+    assert!(!room.out().join("below/new").exists());
+}

@@ -220,3 +220,10 @@ fn a_command_that_may_not_be_executed_is_told_so() {
         );
     }
 }
+
+#[test]
+fn the_workload_comes_before_nobody() {
+    let Some(room) = Room::new() else { return };
+    // Root's spawner does, to be in time with what it takes; what it forks does not.
+    assert_eq!(room.run("nice").stdout, "0\n");
+}

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use crate::encoding::Hex;
 use crate::evidence::Tee;
+use crate::tee::gpu::GpuClaims;
 use crate::tee::snp::{PlatformFlag, Product, TcbVersion};
+use crate::tee::vtpm::VtpmClaims;
 use crate::time::UnixTime;
 
 /// How welcome believed evidence is: the tiers of AR4SI (draft-ietf-rats-ar4si).
@@ -182,6 +184,10 @@ pub struct Appraisal {
     pub(crate) evidence_digest: Hex<32>,
     pub(crate) root: Hex<32>,
     pub(crate) claims: Claims,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) vtpm: Option<VtpmClaims>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gpus: Vec<GpuClaims>,
     pub(crate) checks: Vec<Check>,
 }
 
@@ -223,7 +229,8 @@ impl Appraisal {
         self.not_after
     }
 
-    /// SHA-256 of the signed part of the report.
+    /// SHA-256 of the signed part of the report; with a virtual TPM, SHA-256 of that and of the
+    /// SHA-256 of its quote.
     ///
     /// Of the signed part only: an ECDSA signature can be rewritten by anybody into a second valid
     /// one, which must not make the evidence look new.
@@ -242,6 +249,18 @@ impl Appraisal {
     #[must_use]
     pub fn claims(&self) -> &Claims {
         &self.claims
+    }
+
+    /// What the virtual TPM says, authenticated, if its quote came along.
+    #[must_use]
+    pub fn vtpm(&self) -> Option<&VtpmClaims> {
+        self.vtpm.as_ref()
+    }
+
+    /// What the GPUs say, authenticated, in the order of the evidence.
+    #[must_use]
+    pub fn gpus(&self) -> &[GpuClaims] {
+        &self.gpus
     }
 
     /// Every check, passed or not, in a fixed order.
@@ -274,7 +293,8 @@ impl Appraisal {
         }
     }
 
-    /// The 64 bytes that the evidence is bound to.
+    /// The 64 bytes that the processor's evidence is bound to; with a virtual TPM or GPUs, they bind
+    /// what was asked for indirectly.
     #[must_use]
     pub fn report_data(&self) -> &[u8; 64] {
         match &self.claims {

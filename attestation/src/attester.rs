@@ -33,15 +33,23 @@ pub enum AttestError {
     /// The kernel gave no report.
     #[error("the kernel gave no report")]
     Tsm(#[from] TsmError),
+    /// The device of the TEE cannot be used.
+    #[cfg(feature = "sev-guest")]
+    #[error("`/dev/sev-guest` gives no report")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The report or its certificates are not of the expected form.
     #[error("the report does not make evidence")]
     Evidence(#[from] EvidenceError),
+    /// The folder of endorsements cannot be used.
+    #[error("the folder of endorsements cannot be used")]
+    Endorsements(#[source] crate::endorsement::FolderError),
     /// The simulated TEE failed.
     #[error("the simulated TEE {0}")]
     Simulated(&'static str),
 }
 
-/// Finds the TEE that this machine is a guest of.
+/// Finds the TEE that this machine is a guest of: through configfs-tsm, or else, with feature
+/// `sev-guest`, through `/dev/sev-guest`.
 ///
 /// # Errors
 ///
@@ -53,6 +61,10 @@ pub fn detect() -> Result<Box<dyn Attester>, AttestError> {
 
 fn detect_at(reports: TsmReports) -> Result<Box<dyn Attester>, AttestError> {
     if !reports.is_present() {
+        #[cfg(feature = "sev-guest")]
+        if let Some(attester) = crate::tee::snp::DeviceAttester::open()? {
+            return Ok(Box::new(attester));
+        }
         return Err(AttestError::NoTee);
     }
     reports.remove_stale();

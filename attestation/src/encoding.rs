@@ -6,7 +6,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{Error as _, Visitor};
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Exactly `N` bytes, written as `2 * N` lower-case hexadecimal digits.
@@ -167,6 +167,57 @@ impl<'de, const MAX: usize> Deserialize<'de> for Blob<MAX> {
             deserializer.deserialize_byte_buf(Bytes::<MAX>)?
         };
         Self::new(bytes).map_err(|length| D::Error::invalid_length(length, &Bytes::<MAX>))
+    }
+}
+
+/// At most `MAX` items. Reading stops at the first one too many instead of collecting them all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Few<T, const MAX: usize>(Vec<T>);
+
+impl<T, const MAX: usize> Few<T, MAX> {
+    /// Adds an item, or gives back how many there would be if they are too many.
+    pub(crate) fn push(&mut self, item: T) -> Result<(), usize> {
+        if self.0.len() >= MAX {
+            return Err(self.0.len().saturating_add(1));
+        }
+        self.0.push(item);
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+}
+
+impl<T, const MAX: usize> Default for Few<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Few<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T, const MAX: usize>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
+            type Value = Few<T, MAX>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {MAX} items")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                let mut few = Few::default();
+                while let Some(item) = items.next_element()? {
+                    few.push(item)
+                        .map_err(|count| A::Error::invalid_length(count, &self))?;
+                }
+                Ok(few)
+            }
+        }
+        deserializer.deserialize_seq(Items(std::marker::PhantomData))
     }
 }
 

@@ -11,20 +11,23 @@
 //!
 //! For TDX the report is the quote, which brings the certificates of its key. The endorsements are
 //! Intel's collateral: `tcb-info` and `qe-identity` as the service sent them, and the certificate
-//! `tcb-signing` of the key that signed both.
+//! `tcb-signing` of the key that signed both. `event-log` and `application-log` say what its RTMRs
+//! were extended with; `vtpm` ([`VtpmEvidence`]) and `gpus` ([`GpuEvidence`]) go with either TEE.
 //!
 //! CBOR has the same fields with byte strings in place of base64. Nothing in a bundle is believed
 //! before [`crate::Verifier::appraise`] has checked it.
 
 use std::fmt;
 
-use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use crate::encoding::Blob;
+use crate::encoding::{Blob, Few, Hex};
+use crate::eventlog::MAX_EVENT_LOG;
+use crate::tee::gpu::{GpuEvidence, MAX_GPUS};
+use crate::tee::vtpm::VtpmEvidence;
 
 /// The most bytes a bundle may have, in either encoding.
-pub const MAX_EVIDENCE: usize = 512 * 1024;
+pub const MAX_EVIDENCE: usize = 2 * 1024 * 1024;
 /// The most bytes a report may have.
 pub const MAX_REPORT: usize = 32 * 1024;
 /// The most bytes a certificate may have.
@@ -35,6 +38,8 @@ pub const MAX_CRL: usize = 64 * 1024;
 pub const MAX_COLLATERAL: usize = 64 * 1024;
 /// The most CRLs a bundle may have.
 pub const MAX_CRLS: usize = 4;
+/// The most events that an application's own log may have.
+pub const MAX_APPLICATION_EVENTS: usize = 4096;
 
 /// The kinds of trusted execution environment that give evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,12 +80,29 @@ pub struct Evidence {
     report: Blob<MAX_REPORT>,
     #[serde(default)]
     endorsements: Endorsements,
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "few_crls"
-    )]
-    crls: Vec<Blob<MAX_CRL>>,
+    #[serde(default, skip_serializing_if = "Few::is_empty")]
+    crls: Few<Blob<MAX_CRL>, MAX_CRLS>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event_log: Option<Blob<MAX_EVENT_LOG>>,
+    #[serde(default, skip_serializing_if = "Few::is_empty")]
+    application_log: Few<ApplicationEvent, MAX_APPLICATION_EVENTS>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vtpm: Option<VtpmEvidence>,
+    #[serde(default, skip_serializing_if = "Few::is_empty")]
+    gpus: Few<GpuEvidence, MAX_GPUS>,
+}
+
+/// What an application extended an RTMR with after the firmware's log ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ApplicationEvent {
+    /// The RTMR: 0 to 3.
+    pub rtmr: u8,
+    /// What the register was extended with.
+    pub digest: Hex<48>,
+    /// What it is about, for people; as authentic as the digest only where that is its SHA-384.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
 }
 
 /// What vouches for a report, each optional: the certificates between an SEV-SNP report and its root
@@ -147,8 +169,19 @@ impl Evidence {
             tee,
             report: blob("report", report)?,
             endorsements,
-            crls: Vec::new(),
+            crls: Few::default(),
+            event_log: None,
+            application_log: Few::default(),
+            vtpm: None,
+            gpus: Few::default(),
         })
+    }
+
+    /// Fills what is missing among the endorsements.
+    #[must_use]
+    pub fn endorsed_by(mut self, endorsements: Endorsements) -> Self {
+        self.endorsements = self.endorsements.or(&endorsements);
+        self
     }
 
     /// Adds a certificate revocation list (DER).
@@ -157,14 +190,49 @@ impl Evidence {
     ///
     /// [`EvidenceError::TooLarge`] if it exceeds [`MAX_CRL`] or there are [`MAX_CRLS`] already.
     pub fn with_crl(mut self, crl: Vec<u8>) -> Result<Self, EvidenceError> {
-        if self.crls.len() >= MAX_CRLS {
-            return Err(EvidenceError::TooLarge {
-                what: "list of CRLs",
-                length: self.crls.len().saturating_add(1),
-                limit: MAX_CRLS,
-            });
-        }
-        self.crls.push(blob("CRL", crl)?);
+        add(&mut self.crls, "list of CRLs", blob("CRL", crl)?)?;
+        Ok(self)
+    }
+
+    /// Adds the log of what firmware and boot loader extended the RTMRs of a TDX guest with: what
+    /// the kernel shows as `/sys/firmware/acpi/tables/data/CCEL`.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError::TooLarge`] if it exceeds [`MAX_EVENT_LOG`].
+    pub fn with_event_log(mut self, log: Vec<u8>) -> Result<Self, EvidenceError> {
+        self.event_log = Some(blob("event log", log)?);
+        Ok(self)
+    }
+
+    /// Adds what an application extended an RTMR with, after what was added before.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError::TooLarge`] if there are [`MAX_APPLICATION_EVENTS`] already.
+    pub fn with_application_event(
+        mut self,
+        event: ApplicationEvent,
+    ) -> Result<Self, EvidenceError> {
+        add(&mut self.application_log, "application log", event)?;
+        Ok(self)
+    }
+
+    /// Adds the quote of a virtual TPM, which then is what answers the challenge.
+    #[must_use]
+    pub fn with_vtpm(mut self, vtpm: VtpmEvidence) -> Self {
+        self.vtpm = Some(vtpm);
+        self
+    }
+
+    /// Adds the report of a GPU, which has to be committed to; see
+    /// [`crate::gpu::committed_report_data`].
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError::TooLarge`] if there are [`MAX_GPUS`] already.
+    pub fn with_gpu(mut self, gpu: GpuEvidence) -> Result<Self, EvidenceError> {
+        add(&mut self.gpus, "list of GPUs", gpu)?;
         Ok(self)
     }
 
@@ -224,6 +292,22 @@ impl Evidence {
         self.report.as_slice()
     }
 
+    /// What the evidence says it is bound to, 64 bytes or what a TPM was asked to quote: not
+    /// authenticated, for looking at only.
+    ///
+    /// Evidence with GPUs does not say so.
+    #[must_use]
+    pub fn claimed_binding(&self) -> Option<Vec<u8>> {
+        if !self.gpus.is_empty() {
+            return None;
+        }
+        if let Some(vtpm) = &self.vtpm {
+            let quote = crate::tee::vtpm::TpmQuote::parse(vtpm.quote())?;
+            return Some(quote.extra_data().to_vec());
+        }
+        self.claimed_report_data().map(|data| data.to_vec())
+    }
+
     /// The 64 bytes that the report says it is bound to: not authenticated, for looking at only.
     #[must_use]
     pub fn claimed_report_data(&self) -> Option<[u8; 64]> {
@@ -246,6 +330,28 @@ impl Evidence {
     /// The revocation lists in the bundle, each DER.
     pub fn crls(&self) -> impl Iterator<Item = &[u8]> {
         self.crls.iter().map(Blob::as_slice)
+    }
+
+    /// The firmware's event log of a TDX guest.
+    #[must_use]
+    pub fn event_log(&self) -> Option<&[u8]> {
+        self.event_log.as_ref().map(Blob::as_slice)
+    }
+
+    /// What applications extended RTMRs with, in order.
+    pub fn application_log(&self) -> impl Iterator<Item = &ApplicationEvent> {
+        self.application_log.iter()
+    }
+
+    /// The quote of a virtual TPM.
+    #[must_use]
+    pub fn vtpm(&self) -> Option<&VtpmEvidence> {
+        self.vtpm.as_ref()
+    }
+
+    /// The reports of GPUs.
+    pub fn gpus(&self) -> impl ExactSizeIterator<Item = &GpuEvidence> {
+        self.gpus.iter()
     }
 }
 
@@ -361,7 +467,23 @@ impl Endorsements {
     }
 }
 
-fn blob<const MAX: usize>(what: &'static str, bytes: Vec<u8>) -> Result<Blob<MAX>, EvidenceError> {
+/// Adds one item more, if it is not one too many.
+pub(crate) fn add<T, const MAX: usize>(
+    list: &mut Few<T, MAX>,
+    what: &'static str,
+    item: T,
+) -> Result<(), EvidenceError> {
+    list.push(item).map_err(|length| EvidenceError::TooLarge {
+        what,
+        length,
+        limit: MAX,
+    })
+}
+
+pub(crate) fn blob<const MAX: usize>(
+    what: &'static str,
+    bytes: Vec<u8>,
+) -> Result<Blob<MAX>, EvidenceError> {
     Blob::new(bytes).map_err(|length| EvidenceError::TooLarge {
         what,
         length,
@@ -378,28 +500,6 @@ fn bounded(bytes: &[u8]) -> Result<(), EvidenceError> {
         });
     }
     Ok(())
-}
-
-/// Stops at the first CRL too many instead of collecting them all.
-fn few_crls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Blob<MAX_CRL>>, D::Error> {
-    struct Few;
-    impl<'de> Visitor<'de> for Few {
-        type Value = Vec<Blob<MAX_CRL>>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {MAX_CRLS} CRLs")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-            let mut crls = Vec::new();
-            while let Some(crl) = items.next_element()? {
-                if crls.len() >= MAX_CRLS {
-                    return Err(A::Error::invalid_length(crls.len(), &self));
-                }
-                crls.push(crl);
-            }
-            Ok(crls)
-        }
-    }
-    deserializer.deserialize_seq(Few)
 }
 
 #[cfg(test)]

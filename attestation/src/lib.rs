@@ -53,13 +53,17 @@
 #![forbid(unsafe_code)]
 
 mod appraisal;
+mod attached;
 mod attester;
 mod challenge;
 pub mod ear;
 mod encoding;
 mod endorsement;
+mod eventlog;
 mod evidence;
+pub mod measure;
 pub mod note;
+mod platform;
 mod reference;
 #[cfg(feature = "release")]
 mod release_key;
@@ -75,20 +79,25 @@ pub use appraisal::{
 pub use attester::{AttestError, Attester, detect};
 pub use challenge::{Challenge, Nonce, Role};
 pub use encoding::{Hex, HexError};
-pub use endorsement::X509Error;
-pub use evidence::{
-    Endorsements, Evidence, EvidenceError, MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS,
-    MAX_EVIDENCE, MAX_REPORT, Tee,
+pub use endorsement::{
+    EndorsedAttester, EndorsementFolder, EndorsementName, FolderError, FolderState, PathError,
+    X509Error, certificates_from_pem,
 };
+pub use evidence::{
+    ApplicationEvent, Endorsements, Evidence, EvidenceError, MAX_APPLICATION_EVENTS,
+    MAX_CERTIFICATE, MAX_COLLATERAL, MAX_CRL, MAX_CRLS, MAX_EVIDENCE, MAX_REPORT, Tee,
+};
+pub use platform::Platform;
 pub use reference::{
-    MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues, TdxReferenceValues,
+    GpuReferenceValues, MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues,
+    TdxReferenceValues, VtpmReferenceValues,
 };
 #[cfg(feature = "release")]
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
     DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,
 };
-pub use tee::{snp, tdx};
+pub use tee::{gpu, snp, tdx, vtpm};
 pub use time::UnixTime;
 pub use tsm::{TSM_ROOT, TsmError, TsmReport, TsmReports};
 pub use verifier::{

@@ -12,12 +12,14 @@
 //!     "rtmr1": ["<96 hexadecimal digits>"],
 //!     "rtmr2": ["<96 hexadecimal digits>"],
 //!     "minimum-tcb-evaluation": 18
-//!   }
+//!   },
+//!   "vtpm": { "pcrs": { "4": ["<64 hexadecimal digits>"] }, "require-secure-boot": true },
+//!   "gpu": { "driver-versions": ["550.90.07"], "measurements": { "1": ["<96 hexadecimal digits>"] } }
 //! }
 //! ```
 //!
-//! Every field is optional. What is left out of `measurements`, `minimum-tcb`, `rtmr1` or `rtmr2` is
-//! unknown, and an unknown never affirms. An empty list allows nothing.
+//! Every field is optional. What is left out of `measurements`, `minimum-tcb`, `rtmr1`, `rtmr2` or
+//! `pcrs` is unknown, and an unknown never affirms. An empty list allows nothing.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +40,14 @@ pub struct ReferenceValues {
     #[serde(default)]
     pub sev_snp: SnpReferenceValues,
     /// What is expected of TDX guests.
-    #[serde(default, skip_serializing_if = "TdxReferenceValues::expects_nothing")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tdx: TdxReferenceValues,
+    /// What is expected of the virtual TPM of a guest that has one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vtpm: VtpmReferenceValues,
+    /// What is expected of each GPU of a guest that has some.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gpu: GpuReferenceValues,
 }
 
 /// What is expected of an SEV-SNP guest and its platform.
@@ -136,6 +144,9 @@ pub struct TdxReferenceValues {
     /// RTMR3 values that are allowed: whatever the guest's software extends it with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtmr3: Option<Vec<Hex<48>>>,
+    /// Programs (Authenticode digest, SHA-384) that the firmware may start; needs the event log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_applications: Option<Vec<Hex<48>>>,
     /// MRCONFIGID values that are allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mr_config_ids: Option<Vec<Hex<48>>>,
@@ -186,11 +197,44 @@ pub struct TdxReferenceValues {
     pub dangerously_allow_debug: bool,
 }
 
-impl TdxReferenceValues {
-    /// Whether nothing was stated, so that files for other TEEs stay as they were.
-    fn expects_nothing(&self) -> bool {
-        *self == Self::default()
-    }
+/// What is expected of a virtual TPM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VtpmReferenceValues {
+    /// Values that are allowed, by number of the PCR; each named PCR has to be quoted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pcrs: BTreeMap<u8, Vec<Hex<32>>>,
+    /// Programs (Authenticode digest, SHA-256) that the firmware may start; needs the event log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_applications: Option<Vec<Hex<32>>>,
+    /// Whether secure boot has to be on, as the paravisor says.
+    #[serde(default)]
+    pub require_secure_boot: bool,
+    /// Whether a certificate is enough for the attestation key, where nothing ties it to the
+    /// processor: the host keeps the TPM then, and may lend it to another guest of its own.
+    #[serde(default)]
+    pub accept_certified_key: bool,
+}
+
+/// What is expected of a GPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct GpuReferenceValues {
+    /// Digests that are allowed, by index of the measurement: those of NVIDIA's reference integrity
+    /// manifests for the driver and the VBIOS.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measurements: BTreeMap<u8, Vec<Hex<48>>>,
+    /// Versions of the driver that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_versions: Option<Vec<String>>,
+    /// Versions of the VBIOS that are allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vbios_versions: Option<Vec<String>>,
+}
+
+/// Whether nothing was stated, so that files without it stay as they were.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Why bytes are not reference values.

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use crate::appraisal::Appraisal;
+use crate::attached;
 use crate::challenge::Challenge;
 use crate::encoding::Hex;
-use crate::endorsement::{Crl, Remembered, X509Error};
+use crate::endorsement::{Crl, Remembered, RootKey, X509Error};
+use crate::eventlog::EventLogError;
 use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
 use crate::reference::ReferenceValues;
+use crate::tee::gpu::{self, GpuError};
 use crate::tee::simulated;
 use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError, TcbTable};
 use crate::tee::tdx::{self, CollateralError, QuoteError};
+use crate::tee::vtpm::VtpmError;
 use crate::time::UnixTime;
 
 /// Appraises evidence against trust anchors, collateral and reference values.
@@ -22,6 +26,7 @@ pub struct Verifier {
     reference: ReferenceValues,
     anchors: Vec<Anchor>,
     intel_anchors: Vec<Hex<32>>,
+    gpu_roots: Vec<RootKey>,
     endorsements: Vec<Vec<u8>>,
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
@@ -163,6 +168,18 @@ pub enum AppraiseError {
     /// The evidence answers a different challenge.
     #[error("the evidence is bound to a different challenge")]
     Binding,
+    /// What a virtual TPM gave is not to be believed.
+    #[error("the virtual TPM is not to be believed")]
+    Vtpm(#[from] VtpmError),
+    /// What a GPU gave is not to be believed.
+    #[error("a GPU is not to be believed")]
+    Gpu(#[from] GpuError),
+    /// An event log cannot be read.
+    #[error("the event log cannot be used")]
+    EventLog(#[from] EventLogError),
+    /// A log of RTMRs comes with evidence that has none.
+    #[error("an event log of RTMRs came with evidence of SEV-SNP, which has none")]
+    EventLogMisplaced,
 }
 
 impl AppraiseError {
@@ -194,6 +211,10 @@ impl AppraiseError {
             Self::QeIdentity { .. } => "qe-identity",
             Self::TdxModule { .. } => "tdx-module",
             Self::Binding => "binding",
+            Self::Vtpm(vtpm) => vtpm.code(),
+            Self::Gpu(gpu) => gpu.code(),
+            Self::EventLog(log) => log.code(),
+            Self::EventLogMisplaced => "event-log-misplaced",
         }
     }
 }
@@ -243,6 +264,33 @@ impl Verifier {
         report_data: &[u8; 64],
         now: UnixTime,
     ) -> Result<Appraisal, AppraiseError> {
+        attached::appraise(self, evidence, report_data, now)
+    }
+
+    /// Appraises evidence with the quote of a virtual TPM that another protocol asked for, which
+    /// says what the TPM's qualifying data must be.
+    ///
+    /// The caller answers for their freshness and for what they bind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::appraise`].
+    pub fn appraise_quote_bound_to(
+        &self,
+        evidence: &Evidence,
+        qualifying_data: &[u8],
+        now: UnixTime,
+    ) -> Result<Appraisal, AppraiseError> {
+        attached::appraise(self, evidence, qualifying_data, now)
+    }
+
+    /// Appraises what the processor itself says.
+    pub(crate) fn processor(
+        &self,
+        evidence: &Evidence,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<Appraisal, AppraiseError> {
         match evidence.tee() {
             Tee::SevSnp | Tee::Simulated => snp::appraise(&snp::Inputs {
                 evidence,
@@ -267,6 +315,26 @@ impl Verifier {
                 now,
             }),
         }
+    }
+}
+
+impl Verifier {
+    pub(crate) fn reference(&self) -> &ReferenceValues {
+        &self.reference
+    }
+
+    pub(crate) fn crls(&self) -> &[Vec<u8>] {
+        &self.crls
+    }
+
+    pub(crate) fn gpu_roots(&self) -> &[RootKey] {
+        &self.gpu_roots
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_gpu_roots(mut self, roots: Vec<RootKey>) -> Self {
+        self.gpu_roots = roots;
+        self
     }
 }
 
@@ -367,6 +435,7 @@ impl VerifierBuilder {
             reference: self.reference,
             anchors,
             intel_anchors: vec![tdx::INTEL_ROOT],
+            gpu_roots: gpu::ROOTS.to_vec(),
             endorsements: self.endorsements,
             collateral: self.collateral,
             crls: self.crls,

@@ -18,14 +18,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier, VerifierBuilder};
+use attestation::{
+    Attester, EndorsedAttester, EndorsementFolder, MAX_REFERENCE_VALUES, ReferenceValues, UnixTime,
+    Verifier, VerifierBuilder,
+};
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
 use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey};
 use zeroize::Zeroizing;
 
-use crate::endorsements::Folder;
+use crate::endorsements::Renewal;
 use crate::key_file;
 use crate::local_broker::LocalBroker;
 
@@ -116,17 +119,24 @@ impl Assembly {
             .unwrap_or_default();
         let accept = &self.bundle.tables().attestation.accept;
         let attester = attester::choose(accept, self.accept_simulated, UnixTime(now.as_secs()))?;
+        let attester: Box<dyn Attester> = match self.endorsements() {
+            Some(folder) => Box::new(EndorsedAttester::new(
+                attester,
+                folder,
+                Box::new(|| UnixTime::from(SystemTime::now())),
+            )),
+            None => attester,
+        };
         let builder = self.verifier(reference);
-        let (verifier, endorsements) = match &self.bundle.tables().attestation.endorsements {
+        let (verifier, endorsements) = match self.endorsements() {
             Some(folder) => {
-                let folder = self.base.join(folder);
-                let (folder, verifier) =
-                    Folder::read(folder, builder).map_err(AssemblyError::Endorsements)?;
-                (verifier, Some(folder))
+                let (renewal, verifier) = Renewal::read(folder, builder)?;
+                (verifier, Some(renewal))
             }
             None => (builder.build()?, None),
         };
-        let broker = LocalBroker::new(verifier.clone(), keys, self.bundle.digest());
+        let broker = LocalBroker::new(verifier.clone(), keys, self.bundle.digest())
+            .endorsed_by(endorsements.clone());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
             path: folder.into(),
@@ -137,8 +147,8 @@ impl Assembly {
             .base(self.base)
             .attested_by(attester, verifier)
             .keys_from(broker);
-        if let Some(folder) = endorsements {
-            session = session.endorsed_by(folder);
+        if let Some(renewal) = endorsements {
+            session = session.endorsed_by(renewal);
         }
         let session = anchors
             .into_iter()
@@ -196,6 +206,11 @@ impl Assembly {
         })?;
         ReferenceValues::from_json(&json)
             .map_err(|source| AssemblyError::ReferenceValues { path, source })
+    }
+
+    fn endorsements(&self) -> Option<EndorsementFolder> {
+        let folder = self.bundle.tables().attestation.endorsements.as_ref()?;
+        Some(EndorsementFolder::at(self.base.join(folder)))
     }
 
     fn verifier(&self, reference: ReferenceValues) -> VerifierBuilder {
@@ -358,6 +373,27 @@ cedar = "permit (principal, action, resource);"
             .err()
             .unwrap();
         assert!(matches!(error, AssemblyError::Log { .. }));
+    }
+
+    #[test]
+    fn endorsements_must_be_there_and_be_read() {
+        let attestation = "[attestation]\nendorsements = \"endorsements\"\n";
+        assert!(matches!(
+            refused(attestation),
+            AssemblyError::Endorsements(_)
+        ));
+        let (folder, path) = policy(attestation);
+        let endorsements = folder.path().join("endorsements");
+        fs::create_dir(&endorsements).unwrap();
+        let assembled = |log: &str| {
+            Assembly::read(&path)
+                .unwrap()
+                .logged_to(&folder.path().join(log))
+        };
+        assert!(assembled("log").is_ok());
+        fs::write(endorsements.join("genoa.crl"), b"no list").unwrap();
+        let error = assembled("other").err().unwrap();
+        assert!(matches!(error, AssemblyError::Verifier(_)));
     }
 
     #[test]

@@ -7,12 +7,18 @@ use std::collections::BTreeMap;
 
 use attestation::{Challenge, Evidence, Nonce, SealedSecret, UnixTime, Verifier};
 use broker::{Broker, ReleasePolicy};
+use casemate::Endorsements as _;
 use casemate::error::describe;
 use casemate::release::{KeyBroker, Refusal};
 use zeroize::Zeroizing;
 
+use crate::endorsements::Renewal;
+
 /// A broker in this process.
-pub struct LocalBroker(Broker);
+pub struct LocalBroker {
+    broker: Broker,
+    endorsements: Option<Renewal>,
+}
 
 impl LocalBroker {
     /// Makes a broker that holds these keys, by resource, and releases them to guests under the policy
@@ -28,13 +34,23 @@ impl LocalBroker {
             .fold(Broker::builder(verifier), |builder, (name, key)| {
                 builder.resource(name, key, ReleasePolicy::default().only_for([policy]))
             });
-        Self(builder.build())
+        Self {
+            broker: builder.build(),
+            endorsements: None,
+        }
+    }
+
+    /// Has it believe by what is in this folder of endorsements whenever it is asked for a key.
+    #[must_use]
+    pub fn endorsed_by(mut self, endorsements: Option<Renewal>) -> Self {
+        self.endorsements = endorsements;
+        self
     }
 }
 
 impl KeyBroker for LocalBroker {
     fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal> {
-        self.0.challenge(now).map_err(|error| Refusal {
+        self.broker.challenge(now).map_err(|error| Refusal {
             code: "challenge".into(),
             message: describe(&error),
         })
@@ -47,7 +63,16 @@ impl KeyBroker for LocalBroker {
         resource: &str,
         now: UnixTime,
     ) -> Result<SealedSecret, Refusal> {
-        self.0
+        if let Some(endorsements) = &mut self.endorsements {
+            let renewed = endorsements.renewed().map_err(|message| Refusal {
+                code: "endorsements".into(),
+                message,
+            })?;
+            if let Some(verifier) = renewed {
+                self.broker.verify_with(verifier);
+            }
+        }
+        self.broker
             .release(evidence, challenge, resource, now)
             .map(|release| release.sealed)
             .map_err(|error| Refusal {

@@ -166,6 +166,18 @@ impl Bundle {
         self.0.engine.decide(facts)
     }
 
+    /// Tells whether the facts can make a difference to a grant: whether some rule that can apply to it
+    /// looks at them.
+    ///
+    /// What never changes needs no lever.
+    pub fn may_change(&self, grant: &Grant) -> bool {
+        let rules = self.0.engine.rules_about(grant);
+        rules.iter().any(|rule| {
+            let rule = self.rules().get(*rule);
+            rule.is_none_or(|rule| !rule.mentions.is_empty())
+        })
+    }
+
     /// Decides about one grant, as [`Bundle::decide`] does, without looking at the others. None if
     /// the tables do not list it: then it does not hold.
     pub fn decide_about(&self, facts: &Facts, grant: &Grant) -> Option<Verdict> {

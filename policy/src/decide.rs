@@ -167,6 +167,16 @@ impl Engine {
         rules(&self.global) + blind + self.targets.iter().map(each).sum::<usize>()
     }
 
+    /// Indices of the rules that can apply to a grant.
+    pub(crate) fn rules_about(&self, grant: &Grant) -> BTreeSet<usize> {
+        let targets = self.targets.iter().filter(|target| target.grant == *grant);
+        let parts = targets.flat_map(|target| {
+            let head = &self.heads[target.head];
+            [&self.global, &head.blind, &head.sighted, &target.own]
+        });
+        parts.flat_map(Part::rules).collect()
+    }
+
     /// Decides about every grant.
     pub(crate) fn decide(&self, facts: &Facts) -> Decision {
         let mut decision = Decision {

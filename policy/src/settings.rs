@@ -62,6 +62,8 @@ impl Settings {
         let (a, b) = (&old.attestation, &new.attestation);
         self.note("attestation.accept", &a.accept, &b.accept, false);
         self.note("attestation.max-age", &a.max_age, &b.max_age, false);
+        let (old_folder, new_folder) = (&a.endorsements, &b.endorsements);
+        self.note("attestation.endorsements", old_folder, new_folder, false);
         let (a, b) = (&a.reference_values, &b.reference_values);
         self.note("attestation.reference-values", a, b, false);
         let (a, b) = (&old.attestation, &new.attestation);

@@ -44,7 +44,7 @@ pub struct Attestation {
     pub max_age: Option<Duration>,
     /// The file of reference values, as written.
     pub reference_values: Option<PathBuf>,
-    /// The folder of endorsements (certificates, revocation lists, collateral), as written. What comes
+    /// The folder of endorsements (certificates, revocation lists, TCB info), as written. What comes
     /// there while a session runs has its evidence appraised again.
     pub endorsements: Option<PathBuf>,
 }
@@ -191,7 +191,7 @@ pub struct Network {
 pub struct Endpoint {
     /// A domain name in lower case, or an IP address in its canonical spelling, without brackets.
     pub host: String,
-    /// The TCP or UDP port, never 0.
+    /// The TCP port, never 0.
     pub port: u16,
 }
 

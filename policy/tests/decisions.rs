@@ -348,7 +348,7 @@ fn overbroad_tables_are_warned_of() {
         (
             "[network]\nconnect = [\"0.0.0.0:443\"]",
             (2, 12),
-            "this is every address of the sandbox itself, not of the network",
+            "this is no address to connect to: it is refused",
         ),
         (
             "[attestation]\naccept = [\"simulated\"]",

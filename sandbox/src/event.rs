@@ -1,5 +1,7 @@
 //! What happens in and around a running sandbox, as the session hears of it.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use policy::Bundle;
 
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
+use crate::lever::tighten::Tightening;
 use crate::order::{Answer, By, Order};
 use crate::sensor::external::Report;
 
@@ -15,6 +18,8 @@ use crate::sensor::external::Report;
 pub enum Event {
     /// The workload made a system call that its profile does not have; it was refused.
     Denied(Denied),
+    /// The workload wanted to reach an address, or to resolve a name, that is not granted now.
+    DeniedAddress(DeniedAddress),
     /// A read of a vault came upon damage; it failed, and gave no byte.
     Damaged {
         /// Entry of the `[data]` table.
@@ -22,6 +27,8 @@ pub enum Event {
         /// Which object, and which part of it.
         what: String,
     },
+    /// Whoever releases keys has answered.
+    Answered,
     /// The workload ended.
     Ended(Ending),
     /// The workload's program could not be executed.
@@ -42,6 +49,8 @@ pub enum Event {
         /// Who asks, if it is known.
         by: Option<By>,
     },
+    /// Somebody asks that this be taken from the workload for good, for this reason.
+    Tighten(Tightening, String),
     /// An operator raises the risk by what the policy's table says, for this reason.
     Operator(String),
     /// An operator orders something, and waits for the answer.
@@ -61,6 +70,45 @@ pub struct Denied {
     pub detail: String,
     /// Process that made it, as the host counts.
     pub pid: u32,
+}
+
+/// An address that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeniedAddress {
+    /// What the workload wanted to reach.
+    pub wanted: Wanted,
+    /// Thread that wanted it, as the host counts; 0 where that is not known.
+    pub pid: u32,
+}
+
+/// What a workload wanted to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// An address and a port (0 if none was named yet).
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The name that led to it, if one did.
+        name: Option<String>,
+    },
+    /// A name, before it had an address.
+    Name(String),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address {
+                address,
+                name: Some(name),
+            } => write!(f, "{address} ({name})"),
+            Self::Address {
+                address,
+                name: None,
+            } => write!(f, "{address}"),
+            Self::Name(name) => write!(f, "{name}"),
+        }
+    }
 }
 
 /// A clock for a session: time since the Unix epoch.

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use policy::{Action, Bundle, Decision, Grant, Resource, Tables};
+use policy::{Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
 use serde::{Deserialize, Serialize};
 
 use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
+use crate::isolation::network;
 use crate::isolation::rootfs::{HostEntry, host_entry};
+use crate::lever::exec;
+use crate::lever::tighten::Tightening;
 use crate::syscall::landlock::{self, Rights};
 use crate::syscall::profile::Fate;
 use crate::syscall::table::syscall_number;
@@ -50,13 +53,22 @@ impl fmt::Display for Tier {
 }
 
 /// What the workload may do with a granted tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileAccess {
     /// Read it.
     Read,
     /// Read and write it.
     Write,
+}
+
+impl fmt::Display for FileAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
 }
 
 /// The position of every lever, and what was granted that no lever can take back.
@@ -70,6 +82,12 @@ pub struct Plan {
     pub data: BTreeSet<String>,
     /// Trees of the host that the workload sees, by their place inside.
     pub files: BTreeMap<String, FileAccess>,
+    /// Whom the workload may connect to.
+    pub connect: BTreeSet<Endpoint>,
+    /// Whether the workload may start programs.
+    pub exec: bool,
+    /// What was taken for good.
+    pub tightened: BTreeSet<Tightening>,
     /// Grants built into the floor. Losing one freezes the workload, as there is no lever for it.
     pub fixed: BTreeSet<Grant>,
 }
@@ -109,8 +127,12 @@ impl Plan {
                     };
                     plan.files.insert(at, access);
                 }
+                (Action::Connect, Resource::Endpoint(endpoint)) => {
+                    plan.connect.insert(endpoint.clone());
+                }
                 // Comes with the right to read, above; alone it gives nothing.
                 (Action::Write, Resource::Path(_)) => {}
+                (Action::Exec, _) => plan.exec = true,
                 (Action::Use | Action::Proceed | Action::Live, _) => {}
                 _ => {
                     plan.fixed.insert(grant.clone());
@@ -120,14 +142,15 @@ impl Plan {
         plan
     }
 
-    /// What a decision means for the sandbox that runs under this plan: nothing that was withdrawn or
-    /// never given comes back, and a grant without a lever that is lost freezes.
+    /// What a decision means for a sandbox that was launched under this plan: nothing that it was not
+    /// launched with is given, and a grant without a lever that is lost freezes.
     pub fn narrowed(&self, decision: &Decision) -> Self {
         let mut wanted = Self::under(decision);
         if !self.fixed.is_subset(&wanted.fixed) {
             wanted.run = wanted.run.max(Run::Frozen);
         }
         wanted.fixed.clone_from(&self.fixed);
+        wanted.exec &= self.exec;
         let lost: Vec<_> = self
             .files
             .keys()
@@ -229,21 +252,10 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
-    if !plan.fixed.contains(&Grant::exec()) {
+    if !plan.exec {
         return Err(PlanError::Unsupported(
             "the policy does not grant `exec` from the start: the workload's own program could not be \
              executed"
-                .into(),
-        ));
-    }
-    if plan
-        .fixed
-        .iter()
-        .any(|grant| grant.action == Action::Connect)
-    {
-        return Err(PlanError::Unsupported(
-            "the policy grants `connect`, but the container backend has no network yet: remove \
-             `[network] connect` or forbid it in the rules"
                 .into(),
         ));
     }
@@ -342,13 +354,18 @@ pub fn floor(
         .sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
-    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
-        profile = profile.without_unix_connect();
-    }
-    let profile = profile
-        .allow(&tables.syscalls.allow)?
-        .deny(&tables.syscalls.deny)?;
+    let silent = profile(tables)?;
+    let network = !tables.network.connect.is_empty();
+    // Without a listener nobody brokers, and the network is as empty as without grants.
+    let profile = match network {
+        true => with_network(allowed(tables)?)?.deny(&tables.syscalls.deny)?,
+        false => silent.clone(),
+    };
+    // A right that a rule may take is asked for each time; where nobody listens, it is not.
+    let asking = match bundle.may_change(&Grant::exec()) {
+        true => profile.clone().notify(exec::CALLS)?,
+        false => profile.clone(),
+    };
     Ok(Floor {
         host_uid,
         host_gid,
@@ -358,12 +375,51 @@ pub fn floor(
         landlock: rights,
         limits: resource_limits(tables),
         unix_connect: reaches_unix_paths(&profile),
-        filter: profile.compile(true)?,
-        silent_filter: profile.compile(false)?,
+        network,
+        filter: asking.compile(true)?,
+        silent_filter: silent.compile(false)?,
         command: tables.workload.command.clone(),
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// The system calls that the policy's table allows.
+///
+/// # Errors
+///
+/// [`PlanError::Profile`] when the table has a mistake.
+pub fn profile(tables: &Tables) -> Result<Profile, PlanError> {
+    Ok(allowed(tables)?.deny(&tables.syscalls.deny)?)
+}
+
+/// The profile with what the table adds to it, and without what it denies.
+fn allowed(tables: &Tables) -> Result<Profile, PlanError> {
+    let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
+    if landlock::abi() < landlock::UNIX_CONNECT_ABI {
+        profile = profile.without_unix_connect();
+    }
+    Ok(profile.allow(&tables.syscalls.allow)?)
+}
+
+/// Puts connections behind the supervisor.
+fn with_network(profile: Profile) -> Result<Profile, PlanError> {
+    let allows = |name| syscall_number(name).is_some_and(|nr| profile.allows(nr));
+    if !allows("getpeername") {
+        return Err(PlanError::Unsupported(format!(
+            "the profile `{}` has no sockets, and `[network] connect` needs them: use \
+             `profile = \"default\"`",
+            profile.name()
+        )));
+    }
+    if allows("io_uring_setup") {
+        return Err(PlanError::Unsupported(
+            "`io_uring` connects without being asked about: `[syscalls] allow` of `io_uring_setup` and \
+             `[network] connect` cannot both be"
+                .into(),
+        ));
+    }
+    Ok(profile.with_network(landlock::abi() >= landlock::NETWORK_ABI))
 }
 
 /// Whether the profile lets a Unix socket be reached by its path, by connecting or by a datagram.
@@ -450,6 +506,10 @@ fn base_rootfs(tables: &Tables, base: &Path) -> Result<Rootfs, PlanError> {
                 if Path::new(path).exists() {
                     rootfs.binds.push(system(path, path, false));
                 }
+            }
+            if !tables.network.connect.is_empty() {
+                let content = format!("nameserver {}\n", network::RESOLVER.ip());
+                rootfs.files.push(("/etc/resolv.conf".into(), content));
             }
             for (path, content) in [
                 ("/etc/passwd", "workload:x:1000:1000::/tmp:/bin/sh\n"),

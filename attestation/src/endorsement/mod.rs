@@ -1,17 +1,24 @@
 //! X.509 as far as hardware vendors use it: structure, signatures, dates.
 //!
-//! Follows RFC 5280 for certificates and CRLs, RFC 4055 for RSASSA-PSS (AMD) and RFC 5758 for ECDSA
-//! (Intel). Signatures are checked over the received bytes, never over a re-encoding.
+//! Follows RFC 5280 for certificates and CRLs, RFC 4055 for RSASSA-PSS (AMD), RFC 5758 for ECDSA
+//! (Intel, NVIDIA) and RFC 4055 for RSASSA-PKCS1-v1_5 (keys of virtual TPMs). Signatures are checked over the received bytes, never over a re-encoding.
 //! Which key is trusted for what is decided by the verifier of each TEE.
 
 mod certificate;
 mod crl;
+mod folder;
 mod link;
+mod path;
+mod pem;
 mod read;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use crl::Crl;
+pub use folder::{EndorsedAttester, EndorsementFolder, EndorsementName, FolderError, FolderState};
 pub(crate) use link::{LinkError, Lists, Remembered, current, issued, key_digest};
+pub use path::PathError;
+pub(crate) use path::{MAX_PATH, Path, RootKey};
+pub use pem::certificates_from_pem;
 pub(crate) use read::{Elements, integer};
 
 /// Why DER is not a certificate or CRL of the supported form.
@@ -21,9 +28,11 @@ pub enum X509Error {
     /// The bytes are not DER of the expected structure.
     #[error("not DER of the expected structure at `{0}`")]
     Structure(&'static str),
-    /// The signature algorithm is neither RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48
-    /// bytes nor ECDSA with SHA-256, or is named differently inside and outside of the signed part.
-    #[error("signature algorithm is neither RSASSA-PSS with SHA-384 nor ECDSA with SHA-256")]
+    /// The signature algorithm is none that a vendor signs with, or is named differently inside and
+    /// outside of the signed part. AMD: RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48
+    /// bytes. Intel: ECDSA with SHA-256. NVIDIA: ECDSA with SHA-384. Keys of virtual TPMs:
+    /// RSASSA-PKCS1-v1_5 with SHA-256, SHA-384 or SHA-512.
+    #[error("signature algorithm is none that a vendor signs with")]
     Algorithm,
     /// An extension occurs twice.
     #[error("an extension occurs twice")]
@@ -55,13 +64,28 @@ pub(crate) const EC_P256: &[u8] =
 /// `ecdsa-with-SHA256`.
 pub(crate) const ECDSA_SHA256: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
 
+/// `ecdsa-with-SHA384`.
+pub(crate) const ECDSA_SHA384: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03";
+
+/// `sha256WithRSAEncryption`, `sha384WithRSAEncryption`, `sha512WithRSAEncryption`, NULL parameters.
+pub(crate) const RSA_SHA256: &[u8] =
+    b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00";
+const RSA_SHA384: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05\x00";
+const RSA_SHA512: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05\x00";
+
 /// How a certificate or CRL is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     /// RSASSA-PSS with SHA-384, by a key of 2048 to 8192 bits.
     RsaPss,
+    /// RSASSA-PKCS1-v1_5 by a key of 2048 to 8192 bits.
+    RsaSha256,
+    RsaSha384,
+    RsaSha512,
     /// ECDSA with SHA-256, by a key on P-256.
     Ecdsa,
+    /// ECDSA with SHA-384, by a key on P-384.
+    Ecdsa384,
 }
 
 impl Scheme {
@@ -70,6 +94,10 @@ impl Scheme {
         match algorithm {
             PSS_SHA384_EXPLICIT | PSS_SHA384 => Ok(Self::RsaPss),
             ECDSA_SHA256 => Ok(Self::Ecdsa),
+            ECDSA_SHA384 => Ok(Self::Ecdsa384),
+            RSA_SHA256 => Ok(Self::RsaSha256),
+            RSA_SHA384 => Ok(Self::RsaSha384),
+            RSA_SHA512 => Ok(Self::RsaSha512),
             _ => Err(X509Error::Algorithm),
         }
     }
@@ -77,15 +105,16 @@ impl Scheme {
     /// Whether `signature` over `message` verifies under a key: PKCS#1 `RSAPublicKey` in DER, or an
     /// uncompressed point. A key of the wrong kind verifies nothing.
     fn verifies(self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        use ring::signature::{
-            ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey,
-            VerificationAlgorithm,
+        use ring::signature;
+        let algorithm: &dyn signature::VerificationAlgorithm = match self {
+            Self::RsaPss => &signature::RSA_PSS_2048_8192_SHA384,
+            Self::RsaSha256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+            Self::RsaSha384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+            Self::RsaSha512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+            Self::Ecdsa => &signature::ECDSA_P256_SHA256_ASN1,
+            Self::Ecdsa384 => &signature::ECDSA_P384_SHA384_ASN1,
         };
-        let algorithm: &dyn VerificationAlgorithm = match self {
-            Self::RsaPss => &RSA_PSS_2048_8192_SHA384,
-            Self::Ecdsa => &ECDSA_P256_SHA256_ASN1,
-        };
-        UnparsedPublicKey::new(algorithm, public_key)
+        signature::UnparsedPublicKey::new(algorithm, public_key)
             .verify(message, signature)
             .is_ok()
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use attestation::{AttestError, BuildError, ReferenceError};
+use attestation::{AttestError, BuildError, FolderError, ReferenceError};
 use policy::BundleError;
 use vault::audit::{KeyError, LogError};
 
@@ -65,6 +65,9 @@ pub enum AssemblyError {
         /// Why.
         source: ReferenceError,
     },
+    /// The folder of endorsements cannot be used.
+    #[error("the policy's `[attestation] endorsements` cannot be used")]
+    Endorsements(#[from] FolderError),
     /// The policy asks for evidence, and this machine has no TEE that gives any.
     #[error("no evidence can be collected")]
     NoEvidence(#[source] AttestError),
@@ -77,9 +80,6 @@ pub enum AssemblyError {
     /// The verifier cannot be made.
     #[error(transparent)]
     Verifier(#[from] BuildError),
-    /// The folder of endorsements, or a file in it, cannot be used.
-    #[error("the policy's `[attestation] endorsements` cannot be used: {0}")]
-    Endorsements(String),
     /// The key of the log cannot be made.
     #[error("the log's key cannot be made")]
     LogKey(#[source] KeyError),
@@ -111,9 +111,9 @@ impl AssemblyError {
             Self::NoKey { .. } | Self::KeyKind { .. } | Self::Key(_) => "key",
             Self::AnchorKind { .. } => "anchor",
             Self::ReferenceFile { .. } | Self::ReferenceValues { .. } => "reference-values",
+            Self::Endorsements(_) => "endorsements",
             Self::NoEvidence(_) | Self::SimulatedUnwelcome(_) | Self::Simulated(_) => "no-evidence",
             Self::Verifier(_) => "verifier",
-            Self::Endorsements(_) => "endorsements",
             Self::LogKey(_) | Self::LogFolder { .. } | Self::Log { .. } => "log",
         }
     }

@@ -67,6 +67,13 @@ impl Part {
         self.compiled.len() + self.set.num_of_policies()
     }
 
+    /// Indices of the rules; beyond all of them for one that cannot be told.
+    pub(super) fn rules(&self) -> impl Iterator<Item = usize> {
+        let compiled = self.compiled.iter().map(|rule| rule.rule);
+        let others = self.set.policies();
+        compiled.chain(others.map(|policy| index_of(policy.id()).unwrap_or(usize::MAX)))
+    }
+
     /// Asks the rules about a grant, at which the heads of all of them match.
     pub(super) fn ask(
         &self,

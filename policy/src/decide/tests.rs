@@ -345,3 +345,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_grant_may_change_when_a_rule_about_it_looks_at_the_facts() {
+    let may_change = |rules: &str, grant: &Grant| {
+        let source = format!("{TABLES}[rules]\ncedar = \"\"\"\n{rules}\n\"\"\"\n");
+        let bundle = Bundle::parse(&source, "t").unwrap_or_else(|error| panic!("{error}"));
+        bundle.may_change(grant)
+    };
+    let all = "permit (principal, action, resource);";
+    let exec = Grant::exec();
+    assert!(!may_change(all, &exec));
+    let other = format!(
+        "{all} forbid (principal, action == Action::\"connect\", resource) when {{ context.risk >= 20 }};"
+    );
+    assert!(!may_change(&other, &exec));
+    for rule in [
+        "forbid (principal, action == Action::\"exec\", resource) when { context.risk >= 20 };",
+        "forbid (principal, action, resource) when { context.debug };",
+        "forbid (principal, action, resource) unless { resource is Vault || context.risk < 9 };",
+    ] {
+        assert!(may_change(&format!("{all} {rule}"), &exec), "{rule}");
+    }
+    assert!(may_change(
+        "permit (principal, action, resource) when { context.risk < 5 };",
+        &exec
+    ));
+}

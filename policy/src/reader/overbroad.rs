@@ -35,7 +35,7 @@ impl Reader<'_> {
 
     pub(super) fn warn_of_host(&mut self, span: Range<usize>, host: &str) {
         let why = match host {
-            "0.0.0.0" | "::" => "this is every address of the sandbox itself, not of the network",
+            "0.0.0.0" | "::" => "this is no address to connect to: it is refused",
             "169.254.169.254" | "fd00:ec2::254" | "metadata.google.internal" => {
                 "this is the cloud's metadata service, which hands out credentials of the host"
             }

@@ -1,5 +1,8 @@
 //! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
 
+mod attached;
+mod fetched;
+mod measure;
 mod selftest;
 mod token;
 
@@ -11,8 +14,8 @@ use std::time::SystemTime;
 
 use ::vault::audit::Escaped;
 use attestation::{
-    Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, ReferenceValues, Tee,
-    TrustTier, UnixTime, Verifier,
+    Appraisal, Challenge, Check, EndorsementFolder, Endorsements, Evidence, Hex, Outcome,
+    ReferenceValues, Tee, TrustTier, UnixTime, Verifier,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -28,7 +31,7 @@ pub enum Attest {
     /// Collect evidence from the TEE of this machine.
     Collect(Collect),
     /// Put a raw report or quote and what vouches for it into one evidence bundle.
-    Bundle(Bundle),
+    Bundle(Box<Bundle>),
     /// Appraise an evidence bundle, offline: what it lacks to be affirmed.
     ///
     /// Exit code 0: affirming. 3: warning. 4: contraindicated. 1: not to be believed.
@@ -41,6 +44,9 @@ pub enum Attest {
     Selftest(selftest::Selftest),
     /// Sign a table of what AMD's firmware versions are worth; prints the key to verify it with.
     SignTable(token::SignTable),
+    /// Compute what the launch digest of an SEV-SNP guest has to be, and say what differs if it is
+    /// another.
+    Measure(measure::Measure),
 }
 
 #[derive(Args)]
@@ -48,6 +54,10 @@ pub struct Collect {
     /// The 64 bytes that the evidence is to be bound to (128 hexadecimal digits).
     #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
     report_data: Hex<64>,
+    /// Put the firmware's event log of a TDX guest in: `/sys/firmware/acpi/tables/data/CCEL`. It has to
+    /// explain every RTMR, so leave it out where something else extends them.
+    #[arg(long)]
+    event_log: bool,
     /// File for the bundle (JSON); it must not exist yet. [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -81,6 +91,13 @@ pub struct Bundle {
     /// Revocation list to put in (DER). May be repeated.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
+    /// Event log of a TDX guest: `/sys/firmware/acpi/tables/data/CCEL`.
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
+    #[command(flatten)]
+    attached: attached::Attached,
+    #[command(flatten)]
+    fetched: fetched::Fetched,
     /// File for the bundle (JSON); it must not exist yet. [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -105,6 +122,9 @@ pub struct Verify {
     table: token::Table,
     #[command(flatten)]
     ear: token::EarOutput,
+    /// Folder of endorsements: certificates, revocation lists, collateral of Intel.
+    #[arg(long, value_name = "DIR")]
+    endorsements: Option<PathBuf>,
     /// Appraise as of this time, in seconds since 1970. [default: now]
     #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,
@@ -130,6 +150,9 @@ pub struct Binding {
     /// The 64 bytes that the evidence must be bound to (128 hexadecimal digits).
     #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
     report_data: Option<Hex<64>>,
+    /// What the TPM's quote must be bound to, where that is not 64 bytes (hexadecimal digits).
+    #[arg(long, value_name = "HEX")]
+    qualifying_data: Option<String>,
     /// File with the challenge that the evidence must answer (JSON).
     #[arg(long, value_name = "FILE")]
     challenge: Option<PathBuf>,
@@ -147,6 +170,7 @@ impl Attest {
             Self::Explain(verify) => verify.run(true),
             Self::Selftest(selftest) => selftest.run(),
             Self::SignTable(sign) => sign.run(),
+            Self::Measure(measure) => measure.run(),
         }
     }
 }
@@ -154,7 +178,13 @@ impl Attest {
 impl Collect {
     fn run(self) -> Result<ExitCode, Failure> {
         let mut attester = attestation::detect()?;
-        let evidence = attester.attest(&self.report_data.0)?;
+        let mut evidence = attester.attest(&self.report_data.0)?;
+        if self.event_log {
+            let log = read(Path::new("/sys/firmware/acpi/tables/data/CCEL"))?;
+            let length = attestation::tdx::EventLog::parse(&log)?.length();
+            // The rest is what the firmware fills the table with.
+            evidence = evidence.with_event_log(log.into_iter().take(length).collect())?;
+        }
         write(&evidence, self.output.as_deref())
     }
 }
@@ -184,10 +214,16 @@ impl Bundle {
             Kind::SevSnp => Tee::SevSnp,
             Kind::Tdx => Tee::Tdx,
         };
-        let mut evidence = Evidence::new(tee, read(&self.report)?, endorsements)?;
+        let report = self.attached.hardware_report(read(&self.report)?)?;
+        let mut evidence = Evidence::new(tee, report, endorsements)?;
         for path in &self.crl {
             evidence = evidence.with_crl(read(path)?)?;
         }
+        if let Some(path) = &self.event_log {
+            evidence = evidence.with_event_log(read(path)?)?;
+        }
+        let evidence = self.attached.add_to(evidence)?;
+        let evidence = self.fetched.add_to(evidence)?;
         write(&evidence, self.output.as_deref())
     }
 }
@@ -211,10 +247,14 @@ impl Verify {
         let now = self
             .at
             .map_or_else(|| UnixTime::from(SystemTime::now()), UnixTime);
-        let report_data = self.binding.report_data(&evidence)?;
+        let evidence = match self.folder() {
+            Some(folder) => folder.complete(evidence, now)?,
+            None => evidence,
+        };
+        let binding = self.binding.bytes(&evidence)?;
         let appraisal = self
             .verifier()?
-            .appraise_bound_to(&evidence, &report_data, now);
+            .appraise_quote_bound_to(&evidence, &binding, now);
         let appraisal = appraisal.map_err(|error| {
             Failure::caused(format!("not to be believed ({})", error.code()), &error)
         })?;
@@ -231,8 +271,15 @@ impl Verify {
         }))
     }
 
+    fn folder(&self) -> Option<EndorsementFolder> {
+        self.endorsements.clone().map(EndorsementFolder::at)
+    }
+
     fn verifier(&self) -> Result<Verifier, Failure> {
         let mut builder = Verifier::builder();
+        if let Some(folder) = self.folder() {
+            builder = folder.add_to(builder)?;
+        }
         if let Some(path) = &self.reference {
             let values = ReferenceValues::from_json(&read(path)?).map_err(|error| {
                 Failure::caused(
@@ -259,20 +306,24 @@ impl Verify {
 }
 
 impl Binding {
-    fn report_data(&self, evidence: &Evidence) -> Result<[u8; 64], Failure> {
+    fn bytes(&self, evidence: &Evidence) -> Result<Vec<u8>, Failure> {
         if let Some(Hex(report_data)) = &self.report_data {
-            return Ok(*report_data);
+            return Ok(report_data.to_vec());
+        }
+        if let Some(qualifying_data) = &self.qualifying_data {
+            return attached::digits(qualifying_data);
         }
         if let Some(path) = &self.challenge {
             let challenge: Challenge = serde_json::from_slice(&read(path)?).map_err(|error| {
                 Failure::caused(format!("`{}` is no challenge", path.display()), &error)
             })?;
-            return Ok(challenge.report_data());
+            return Ok(challenge.report_data().to_vec());
         }
         // Whatever it says of itself: the user asked for that by name.
-        evidence
-            .claimed_report_data()
-            .ok_or_else(|| Failure::new("the evidence is too short to be bound to anything"))
+        evidence.claimed_binding().ok_or_else(|| {
+            Failure::new("the evidence does not say what it is bound to")
+                .hint("it is too short, or it has GPUs, which hide it: give `--report-data`")
+        })
     }
 }
 
@@ -292,6 +343,12 @@ fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
         "  measurement {}",
         casemate::record::hex(appraisal.measurement())
     );
+    if let Some(tpm) = appraisal.vtpm() {
+        println!("  tpm key     {}", tpm.key);
+    }
+    for gpu in appraisal.gpus() {
+        println!("  gpu         {} {}", Escaped(&gpu.model), gpu.device);
+    }
     println!("  valid until {}", appraisal.not_after());
     if unbound {
         println!("  binding     ignored: this may be a replay");
@@ -328,14 +385,18 @@ fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    use std::io::Read;
     /// More than any evidence, certificate or list has.
     const MOST: u64 = 16 << 20;
+    read_up_to(path, MOST)
+}
+
+fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+    use std::io::Read;
     let mut bytes = Vec::new();
     let result = if path.as_os_str() == "-" {
-        std::io::stdin().take(MOST).read_to_end(&mut bytes)
+        std::io::stdin().take(most).read_to_end(&mut bytes)
     } else {
-        fs::File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes))
+        fs::File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
     };
     result.map_err(|error| Failure::caused(format!("cannot read `{}`", path.display()), &error))?;
     Ok(bytes)

@@ -22,6 +22,8 @@ struct Inner {
     quiet: bool,
     colour: bool,
     began: Option<Duration>,
+    /// Whether it was said how an address is granted.
+    address_explained: bool,
     log: PathBuf,
     key: [u8; 32],
 }
@@ -35,6 +37,7 @@ impl View {
             quiet,
             colour,
             began: None,
+            address_explained: false,
             log,
             key,
         })))
@@ -52,8 +55,22 @@ impl View {
             return;
         }
         let began = *inner.began.get_or_insert(at);
-        for line in inner.lines(record, at.saturating_sub(began)) {
+        let at = at.saturating_sub(began);
+        for line in inner.lines(record, at) {
             say(&line);
+        }
+        if let Record::Signal {
+            sensor: "denied-address",
+            detail,
+            ..
+        } = record
+            && !std::mem::replace(&mut inner.address_explained, true)
+        {
+            say(&inner.event(
+                at,
+                "",
+                &format!("  to allow it: {}", clean(&grant_of(detail))),
+            ));
         }
     }
 
@@ -89,6 +106,24 @@ impl View {
             &format!("sandboxctl audit verify {log} --key {key}"),
         ));
     }
+}
+
+/// The line of the policy that grants what was refused: an address with its port, or a name.
+fn grant_of(detail: &str) -> String {
+    // `203.0.113.9:443 (api.example.com)`: the name is what the workload asked for.
+    let (address, name) = match detail.split_once(" (") {
+        Some((address, name)) => (address, Some(name.trim_end_matches(')'))),
+        None => (detail, None),
+    };
+    let port = address.rsplit_once(':').map_or("PORT", |(_, port)| port);
+    let endpoint = match name {
+        // The name is granted, and leads to an address that no name may lead to by itself.
+        Some(_) if port == "0" => address.trim_end_matches('0').to_owned() + "PORT",
+        Some(name) => format!("{name}:{port}"),
+        None if address.contains(':') => address.to_owned(),
+        None => format!("{address}:{port}"),
+    };
+    format!("[network] connect = [\"{endpoint}\"]")
 }
 
 /// One line to stderr. A reader that is gone does not end the session.
@@ -322,4 +357,25 @@ impl Inner {
 /// Text from elsewhere without what could steer a terminal.
 pub fn clean(text: &str) -> String {
     vault::audit::Escaped(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_address_is_shown_with_the_line_that_grants_it() {
+        for (detail, line) in [
+            ("203.0.113.9:443", "203.0.113.9:443"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+            ("203.0.113.9:443 (api.example.com)", "api.example.com:443"),
+            ("10.0.0.1:0 (api.example.com)", "10.0.0.1:PORT"),
+            ("api.example.com", "api.example.com:PORT"),
+        ] {
+            assert_eq!(
+                grant_of(detail),
+                format!("[network] connect = [\"{line}\"]")
+            );
+        }
+    }
 }

@@ -193,3 +193,112 @@ fn firmware_is_judged_by_a_signed_table_and_the_verdict_travels_as_a_token() {
     let other = public.replace("tcb.example", "tcb.elsewhere");
     assert!(!with(&other).status.success());
 }
+
+#[test]
+fn a_launch_digest_is_computed_and_a_different_one_explained() {
+    let Some(snp) = vectors() else { return };
+    let firmware = snp.with_file_name("launch-measurement/ovmf_AmdSev_suffix.bin");
+    let measure = |more: &[&str]| {
+        let firmware = firmware.display().to_string();
+        let common = ["measure", "--firmware", &firmware, "--vcpu-type", "EPYC-v4"];
+        let output = sandboxctl(&[&common[..], more].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        (text, output.status.code().unwrap())
+    };
+    let empty = [
+        "--kernel",
+        "/dev/null",
+        "--initrd",
+        "/dev/null",
+        "--command-line",
+    ];
+    let launch = |vcpus: &'static str| {
+        let line = [
+            "console=ttyS0 loglevel=7",
+            "--features",
+            "0x21",
+            "--vcpus",
+            vcpus,
+        ];
+        [&empty[..], &line].concat()
+    };
+    let (digest, code) = measure(&launch("1"));
+    let expected = "803f691094946e42068aaa3a8f9e26a5c89f36f7b73ecfb28c653360fe4b3aba\
+                    7e534442e7e1e17895dfe778d0228977";
+    assert_eq!((digest.trim(), code), (expected, 0));
+    let (text, code) = measure(&[&launch("4")[..], &["--found", expected]].concat());
+    assert_eq!(code, 5);
+    assert!(text.contains("1 vCPUs instead of 4"), "{text}");
+    let (json, _) = measure(&[&launch("1")[..], &["--json"]].concat());
+    assert!(json.contains(expected), "{json}");
+}
+
+/// A quote of Azure's TPM, its parts in files as Azure's tools give them.
+#[test]
+fn evidence_of_a_virtual_tpm_is_bundled_and_explained() {
+    let Some(snp) = vectors() else { return };
+    let file = snp.with_file_name("vtpm/trustee-az-snp-evidence-v0.json");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let bytes = |value: &serde_json::Value| -> Vec<u8> {
+        let numbers = value.as_array().unwrap().iter();
+        numbers
+            .map(|it| u8::try_from(it.as_u64().unwrap()).unwrap())
+            .collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("hcl"), bytes(&json["report"])).unwrap();
+    std::fs::write(path("quote"), bytes(&json["quote"]["message"])).unwrap();
+    std::fs::write(path("signature"), bytes(&json["quote"]["signature"])).unwrap();
+    let pcrs: serde_json::Map<String, serde_json::Value> = json["quote"]["pcrs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+        .map(|(number, value)| {
+            let hex: String = bytes(value)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            (number.to_string(), hex.into())
+        })
+        .collect();
+    std::fs::write(path("pcrs"), serde_json::to_vec(&pcrs).unwrap()).unwrap();
+    let ca = |name: &str| snp.join("ca").join(name).display().to_string();
+    let vek = snp.join("vek/sev-vcek-b67b09bf.der").display().to_string();
+    let (milan, ark) = (ca("sev-milan-67d303bd.der"), ca("ark-milan-69d063b4.der"));
+    let (hcl, bundle) = (path("hcl"), path("bundle"));
+    let output = sandboxctl(&[
+        "bundle",
+        &hcl,
+        "--hcl",
+        &hcl,
+        "--vek",
+        &vek,
+        "--intermediate",
+        &milan,
+        "--root",
+        &ark,
+        "--tpm-quote",
+        &path("quote"),
+        "--tpm-signature",
+        &path("signature"),
+        "--tpm-pcrs",
+        &path("pcrs"),
+        "--output",
+        &bundle,
+    ]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let explain =
+        |binding: &[&str]| sandboxctl(&[&["explain", &bundle, "--at", AT], binding].concat());
+    let output = explain(&["--dangerously-ignore-binding"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("pass     vtpm.pcr-digest"), "{text}");
+    assert!(text.contains("unknown  vtpm.pcrs"), "{text}");
+    let output = explain(&["--qualifying-data", "00"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("vtpm-nonce"));
+}

@@ -30,6 +30,7 @@ fn every_command_explains_itself() {
         &["audit", "prove"],
         &["audit", "query"],
         &["audit", "tail"],
+        &["attest", "measure"],
         &["vault"],
         &["vault", "create"],
         &["vault", "put"],

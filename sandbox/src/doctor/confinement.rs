@@ -12,7 +12,7 @@ pub(super) fn findings() -> Vec<Finding> {
         flag(
             "seccomp-tsync",
             libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
-            "a program with threads can be filtered as a whole (no lever uses it yet)",
+            "the threads of a running program are tightened in one call, not one by one",
             "use Linux 5.7 or newer",
         ),
         flag(
@@ -22,6 +22,7 @@ pub(super) fn findings() -> Vec<Finding> {
             "use Linux 5.19 or newer",
         ),
         ptrace(),
+        unfiltered(),
         read_memory(),
         exec_gain(),
         sealing(),
@@ -181,8 +182,8 @@ fn flag(id: &'static str, bits: libc::c_ulong, means: &str, fix: &str) -> Findin
 
 fn ptrace() -> Finding {
     let (own, ordinary) = (
-        probe::ptrace_seize(As::Self_),
-        probe::ptrace_seize(As::Nobody),
+        probe::ptrace_seize(0, As::Self_),
+        probe::ptrace_seize(0, As::Nobody),
     );
     let yama = read("/proc/sys/kernel/yama/ptrace_scope").map_or_else(
         || "no Yama".to_owned(),
@@ -200,13 +201,13 @@ fn ptrace() -> Finding {
             id,
             area,
             observed,
-            "running programs can be seized (no lever uses it yet)",
+            "the tasks of a running sandbox can be seized, and tightened",
         ),
         (Outcome::Done, _) => Finding::partly(
             id,
             area,
             observed,
-            "running programs can be seized by root only (no lever uses it yet)",
+            "running sandboxes can be tightened by root only; others are frozen or stopped",
             fix,
         ),
         _ => Finding::missing(
@@ -215,6 +216,26 @@ fn ptrace() -> Finding {
             observed,
             "running sandboxes cannot be tightened, only frozen or stopped",
             fix,
+        ),
+    }
+}
+
+fn unfiltered() -> Finding {
+    let (id, area) = ("ptrace-suspend-seccomp", Area::Ptrace);
+    let tried = probe::ptrace_seize(libc::PTRACE_O_SUSPEND_SECCOMP, As::Self_);
+    match tried {
+        Outcome::Done => Finding::available(
+            id,
+            area,
+            told(tried),
+            "a workload that forbids itself to be confined further is tightened all the same",
+        ),
+        _ => Finding::missing(
+            id,
+            area,
+            told(tried),
+            "a workload whose own filter forbids to be confined further is frozen instead of tightened",
+            "start the supervisor as root of the host, outside of any system call filter",
         ),
     }
 }

@@ -181,6 +181,11 @@ impl Cgroup {
         &self.placement
     }
 
+    /// The folder on v2 that holds every task of the sandbox and nothing else.
+    pub fn on_v2(&self) -> Option<&Path> {
+        self.placement.v2.as_deref()
+    }
+
     /// Whether this controller limits the sandbox.
     pub fn limits(&self, controller: &str) -> bool {
         self.controllers.contains_key(controller)
@@ -212,10 +217,10 @@ impl Cgroup {
             }
         }
         if let Some((folder, _)) = self.controllers.get("pids") {
-            // On v1 the spawner lives in the cgroup too; it is not the workload's to count.
+            // The init is in it, and on v1 the spawner and a helper of its: not the workload's to count.
             let value = limits
                 .pids
-                .map_or_else(|| "max".to_owned(), |p| (p + 2).to_string());
+                .map_or_else(|| "max".to_owned(), |p| (p + 3).to_string());
             write(folder, "pids.max", &value)?;
         }
         if let Some((folder, v2)) = self.controllers.get("cpu") {
@@ -260,6 +265,35 @@ impl Cgroup {
         pressure
     }
 
+    /// Does something while the sandbox comes before others on the CPU, and has no limit there.
+    ///
+    /// For work that its tasks have to take part in, and that ends with their being stopped: a task that
+    /// has used up its share would run again in the next period only, and be waited for as long.
+    ///
+    /// # Errors
+    ///
+    /// When a limit cannot be lifted, or put in force again.
+    pub fn first_in_line<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        let Some((folder, v2)) = self.controllers.get("cpu") else {
+            return Ok(work());
+        };
+        let files = if *v2 {
+            [("cpu.max", "max"), ("cpu.weight", "10000")]
+        } else {
+            [("cpu.cfs_quota_us", "-1"), ("cpu.shares", "262144")]
+        };
+        let before = files.map(|(file, _)| fs::read_to_string(folder.join(file)));
+        for (file, most) in files {
+            write(folder, file, most)?;
+        }
+        let done = work();
+        for ((file, _), before) in files.iter().zip(before) {
+            // On v2 the limit stands before its period; both are written back.
+            write(folder, file, before?.trim_end())?;
+        }
+        Ok(done)
+    }
+
     /// Whether the sandbox can be frozen by its cgroup.
     pub fn freezes(&self) -> bool {
         self.freezer.is_some()
@@ -290,6 +324,23 @@ impl Cgroup {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             std::thread::yield_now();
+        }
+    }
+
+    /// What kills everything in the sandbox when `1` is written to it, where v2 gives that.
+    pub fn kill_switch(&self) -> Option<fs::File> {
+        let folder = self.placement.v2.as_ref()?;
+        let file = fs::File::options()
+            .write(true)
+            .open(folder.join("cgroup.kill"));
+        file.ok()
+    }
+
+    /// Lets what was killed while frozen die. The v1 freezer keeps even those; thawed, they die before
+    /// they execute another instruction. On v2 nothing is to be done.
+    pub fn let_die(&self) {
+        if let Some((folder, false)) = &self.freezer {
+            let _ = write(folder, "freezer.state", "THAWED");
         }
     }
 

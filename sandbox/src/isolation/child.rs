@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::floor::{Floor, INSIDE_ID};
 use super::namespace;
+use super::network;
 use super::rootfs::{self, DataPlace, Prepared};
 use super::spawner::Failure;
 use super::wire;
@@ -35,9 +36,7 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{
-    LandlockError, LandlockPlan, PreparedRuleset, Scopes, UNIX_CONNECT_ABI,
-};
+use crate::syscall::landlock::{LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -50,8 +49,10 @@ pub enum FromInit {
         /// Whether the descriptor is a FUSE device, to be served, or a folder, to be filled.
         fuse: bool,
     },
-    /// Everything is in force; the workload waits. The user and the mount namespace come along, and the
-    /// seccomp listener, if there is one.
+    /// The sandbox's network is up; the socket that its resolver is to serve comes along.
+    Resolver,
+    /// Everything is in force; the workload waits. The user, the mount and the pid namespace come along,
+    /// and the seccomp listener, if there is one.
     Prepared {
         /// What was enforced.
         items: Vec<Item>,
@@ -139,10 +140,11 @@ fn prepare(
     drop(mapped);
     let fuse = rootfs::open_fuse(floor.rootfs.data.len());
     // Whoever holds these can change the mounts later; this process itself gives up the right to.
-    let namespaces = ["user", "mnt"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
-    let [user, mounts] = namespaces;
+    let namespaces = ["user", "mnt", "pid"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
+    let [user, mounts, pids] = namespaces;
     let user = user.map_err(Failure::at("opening the user namespace"))?;
     let mounts = mounts.map_err(Failure::at("opening the mount namespace"))?;
+    let pids = pids.map_err(Failure::at("opening the pid namespace"))?;
     process::become_user(INSIDE_ID, INSIDE_ID, floor.privileged)
         .map_err(Failure::at("becoming the sandbox's user"))?;
     // A change of user clears it; see PR_SET_PDEATHSIG in prctl(2).
@@ -150,6 +152,11 @@ fn prepare(
     process::unshare(libc::CLONE_NEWCGROUP as u64)
         .map_err(Failure::at("entering the cgroup namespace"))?;
     rustix::system::sethostname(floor.hostname.as_bytes()).map_err(at("setting the host name"))?;
+    if floor.network {
+        let resolver = network::set_up_inside().map_err(Failure::at("setting the network up"))?;
+        wire::send(control.as_fd(), &FromInit::Resolver, &[resolver.as_fd()])
+            .map_err(Failure::at("handing over the resolver's socket"))?;
+    }
     let mut items = vec![Item::full(
         2,
         "namespaces",
@@ -210,13 +217,13 @@ fn prepare(
     // The descriptor table is shared: the listener the workload made is this process' own, and closing
     // it here takes it from the workload, before that runs.
     let listener = listener.map(process::adopt);
-    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd()]
+    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd(), pids.as_fd()]
         .into_iter()
         .chain(listener.iter().map(AsFd::as_fd))
         .collect();
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
-    drop((user, mounts, listener));
+    drop((user, mounts, pids, listener));
     wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
@@ -354,7 +361,16 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
         .filter(|(path, _)| Path::new(path).exists())
         .cloned();
     let plan = LandlockPlan::new(paths, Scopes::default());
-    let enforced = match plan.build().and_then(PreparedRuleset::restrict_self) {
+    let restrict = || {
+        // What cannot be reached from the root of the sandbox is out of reach, whoever holds a folder
+        // of it: that is all the second domain says, and what makes taking a tree reach working
+        // folders and folders held open. A tree that was detached has no way up to the root.
+        let connected = LandlockPlan::new([("/", Rights::ALL)], Scopes::default()).build()?;
+        let enforced = plan.build()?.restrict_self()?;
+        connected.restrict_self()?;
+        Ok(enforced)
+    };
+    let enforced = match restrict() {
         Ok(enforced) => enforced,
         Err(error @ LandlockError::Unavailable(_)) => {
             return Ok(Item::not(3, "landlock", crate::error::describe(&error)));
@@ -389,7 +405,9 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
 /// Loads the filter, with a listener where the kernel gives one: there is one for a whole chain.
 fn filter_calls(floor: &Floor) -> io::Result<(Option<i32>, Item)> {
     let flags = LoadFlags {
-        wait_killable: true,
+        // Refused calls are answered at once, and need not be made twice for a Unix signal. A connection
+        // can take minutes: whoever waits for one has to be frozen, traced and interrupted meanwhile.
+        wait_killable: !floor.network,
         ..LoadFlags::default()
     };
     let size = floor.filter.instructions().len();

@@ -8,10 +8,12 @@ pub mod cgroup;
 pub mod child;
 pub mod container;
 pub mod floor;
+pub mod inject;
 pub mod namespace;
-pub mod narrow;
+pub mod network;
 pub mod rootfs;
 pub mod spawner;
+pub mod trees;
 mod wire;
 
 use std::os::fd::OwnedFd;
@@ -21,8 +23,12 @@ use rustix::process::Pid;
 
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::lever::exec::Gate;
+use crate::plan::FileAccess;
+use crate::session::Killer;
 use cgroup::{Limits, Pressure};
 use floor::Floor;
+use inject::Layer;
 use spawner::Failure;
 
 /// A place where workloads run.
@@ -44,8 +50,12 @@ pub struct Launch<'a> {
     pub limits: Limits,
     /// stdin, stdout and stderr of the workload.
     pub stdio: [OwnedFd; 3],
+    /// Where starts of programs are asked for, if the floor's filter asks.
+    pub gate: Option<Gate>,
     /// Takes each vault's place as it is mounted and serves it.
     pub serve: &'a mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
+    /// Endpoints of the policy's `[network]`, and whether each may be connected at the start.
+    pub connect: &'a [(policy::Endpoint, bool)],
     /// Where what happens inside is reported.
     pub events: SyncSender<Event>,
 }
@@ -95,19 +105,55 @@ pub trait Instance: Send {
     /// When a task does not stop in time.
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure>;
 
-    /// Takes the granted tree at this path inside away.
+    /// Lets the granted tree at this path inside be seen with this access, or not at all.
     ///
     /// # Errors
     ///
-    /// When there is no such mount, or the kernel refuses.
-    fn detach(&mut self, at: &str) -> Result<(), Failure>;
+    /// When there is no such mount, or the kernel refuses. The tree is then as it was, or gone.
+    fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure>;
 
-    /// Makes the granted tree at this path inside read-only.
+    /// Something that kills the sandbox from another thread, while a lever hangs in this one.
+    fn killer(&self) -> Killer;
+
+    /// Lets an endpoint of the policy be connected, or ends all connections to it and refuses new ones.
     ///
     /// # Errors
     ///
-    /// When there is no such mount, or the kernel refuses.
-    fn make_read_only(&mut self, at: &str) -> Result<(), Failure>;
+    /// When this sandbox has no such endpoint, or connections may be left.
+    fn connect(&mut self, endpoint: &policy::Endpoint, granted: bool) -> Result<(), Failure> {
+        let _ = (endpoint, granted);
+        Err(cannot("changing the network"))
+    }
+
+    /// Lets the workload start programs, or no more.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be told to, or the right is gone for good. Frozen then, as by
+    /// [`tighten`](Instance::tighten).
+    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
+        Err(cannot(if allowed {
+            "giving the right to start programs back"
+        } else {
+            "taking the right to start programs"
+        }))
+    }
+
+    /// Whether the right to start programs can be given back once it was taken.
+    fn exec_returns(&self) -> bool {
+        false
+    }
+
+    /// Puts a further layer on every task that there is, for good. Returns when all have it.
+    ///
+    /// # Errors
+    ///
+    /// When one task does not have it. None of them executes an instruction then, until the sandbox is
+    /// thawed or stopped.
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let _ = layer;
+        Err(cannot("tightening the running workload"))
+    }
 
     /// What the sandbox met of its limits so far.
     fn pressure(&self) -> Pressure {
@@ -120,4 +166,12 @@ pub trait Instance: Send {
     ///
     /// When the kernel refuses.
     fn stop(&mut self) -> Result<(), Failure>;
+}
+
+fn cannot(step: &str) -> Failure {
+    Failure {
+        step: step.into(),
+        error: "this backend cannot do it".into(),
+        errno: None,
+    }
 }

@@ -3,6 +3,7 @@
 //! One file per sensor, named as in the table.
 
 pub mod damaged_data;
+pub mod denied_address;
 pub mod denied_syscall;
 pub mod enforcement_gap;
 pub mod external;
@@ -96,8 +97,9 @@ pub trait Sensor: Send {
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Names of the sensors there are. What else the policy language knows is reported as a gap.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "damaged-data",
+    "denied-address",
     "denied-syscall",
     "operator",
     "stale-evidence",
@@ -115,6 +117,7 @@ pub const NAMES: [&str; 11] = [
 pub fn all(risk: &BTreeMap<String, RiskEntry>) -> Vec<Box<dyn Sensor>> {
     let mut sensors: Vec<Box<dyn Sensor>> = vec![
         Box::new(damaged_data::DamagedData),
+        Box::new(denied_address::DeniedAddress),
         Box::new(denied_syscall::DeniedSyscall),
         Box::new(operator::Operator),
         Box::new(stale_evidence::StaleEvidence::default()),

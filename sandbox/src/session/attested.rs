@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use attestation::{Appraisal, Attester, Challenge, Evidence, UnixTime, Verifier};
+use attestation::{Appraisal, Challenge, Evidence, UnixTime, Verifier};
 use policy::Bundle;
 
 use crate::error::describe;
 use crate::facts;
 use crate::record::{Record, hex};
+
+use super::courier::SharedAttester;
 
 /// Shortest time between two tries to have evidence believed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -26,7 +28,7 @@ pub trait Endorsements: Send {
 
 /// Who collects evidence, who appraises it, and what came of that.
 pub(super) struct Attested {
-    pub(super) attester: Box<dyn Attester>,
+    attester: SharedAttester,
     verifier: Verifier,
     appraisal: Option<Appraisal>,
     believed: Option<Duration>,
@@ -42,7 +44,7 @@ pub(super) struct Attested {
 
 impl Attested {
     pub(super) fn new(
-        attester: Box<dyn Attester>,
+        attester: SharedAttester,
         verifier: Verifier,
         endorsements: Option<Box<dyn Endorsements>>,
     ) -> Self {
@@ -141,10 +143,14 @@ impl Attested {
         bundle: &Bundle,
         now: Duration,
     ) -> Result<(Appraisal, Evidence), (String, String)> {
-        let evidence = self
-            .attester
+        let mut attester = self.attester.try_lock().map_err(|_| {
+            let busy = "the attester gives evidence to somebody else just now";
+            ("no-evidence".to_owned(), busy.to_owned())
+        })?;
+        let evidence = attester
             .attest(&challenge.report_data())
             .map_err(|error| ("no-evidence".to_owned(), describe(&error)))?;
+        drop(attester);
         let appraisal = self.appraised(&evidence, challenge, bundle, now)?;
         Ok((appraisal, evidence))
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
@@ -15,6 +15,7 @@ use vault::audit::Log;
 
 use super::Session;
 use super::attested::{Attested, Endorsements};
+use super::courier::{Courier, SharedAttester};
 use super::journal::Journal;
 use super::reload::Shadow;
 use super::watch::Watch;
@@ -23,6 +24,7 @@ use crate::event::{Clock, Event};
 use crate::isolation::Backend;
 use crate::isolation::container::Container;
 use crate::lever::data::Vaults;
+use crate::lever::tighten::Tightening;
 use crate::order::{Answer, By, Order, OrderError, Orders};
 use crate::plan::Plan;
 use crate::record::Record;
@@ -162,11 +164,18 @@ impl SessionBuilder {
             None => own_stdio().map_err(SessionError::Stdio)?,
         };
         let (sender, events) = mpsc::sync_channel(WAITING_EVENTS);
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             policy_digest: self.bundle.digest(),
             log_key: log.public_key(),
-            release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
-        };
+            release_key: Arc::new(ReleaseKey::generate().map_err(|_| SessionError::Random)?),
+        });
+        let attester: SharedAttester = Arc::new(Mutex::new(attester));
+        let courier = Courier::new(
+            self.broker,
+            self.anchors,
+            Arc::clone(&identity),
+            Arc::clone(&attester),
+        );
         let clock = Clock::start();
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
@@ -176,8 +185,7 @@ impl SessionBuilder {
             base: self.base,
             identity,
             attested: Attested::new(attester, verifier, self.endorsements),
-            broker: self.broker,
-            anchors: self.anchors,
+            courier,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),
@@ -185,6 +193,8 @@ impl SessionBuilder {
             deadline: None,
             gaps: Default::default(),
             plan: Plan::default(),
+            ceiling: Plan::default(),
+            arrived: None,
             withdrawn: Default::default(),
             orders: Orders::default(),
             asked: Vec::new(),
@@ -192,6 +202,7 @@ impl SessionBuilder {
             started: false,
             events,
             sender,
+            watchdog: None,
             instance: None,
             vaults,
         })
@@ -261,6 +272,12 @@ impl Handle {
     /// Raises the risk by the policy's weight for `operator`, for this reason.
     pub fn operator(&self, why: impl Into<String>) {
         let _ = self.sender.send(Event::Operator(why.into()));
+    }
+
+    /// Takes something from every task of the workload for good, for this reason. A second time does
+    /// nothing.
+    pub fn tighten(&self, what: Tightening, why: impl Into<String>) {
+        let _ = self.sender.send(Event::Tighten(what, why.into()));
     }
 }
 

@@ -9,6 +9,7 @@ use policy::{Bundle, LooksFor, Risk, RiskModel};
 use vault::LeaseUse;
 
 use super::attested::Attested;
+use super::tally::Tally;
 use crate::enforcement::Item;
 use crate::error::describe;
 use crate::event::Event;
@@ -17,12 +18,13 @@ use crate::isolation::cgroup::Pressure;
 use crate::lever::data::Vaults;
 use crate::record::Record;
 use crate::sensor::external::{Admission, Listener};
-use crate::sensor::{self, Kind, Look, Sandbox, Sensor, Signal, new_exec};
+use crate::sensor::{self, Kind, Look, Sandbox, Sensor, new_exec};
 
 /// What looks, and what it adds up to.
 pub(super) struct Watch {
     sensors: Vec<Box<dyn Sensor>>,
     risk: Risk,
+    tally: Tally,
     // Threads that hear what the kernel and other tools report. They end when these are dropped.
     reports: Option<Listener>,
     programs: Option<new_exec::Watcher>,
@@ -49,6 +51,7 @@ impl Watch {
         Self {
             sensors: sensor::all(&bundle.tables().risk),
             risk: Risk::new(RiskModel::from(bundle)),
+            tally: Tally::default(),
             reports: None,
             programs: None,
         }
@@ -110,16 +113,23 @@ impl Watch {
         self.risk.contributions(now).into_iter().collect()
     }
 
-    /// When the risk next falls by itself, or a sensor wants to look.
+    /// When the risk next falls by itself, a sensor wants to look, or a signal that was counted has to
+    /// be recorded.
     pub(super) fn next_change(&self, now: Duration) -> Option<Duration> {
         let looks = self
             .sensors
             .iter()
             .filter_map(|sensor| sensor.next_look(now));
-        looks.chain(self.risk.next_change(now)).min()
+        let times = [self.risk.next_change(now), self.tally.due()];
+        looks.chain(times.into_iter().flatten()).min()
     }
 
-    /// Shows the sensors what happened, and how things are. Equal signals become one record.
+    /// Records of signals that were counted and are not recorded yet; needed before a decision.
+    pub(super) fn counted(&mut self, now: Duration) -> Vec<Record> {
+        self.tally.take(now, true)
+    }
+
+    /// Shows the sensors what happened, and how things are. Gives the records that are due.
     pub(super) fn look(
         &mut self,
         events: &[Event],
@@ -129,7 +139,6 @@ impl Watch {
         bundle: &Bundle,
         now: Duration,
     ) -> Vec<Record> {
-        let mut seen: Vec<(Signal, u32)> = Vec::new();
         for happened in events.iter().map(Some).chain([None]) {
             let look = Look {
                 now,
@@ -153,16 +162,10 @@ impl Watch {
                     Kind::Began => self.risk.hold(signal.sensor, now),
                     Kind::Ended => self.risk.release(signal.sensor, now),
                 }
-                match seen.iter_mut().find(|(known, _)| *known == signal) {
-                    Some((_, count)) => *count += 1,
-                    None => seen.push((signal, 1)),
-                }
+                self.tally.add(signal, self.risk.score(now));
             }
         }
-        let risk = self.risk.score(now);
-        seen.into_iter()
-            .map(|(signal, count)| Record::signal(signal, count, risk))
-            .collect()
+        self.tally.take(now, false)
     }
 }
 

@@ -7,13 +7,11 @@ pub mod fanotify;
 pub mod landlock;
 pub mod memory;
 pub mod mount;
+pub mod network;
 pub mod probe;
 pub mod process;
-// The listener's whole protocol; what brokers descriptors with it is the notifier's later work.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no call is brokered yet, only refused")
-)]
+#[cfg(target_arch = "x86_64")]
+pub mod ptrace;
 pub mod seccomp;
 pub mod signal;
 pub mod trace;

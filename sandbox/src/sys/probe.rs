@@ -82,13 +82,14 @@ pub fn open(path: &CStr, write: bool, who: As) -> Outcome {
     })
 }
 
-/// Tries to seize a child of its own with `ptrace`.
-pub fn ptrace_seize(who: As) -> Outcome {
+/// Tries to seize a child of its own with `ptrace` and these options (`PTRACE_O_*`).
+pub fn ptrace_seize(options: i32, who: As) -> Outcome {
     in_child(who, || {
         with_sleeper(|pid| {
             let none = std::ptr::null_mut::<libc::c_void>();
-            // SAFETY: PTRACE_SEIZE takes a pid and touches no memory of ours.
-            syscall(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, none) } as i32)
+            let options = std::ptr::without_provenance_mut::<libc::c_void>(options as usize);
+            // SAFETY: PTRACE_SEIZE takes a pid and bits, and touches no memory of ours.
+            syscall(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, options) } as i32)
         })
     })
 }

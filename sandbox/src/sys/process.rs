@@ -102,10 +102,12 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Takes over a descriptor that the forked workload opened in the shared table.
+/// Takes over a descriptor that the forked workload opened in the shared table, or that was copied into
+/// this thread's own.
 pub fn adopt(number: i32) -> OwnedFd {
     // SAFETY: the workload gave up its own handle to this number before it told it, and both processes
-    // share one table, so the descriptor is open and this is its one owner.
+    // share one table; or the table is a copy, whose descriptors no value owns. So the descriptor is open
+    // and this is its one owner.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
@@ -119,6 +121,59 @@ pub fn close_from(first: u32) -> io::Result<()> {
     // first of all.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
     Ok(())
+}
+
+/// Gives this thread a descriptor table of its own: a copy, which the other threads do not see change.
+///
+/// # Errors
+///
+/// What unshare(2) answers.
+pub fn own_descriptors() -> io::Result<()> {
+    // SAFETY: the argument is an integer. Descriptors keep their numbers and stay valid in both tables;
+    // the caller sees to it that each table closes its own copies.
+    check(libc::c_long::from(unsafe {
+        libc::unshare(libc::CLONE_FILES)
+    }))
+    .map(drop)
+}
+
+/// Closes every descriptor of this thread's own table but `kept`, stdin, stdout and stderr.
+///
+/// # Errors
+///
+/// What close_range(2) answers.
+pub fn close_all_but(kept: i32) -> io::Result<()> {
+    let kept = kept.cast_unsigned();
+    for (first, last) in [(3, kept.saturating_sub(1)), ((kept + 1).max(3), u32::MAX)] {
+        if first <= last {
+            // SAFETY: integers only. The table is a copy, in which no Rust value owns a descriptor but
+            // the caller's one.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts this process before all others of its cgroup, but none that it forks.
+///
+/// # Errors
+///
+/// `EPERM` for an ordinary user.
+pub fn hurry() -> io::Result<()> {
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads one live structure; 0 is the calling thread, the only one.
+    let reset = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            policy,
+            &raw const parameters,
+        )
+    };
+    check(reset)?;
+    // SAFETY: integers only. The raw call takes the nice value as it is.
+    check(unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, -20) }).map(drop)
 }
 
 /// Marks every descriptor from `first` on to be closed by exec. See close_range(2).

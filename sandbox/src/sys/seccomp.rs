@@ -124,6 +124,7 @@ pub enum Answer {
     ///
     /// Never for a call whose arguments were inspected through a pointer: the caller can change
     /// what they point to in the meantime.
+    #[allow(dead_code, reason = "no call is let through after it was notified")]
     Continue,
 }
 
@@ -195,6 +196,7 @@ pub fn respond_with_fd(
 /// # Errors
 ///
 /// As [`respond_with_fd`].
+#[allow(dead_code, reason = "each descriptor is itself the answer")]
 pub fn add_fd(
     listener: BorrowedFd<'_>,
     id: u64,

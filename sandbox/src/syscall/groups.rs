@@ -497,6 +497,164 @@ const SOCKETS: Group = Group {
     ],
 };
 
+/// A rule that holds where the supervisor brokers TCP connections.
+pub(super) struct NetworkRule {
+    pub name: &'static str,
+    pub when: &'static [(&'static [ArgTest], Fate)],
+    pub otherwise: Fate,
+    /// Whether the profile's own rule decides what none of these alternatives does.
+    pub keeps_others: bool,
+}
+
+/// What a brokered network is for a filter. The reasons: `isolation::network`.
+pub(super) const NETWORK: &[NetworkRule] = &[
+    NetworkRule {
+        name: "socket",
+        when: &[
+            (&[INET, STREAM, ArgTest::low_is(2, 0)], Fate::Ask),
+            (&[INET, STREAM, ArgTest::low_is(2, 6)], Fate::Ask),
+            (&[INET6, STREAM, ArgTest::low_is(2, 0)], Fate::Ask),
+            (&[INET6, STREAM, ArgTest::low_is(2, 6)], Fate::Ask),
+            // In the sandbox's own network, for the resolver.
+            (&[INET, DATAGRAM, ArgTest::low_is(2, 0)], Fate::Allow),
+            (&[INET, DATAGRAM, ArgTest::low_is(2, 17)], Fate::Allow),
+            (&[INET6, DATAGRAM, ArgTest::low_is(2, 0)], Fate::Allow),
+            (&[INET6, DATAGRAM, ArgTest::low_is(2, 17)], Fate::Allow),
+            // C libraries ask the kernel for its addresses so, and do without.
+            (&[ArgTest::low_is(0, libc::AF_NETLINK as u32)], Fate::Refuse),
+        ],
+        otherwise: Fate::Deny,
+        keeps_others: true,
+    },
+    NetworkRule {
+        name: "connect",
+        when: &[],
+        otherwise: Fate::Ask,
+        keeps_others: false,
+    },
+    // Listening on a socket without an address gives it one, of the host.
+    NetworkRule {
+        name: "listen",
+        when: &[],
+        otherwise: Fate::Ask,
+        keeps_others: false,
+    },
+    // With MSG_FASTOPEN sending is connecting. Otherwise TCP does not look at an address.
+    NetworkRule {
+        name: "sendto",
+        when: &[(
+            &[ArgTest::low_with(3, libc::MSG_FASTOPEN as u32)],
+            Fate::Deny,
+        )],
+        otherwise: Fate::Allow,
+        keeps_others: false,
+    },
+    NetworkRule {
+        name: "sendmsg",
+        when: &[(
+            &[ArgTest::low_with(2, libc::MSG_FASTOPEN as u32)],
+            Fate::Deny,
+        )],
+        otherwise: Fate::Allow,
+        keeps_others: false,
+    },
+    NetworkRule {
+        name: "sendmmsg",
+        when: &[(
+            &[ArgTest::low_with(3, libc::MSG_FASTOPEN as u32)],
+            Fate::Deny,
+        )],
+        otherwise: Fate::Allow,
+        keeps_others: false,
+    },
+    // Only what changes how bytes travel; never where to, through what, or as whose.
+    NetworkRule {
+        name: "setsockopt",
+        when: &[
+            (&[SOL_SOCKET, ArgTest::low_between(2, 25, 26)], Fate::Deny), // device, filter
+            (&[SOL_SOCKET, ArgTest::low_is(2, 36)], Fate::Deny),          // mark
+            (&[SOL_SOCKET, ArgTest::low_between(2, 50, 52)], Fate::Deny), // BPF filters
+            (&[SOL_SOCKET, ArgTest::low_is(2, 62)], Fate::Deny),          // device by index
+            (&[SOL_TCP, ArgTest::low_is(2, 19)], Fate::Deny),             // TCP_REPAIR
+            (&[SOL_TCP, ArgTest::low_is(2, 31)], Fate::Deny),             // TCP_ULP
+            (&[SOL_IP, ArgTest::low_is(2, 4)], Fate::Deny), // IP_OPTIONS: source routes
+            (&[SOL_IP, ArgTest::low_between(2, 64, 127)], Fate::Deny), // iptables
+            (&[SOL_IPV6, ArgTest::low_is(2, 57)], Fate::Deny), // IPV6_RTHDR: source routes
+            (&[SOL_IPV6, ArgTest::low_between(2, 64, 65)], Fate::Deny), // ip6tables
+            (&[SOL_SOCKET, ArgTest::low_is(2, 2)], Fate::Allow), // SO_REUSEADDR
+            (&[SOL_SOCKET, ArgTest::low_between(2, 6, 10)], Fate::Allow), // buffers, keep-alive
+            (&[SOL_SOCKET, ArgTest::low_between(2, 12, 13)], Fate::Allow), // priority, linger
+            (&[SOL_SOCKET, ArgTest::low_between(2, 15, 16)], Fate::Allow), // SO_REUSEPORT, SO_PASSCRED
+            (&[SOL_SOCKET, ArgTest::low_between(2, 18, 21)], Fate::Allow), // thresholds, timeouts
+            (&[SOL_SOCKET, ArgTest::low_is(2, 29)], Fate::Allow),          // SO_TIMESTAMP
+            (&[SOL_SOCKET, ArgTest::low_between(2, 34, 35)], Fate::Allow), // SO_PASSSEC, SO_TIMESTAMPNS
+            (&[SOL_SOCKET, ArgTest::low_is(2, 37)], Fate::Allow),          // SO_TIMESTAMPING
+            (&[SOL_SOCKET, ArgTest::low_is(2, 42)], Fate::Allow),          // SO_PEEK_OFF
+            (&[SOL_SOCKET, ArgTest::low_is(2, 47)], Fate::Allow),          // SO_MAX_PACING_RATE
+            (&[SOL_SOCKET, ArgTest::low_is(2, 60)], Fate::Allow),          // SO_ZEROCOPY
+            (&[SOL_SOCKET, ArgTest::low_between(2, 63, 67)], Fate::Allow), // as above, 64-bit time
+            (&[SOL_SOCKET, ArgTest::low_is(2, 76)], Fate::Allow),          // SO_PASSPIDFD
+            (&[SOL_SOCKET, ArgTest::low_is(2, 83)], Fate::Allow),          // SO_PASSRIGHTS
+            (&[SOL_TCP, ArgTest::low_between(2, 1, 10)], Fate::Allow), // TCP_NODELAY … TCP_WINDOW_CLAMP
+            (&[SOL_TCP, ArgTest::low_between(2, 12, 13)], Fate::Allow), // TCP_QUICKACK, TCP_CONGESTION
+            (&[SOL_TCP, ArgTest::low_between(2, 16, 18)], Fate::Allow), // thin streams, user timeout
+            (&[SOL_TCP, ArgTest::low_is(2, 25)], Fate::Allow),          // TCP_NOTSENT_LOWAT
+            (&[SOL_TCP, ArgTest::low_is(2, 36)], Fate::Allow),          // TCP_INQ
+            (&[SOL_IP, ArgTest::low_between(2, 1, 2)], Fate::Allow),    // IP_TOS, IP_TTL
+            (&[SOL_IP, ArgTest::low_is(2, 8)], Fate::Allow),            // IP_PKTINFO: receiving
+            (&[SOL_IP, ArgTest::low_between(2, 10, 13)], Fate::Allow),  // MTU, errors, TTL, TOS
+            (&[SOL_IP, ArgTest::low_is(2, 24)], Fate::Allow),           // IP_BIND_ADDRESS_NO_PORT
+            (&[SOL_IPV6, ArgTest::low_is(2, 16)], Fate::Allow),         // IPV6_UNICAST_HOPS
+            (&[SOL_IPV6, ArgTest::low_is(2, 23)], Fate::Allow),         // IPV6_MTU_DISCOVER
+            (&[SOL_IPV6, ArgTest::low_between(2, 25, 26)], Fate::Allow), // errors, IPV6_V6ONLY
+            (&[SOL_IPV6, ArgTest::low_is(2, 49)], Fate::Allow),         // IPV6_RECVPKTINFO
+            (&[SOL_IPV6, ArgTest::low_is(2, 51)], Fate::Allow),         // IPV6_RECVHOPLIMIT
+            (&[SOL_IPV6, ArgTest::low_between(2, 66, 67)], Fate::Allow), // traffic class
+            (
+                &[ArgTest::low_is(1, 17), ArgTest::low_between(2, 103, 104)],
+                Fate::Allow,
+            ), // UDP segments
+        ],
+        otherwise: Fate::Refuse,
+        keeps_others: false,
+    },
+    NetworkRule {
+        name: "ioctl",
+        when: &[
+            // Owner, urgent mark, time stamp.
+            (&[ArgTest::low_between(1, 0x8901, 0x8907)], Fate::Allow),
+            // Everything else with sockets: interfaces, routes, bridges of the network they are of.
+            (
+                &[ArgTest::Low {
+                    index: 1,
+                    mask: IOCTL_TYPE,
+                    value: 0x8900,
+                }],
+                Fate::Refuse,
+            ),
+        ],
+        otherwise: Fate::Deny,
+        keeps_others: true,
+    },
+];
+
+const INET: ArgTest = ArgTest::low_is(0, libc::AF_INET as u32);
+const INET6: ArgTest = ArgTest::low_is(0, libc::AF_INET6 as u32);
+/// The second argument of socket(2) without its flags.
+const STREAM: ArgTest = ArgTest::Low {
+    index: 1,
+    mask: 0xf,
+    value: libc::SOCK_STREAM as u32,
+};
+const DATAGRAM: ArgTest = ArgTest::Low {
+    index: 1,
+    mask: 0xf,
+    value: libc::SOCK_DGRAM as u32,
+};
+const SOL_IP: ArgTest = ArgTest::low_is(1, 0);
+const SOL_TCP: ArgTest = ArgTest::low_is(1, 6);
+const SOL_IPV6: ArgTest = ArgTest::low_is(1, 41);
+
 /// Confining oneself further.
 const CONFINEMENT: Group = Group {
     allow: "landlock_add_rule landlock_create_ruleset landlock_restrict_self",

@@ -22,6 +22,9 @@ use crate::sys;
 /// The version from which Landlock asks before a Unix socket is connected to by its path.
 pub const UNIX_CONNECT_ABI: u32 = 9;
 
+/// The version from which Landlock asks before a TCP socket is bound or connected.
+pub const NETWORK_ABI: u32 = 4;
+
 /// The version of Landlock in this kernel; 0 if it has none.
 pub fn abi() -> u32 {
     sys::landlock::abi().unwrap_or(0)
@@ -70,6 +73,14 @@ impl Rights {
         read: true,
         write: true,
         exec: false,
+    };
+
+    /// Whatever any rule can give.
+    pub const ALL: Self = Self {
+        list: true,
+        read: true,
+        write: true,
+        exec: true,
     };
 
     fn access(self) -> BitFlags<AccessFs> {

@@ -1,20 +1,30 @@
-//! The notifier: system calls outside the profile are refused, and reported as they are.
+//! The notifier: system calls outside the profile are refused, and reported as they are; those that the
+//! supervisor makes in the workload's place are handed to who makes them.
 //!
 //! A plain thread, never a task of an async runtime: with the synchronous wake-up it runs on the
-//! workload's own CPU. Only calls that the profile does not have come here; what it has costs nothing.
-//! Nothing is looked at through a pointer, and nothing is let through.
+//! workload's own CPU. What the profile has, and no lever needs, does not come here and costs nothing.
+//! Nothing that was looked at through a pointer is let through: see [`crate::isolation::network`]. Starts
+//! of programs are, while their gate is open ([`exec`](crate::lever::exec)).
+//!
+//! The thread has a descriptor table of its own, with the listener in it and nothing else. It reads the
+//! workload's memory, and so can wait for a page of a vault, which this very process serves. If the
+//! process is killed then, the FUSE devices have to close before that thread ends, and not after.
 //!
 //! See seccomp_unotify(2).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::SyncSender;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::profile::denied_errno;
 use super::table::syscall_name;
 use crate::event::{Denied, Event};
+use crate::isolation::network::broker::{Broker, Brokered};
+use crate::lever::exec::Gate;
+use crate::sys::process;
 use crate::sys::seccomp::{self, Answer, Notification};
 
 /// Starts to answer notified calls, until the last task under the filter is gone.
@@ -23,19 +33,44 @@ use crate::sys::seccomp::{self, Answer, Notification};
 ///
 /// # Errors
 ///
-/// When no thread can be started.
-pub fn start(listener: OwnedFd, events: SyncSender<Event>) -> io::Result<()> {
+/// When no thread can be started, or it cannot get a descriptor table of its own.
+pub fn start(
+    listener: OwnedFd,
+    gate: Option<Gate>,
+    network: Option<Broker>,
+    events: SyncSender<Event>,
+) -> io::Result<()> {
     // An older kernel does not know the flag; then a wake-up costs more, and nothing else changes.
     let _ = seccomp::wake_synchronously(listener.as_fd());
+    let number = listener.as_raw_fd();
+    let (ready, is_ready) = sync_channel(1);
+    let run = move || {
+        // The copy of the listener in this table is this thread's; that of the others is closed below.
+        let own = process::own_descriptors().and_then(|()| process::close_all_but(number));
+        let separate = own.is_ok();
+        let _ = ready.send(own);
+        if separate {
+            let listener = Arc::new(process::adopt(number));
+            answer_all(&listener, gate.as_ref(), network.as_ref(), &events);
+        }
+    };
     std::thread::Builder::new()
         .name("sandbox-notifier".into())
-        .spawn(move || answer_all(&listener, &events))
-        .map(drop)
+        .spawn(run)?;
+    // Until then the number must not be closed, and not be given to anything else.
+    let own = is_ready.recv().map_err(io::Error::other)?;
+    drop(listener);
+    own
 }
 
-fn answer_all(listener: &OwnedFd, events: &SyncSender<Event>) {
+fn answer_all(
+    listener: &Arc<OwnedFd>,
+    gate: Option<&Gate>,
+    network: Option<&Broker>,
+    events: &SyncSender<Event>,
+) {
     loop {
-        let mut watched = [PollFd::new(listener, PollFlags::IN)];
+        let mut watched = [PollFd::new(&**listener, PollFlags::IN)];
         match rustix::event::poll(&mut watched, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -52,12 +87,27 @@ fn answer_all(listener: &OwnedFd, events: &SyncSender<Event>) {
             }
             Err(_) => return,
         };
-        let answer = Answer::Errno(denied_errno(notification.data.nr));
-        // A caller that is gone in the meantime needs no answer.
-        let _ = seccomp::respond(listener.as_fd(), notification.id, answer);
+        if gate.is_some_and(|gate| gate.lets(&notification.data)) {
+            // Nothing was looked at that the caller could change.
+            let _ = seccomp::respond(listener.as_fd(), notification.id, Answer::Continue);
+            continue;
+        }
+        let brokered = network.map_or(Brokered::Not, |broker| {
+            broker.answer(listener, &notification)
+        });
+        let event = match brokered {
+            Brokered::Answered(None) => continue,
+            Brokered::Answered(Some(event)) => event,
+            Brokered::Not => {
+                let answer = Answer::Errno(denied_errno(notification.data.nr));
+                // A caller that is gone in the meantime needs no answer.
+                let _ = seccomp::respond(listener.as_fd(), notification.id, answer);
+                Event::Denied(describe(&notification))
+            }
+        };
         // The answer first, so that the report does not slow the workload; but a flood of refused
         // calls waits here for the session, and so does whoever makes them.
-        if events.send(Event::Denied(describe(&notification))).is_err() {
+        if events.send(event).is_err() {
             // Nobody listens any more. Closing the listener makes the kernel answer by itself.
             return;
         }

@@ -227,6 +227,39 @@ impl Profile {
         self
     }
 
+    /// Puts TCP sockets and their connections behind the supervisor, and lets UDP sockets exist in the
+    /// sandbox's own network. What could use such a socket otherwise is refused, also where the profile
+    /// or its list of further calls would allow it: see [`crate::isolation::network`].
+    ///
+    /// `binds` says that something else (Landlock) refuses to bind TCP sockets.
+    pub fn with_network(mut self, binds: bool) -> Self {
+        for conditional in groups::NETWORK {
+            let Some(nr) = syscall_number(conditional.name) else {
+                continue;
+            };
+            let mut rule = Rule {
+                when: conditional
+                    .when
+                    .iter()
+                    .map(|(tests, fate)| (tests.to_vec(), *fate))
+                    .collect(),
+                otherwise: conditional.otherwise,
+            };
+            // What was allowed of other sockets and devices stays so.
+            if conditional.keeps_others
+                && let Some(before) = self.rules.remove(&nr)
+            {
+                rule.when.extend(before.when);
+                rule.otherwise = before.otherwise;
+            }
+            self.rules.insert(nr, rule);
+        }
+        if !binds && let Some(nr) = syscall_number("bind") {
+            self.rules.insert(nr, Rule::always(Fate::Refuse));
+        }
+        self
+    }
+
     fn set(&mut self, name: &str, fate: Option<Fate>) -> Result<(), ProfileError> {
         if let Some(nr) = number(name)? {
             match fate {

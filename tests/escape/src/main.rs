@@ -3,6 +3,7 @@
 //! ```text
 //! probe all          every vector, each in a process of its own: NAME open|closed DETAIL
 //! probe NAME         this vector
+//! probe network …    what a granted network leaves to try
 //! probe BOMB [WORD]  what a session has to end: fork-bomb, memory-bomb, kill-everyone, linger
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod attempt;
 mod bombs;
+mod network;
 mod process;
 mod setting;
 mod sys;
@@ -35,6 +37,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         return bomb();
+    }
+    if wanted == "network" {
+        return network::main(arguments);
+    }
+    if wanted == "hold" {
+        return network::hold(arguments);
     }
     let mut tried = 0;
     for vector in vectors::all().filter(|vector| wanted == "all" || wanted == vector.name) {

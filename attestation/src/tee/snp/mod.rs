@@ -8,11 +8,14 @@
 //! verifier.rs   authenticity first, then one check per claim
 //! table.rs      the certificate table that comes with a report
 //! attester.rs   evidence from the kernel
+//! device.rs     the same from `/dev/sev-guest`, with feature `sev-guest`
 //! ```
 
 mod attester;
 mod chain;
 mod checks;
+#[cfg(feature = "sev-guest")]
+mod device;
 mod platform;
 pub(crate) mod report;
 mod table;
@@ -22,6 +25,8 @@ mod verifier;
 
 pub use attester::SnpAttester;
 pub use chain::{CertificateKind, ChainError};
+#[cfg(feature = "sev-guest")]
+pub use device::DeviceAttester;
 pub use platform::{Product, TcbVersion};
 pub use report::{PlatformFlag, PolicyFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
 pub use table::{CertificateTable, certificate_table};

@@ -23,6 +23,9 @@ pub enum Product {
 }
 
 impl Product {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Milan, Self::Genoa, Self::Turin];
+
     /// The name in AMD's certificates.
     #[must_use]
     pub fn name(self) -> &'static str {

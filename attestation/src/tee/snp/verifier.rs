@@ -114,6 +114,8 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
         evidence_digest: Hex(evidence_digest),
         root: chain.anchor.spki,
         claims: Claims::SevSnp(Box::new(claims)),
+        vtpm: None,
+        gpus: Vec::new(),
         checks: verdict.checks,
     })
 }

@@ -207,6 +207,15 @@ impl Bundle {
         }
         Ok(Self(certificates))
     }
+
+    /// PCK and PCK CA, before anything about them was verified.
+    pub(super) fn first_two(&self) -> Option<[Certificate<'_>; 2]> {
+        let [pck, intermediate, _] = &self.0;
+        Some([
+            Certificate::parse(pck).ok()?,
+            Certificate::parse(intermediate).ok()?,
+        ])
+    }
 }
 
 /// A chain that verified at a given time.

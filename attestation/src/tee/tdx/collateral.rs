@@ -360,6 +360,19 @@ impl CollateralSummary {
     }
 }
 
+/// When the part of collateral with this name is replaced, as it says itself: not authenticated.
+pub(crate) fn next_update(json: &[u8], part: &str) -> Option<UnixTime> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Part {
+        next_update: Date,
+    }
+    let parts: std::collections::BTreeMap<&str, &RawValue> = serde_json::from_slice(json).ok()?;
+    parts.get("signature")?;
+    let part: Part = serde_json::from_str(parts.get(part)?.get()).ok()?;
+    Some(part.next_update.0)
+}
+
 impl TcbInfo {
     /// Reads TCB info that the holder of `public_key` (uncompressed point) signed.
     pub(super) fn read(json: &[u8], public_key: &[u8]) -> Result<Self, CollateralError> {

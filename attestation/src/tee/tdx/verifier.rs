@@ -93,8 +93,20 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
         evidence_digest: Hex(evidence_digest),
         root: chain.anchor,
         claims: Claims::Tdx(Box::new(claims)),
+        vtpm: None,
+        gpus: Vec::new(),
         checks: verdict.checks,
     })
+}
+
+/// Family of the platform, and whether its key is certified by the Platform CA: not authenticated.
+pub(crate) fn platform(quote: &[u8]) -> Option<(Hex<6>, bool)> {
+    let quote = Quote::parse(quote).ok()?;
+    let bundle = Bundle::from_pem(quote.certificates).ok()?;
+    let [pck, authority] = bundle.first_two()?;
+    let pck = pck::read(&pck).ok()?;
+    let by_platform_ca = authority.common_name == "Intel SGX PCK Platform CA";
+    Some((Hex(pck.fmspc), by_platform_ca))
 }
 
 /// Checks the signatures from the platform's key to the quote, over the received bytes.

@@ -63,7 +63,7 @@ impl Lanes {
                 let tier = text(&appraisal["tier"]);
                 match (tier.as_str(), simulated(appraisal)) {
                     ("affirming", false) => self.set(TRUST, at, State::Full, &tier),
-                    ("affirming" | "warning", false) => self.set(TRUST, at, State::Less, &tier),
+                    ("warning", false) => self.set(TRUST, at, State::Less, &tier),
                     (_, true) => {
                         let word = format!("{tier}, but simulated: proves nothing");
                         self.set(TRUST, at, State::Less, &word);

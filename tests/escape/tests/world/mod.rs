@@ -128,13 +128,14 @@ env = {{ PROBE_INSIDE = "1", {environment} }}
 read = [{{ from = {probe:?}, at = "/probe" }}, {{ from = "read", at = "/granted" }}]
 write = [{{ from = "write", at = "/kept" }}]
 {more}
-[rules]
-cedar = "permit (principal, action, resource);"
 "#,
             command = command.join(", "),
             environment = environment.join(", "),
             probe = PROBE,
         );
+        let rules = "[rules]\ncedar = \"permit (principal, action, resource);\"\n";
+        let rules = if more.contains("[rules]") { "" } else { rules };
+        let source = source + rules;
         let bundle = Bundle::parse(&source, "escape.toml")
             .unwrap_or_else(|error| panic!("{error}\n{source}"));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

@@ -1,4 +1,5 @@
-//! The log of what firmware and boot loader extended the RTMRs with.
+//! The log of what firmware and boot loader extended measurement registers with: the RTMRs of TDX
+//! (SHA-384), or the PCRs of a TPM (SHA-256).
 //!
 //! Follows "TCG PC Client Platform Firmware Profile", section on event logging (crypto agile form),
 //! and "Guest-Host-Communication Interface for Intel TDX", section on the CCEL table.
@@ -7,7 +8,7 @@
 //! believed, and then only its digests are: what an event says beside its digest is authentic only
 //! where the digest is that of the data.
 
-use ring::digest::{SHA384, digest};
+use ring::digest::{Algorithm, SHA256, SHA384, digest};
 
 use crate::encoding::Hex;
 
@@ -15,11 +16,48 @@ use crate::encoding::Hex;
 pub const MAX_EVENT_LOG: usize = 1024 * 1024;
 /// The most algorithms that a log may announce; firmware knows five.
 const MAX_ALGORITHMS: u32 = 16;
+/// TPM_ALG_SHA256.
+const TPM_SHA256: u16 = 0x000b;
 /// TPM_ALG_SHA384.
 const TPM_SHA384: u16 = 0x000c;
 const EV_NO_ACTION: u32 = 0x3;
 
-/// Why bytes are not an event log for RTMRs.
+/// EV_EFI_BOOT_SERVICES_APPLICATION: a program that the firmware was about to start.
+pub(crate) const BOOT_APPLICATION: u32 = 0x8000_0003;
+
+/// Which registers a log is about; `N` is the length of their digests.
+struct Bank {
+    algorithm: u16,
+    hash: &'static Algorithm,
+    /// Gives the register that an event's number means.
+    register: fn(u32) -> Option<usize>,
+}
+
+/// 1 to 4 mean RTMR0 to RTMR3. 0 is MRTD, which nothing extends after launch.
+const RTMRS: Bank = Bank {
+    algorithm: TPM_SHA384,
+    hash: &SHA384,
+    register: |number| match number {
+        1..=4 => usize::try_from(number - 1).ok(),
+        _ => None,
+    },
+};
+
+/// PCRs mean themselves. 17 to 22 belong to a later, dynamic launch, which begins a log of its own.
+const PCRS: Bank = Bank {
+    algorithm: TPM_SHA256,
+    hash: &SHA256,
+    register: |number| match number {
+        0..=16 | 23 => usize::try_from(number).ok(),
+        _ => None,
+    },
+};
+
+const fn bank<const N: usize>() -> Bank {
+    if N == 32 { PCRS } else { RTMRS }
+}
+
+/// Why bytes are not an event log for these registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventLogError {
@@ -29,21 +67,21 @@ pub enum EventLogError {
     /// The log does not begin as the specification says.
     #[error("the event log does not begin with `Spec ID Event03`")]
     Header,
-    /// The log has no SHA-384 digests, which are all that RTMRs hold.
-    #[error("the event log has no SHA-384 digests")]
+    /// The log has no digests of the kind that the registers hold.
+    #[error("the event log has no digests of the kind that the registers hold")]
     Algorithm,
     /// The log ends within an event.
     #[error("the event log ends within event {0}")]
     Truncated(usize),
-    /// An event has no SHA-384 digest, two, or one of an algorithm that was not announced.
+    /// An event has no digest of the right kind, two, or one of an algorithm that was not announced.
     #[error("event {0} does not have the announced digests")]
     Digests(usize),
-    /// An event extends something that is not an RTMR.
-    #[error("event {event} is for measurement register {register}, which is no RTMR")]
+    /// An event extends something that is none of the registers.
+    #[error("event {event} is for measurement register {register}, which is none of those logged")]
     Register {
         /// Its position, from 0.
         event: usize,
-        /// Its measurement register: 1 is RTMR0.
+        /// Its measurement register; for TDX, 1 is RTMR0.
         register: u32,
     },
     /// An event whose digest is that of its data has another digest.
@@ -71,66 +109,106 @@ impl EventLogError {
     }
 }
 
-/// One event that extended a register.
+/// One event that extended a register; `N` is 48 for RTMRs, 32 for PCRs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Event<'a> {
-    /// The RTMR: 0 to 3.
-    pub rtmr: usize,
+pub struct Event<'a, const N: usize = 48> {
+    /// The RTMR, 0 to 3, or the PCR, 0 to 23.
+    pub register: usize,
     /// Event type, for example 0x80000003 for an EFI application that was started.
     pub kind: u32,
     /// What the register was extended with.
-    pub digest: Hex<48>,
+    pub digest: Hex<N>,
     /// What the firmware says it measured.
     pub data: &'a [u8],
 }
 
-impl Event<'_> {
+impl<const N: usize> Event<'_, N> {
     /// Whether the digest is that of [`Event::data`], so that the data are as authentic as it is.
     #[must_use]
     pub fn is_of_its_data(&self) -> bool {
-        digest(&SHA384, self.data).as_ref() == self.digest.0
+        digest(bank::<N>().hash, self.data).as_ref() == self.digest.0
     }
 
-    /// Whether the specification has the digest be that of the data.
+    /// Whether the specification has the digest be that of the data, and firmware keeps to it.
     fn must_be_of_its_data(&self) -> bool {
-        // EV_SEPARATOR, EV_EFI_VARIABLE_DRIVER_CONFIG, EV_EFI_GPT_EVENT, EV_EFI_ACTION,
-        // EV_EFI_VARIABLE_AUTHORITY.
-        matches!(
-            self.kind,
-            0x4 | 0x8000_0001 | 0x8000_0006 | 0x8000_0007 | 0x8000_00e0
-        )
+        match self.kind {
+            // EV_SEPARATOR, EV_EFI_VARIABLE_DRIVER_CONFIG, EV_EFI_GPT_EVENT, EV_EFI_ACTION.
+            0x4 | 0x8000_0001 | 0x8000_0006 | 0x8000_0007 => true,
+            // EV_EFI_VARIABLE_AUTHORITY: genuine logs of TPMs have entries with the digest of the
+            // certificate alone.
+            0x8000_00e0 => N == 48,
+            _ => false,
+        }
     }
 }
 
-impl std::fmt::Debug for Event<'_> {
+impl<const N: usize> std::fmt::Debug for Event<'_, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rtmr, kind, .. } = self;
-        write!(f, "Event(RTMR{rtmr}, {kind:#x}, {})", self.digest)
+        let Self { register, kind, .. } = self;
+        let name = if N == 32 { "PCR" } else { "RTMR" };
+        write!(f, "Event({name}{register}, {kind:#x}, {})", self.digest)
     }
 }
 
-/// The events of a log, in order.
+/// The events of a log, in order; `N` is 48 for RTMRs, 32 for PCRs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventLog<'a> {
-    events: Vec<Event<'a>>,
+pub struct EventLog<'a, const N: usize = 48> {
+    events: Vec<Event<'a, N>>,
+    /// The locality that started a TPM, which PCR0 begins with.
+    locality: u8,
+    /// Length of the log without the filler.
+    length: usize,
 }
 
-impl<'a> EventLog<'a> {
-    /// Reads a log in the form of the CCEL table: events, then filler of all ones or all zeroes.
+impl<'a> EventLog<'a, 48> {
+    /// Reads the log of the RTMRs in the form of the CCEL table: events, then filler of all ones or
+    /// all zeroes.
     ///
     /// # Errors
     ///
     /// [`EventLogError`]; a log that is not wholly understood proves nothing.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EventLogError> {
+        Self::read(bytes)
+    }
+
+    /// Replays the log; an application's own log goes on from there.
+    #[must_use]
+    pub fn replay(&self) -> Registers {
+        self.extended(Registers::default())
+    }
+}
+
+impl<'a> EventLog<'a, 32> {
+    /// Reads the log of a TPM's PCRs, for their SHA-256 bank.
+    ///
+    /// # Errors
+    ///
+    /// [`EventLogError`]; a log that is not wholly understood proves nothing.
+    pub fn parse_pcrs(bytes: &'a [u8]) -> Result<Self, EventLogError> {
+        Self::read(bytes)
+    }
+
+    /// Replays the log, from the state that a TPM starts with.
+    #[must_use]
+    pub fn replay_pcrs(&self) -> Registers<32, 24> {
+        let mut registers = Registers([Hex([0; 32]); 24]);
+        registers.0[0].0[31] = self.locality;
+        self.extended(registers)
+    }
+}
+
+impl<'a, const N: usize> EventLog<'a, N> {
+    fn read(bytes: &'a [u8]) -> Result<Self, EventLogError> {
         if bytes.len() > MAX_EVENT_LOG {
             return Err(EventLogError::TooLarge(bytes.len()));
         }
         let mut cursor = Cursor(bytes);
         let algorithms = header(&mut cursor).ok_or(EventLogError::Header)?;
-        if !algorithms.contains(&(TPM_SHA384, 48)) {
+        if !algorithms.contains(&(bank::<N>().algorithm, N)) {
             return Err(EventLogError::Algorithm);
         }
         let mut events = Vec::new();
+        let mut locality = 0;
         for index in 0.. {
             if cursor.is_filler() {
                 break;
@@ -140,59 +218,69 @@ impl<'a> EventLog<'a> {
                 // The terminator, and yet not filler up to the end.
                 return Err(EventLogError::Trailing(cursor.0.len()));
             }
-            if let Some(event) = event(&mut cursor, index, register, &algorithms)? {
-                events.push(event);
+            match event(&mut cursor, index, register, &algorithms)? {
+                Logged::Event(event) => events.push(event),
+                Logged::Locality(it) => locality = it,
+                Logged::Nothing => {}
             }
         }
-        Ok(Self { events })
+        Ok(Self {
+            events,
+            locality,
+            length: bytes.len().saturating_sub(cursor.0.len()),
+        })
     }
 
     /// Every event that extended a register.
     #[must_use]
-    pub fn events(&self) -> &[Event<'a>] {
+    pub fn events(&self) -> &[Event<'a, N>] {
         &self.events
     }
 
-    /// Replays the log; an application's own log goes on from there.
+    /// How many bytes the log has before the filler.
     #[must_use]
-    pub fn replay(&self) -> Registers {
-        let mut registers = Registers::default();
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    fn extended<const R: usize>(&self, mut registers: Registers<N, R>) -> Registers<N, R> {
         for event in &self.events {
-            registers.extend(event.rtmr, &event.digest);
+            registers.extend(event.register, &event.digest);
         }
         registers
     }
 }
 
-/// What the RTMRs hold after some events.
+/// What registers hold after some events: four RTMRs, or 24 PCRs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registers([Hex<48>; 4]);
+pub struct Registers<const N: usize = 48, const R: usize = 4>([Hex<N>; R]);
 
-impl Default for Registers {
+impl<const N: usize, const R: usize> Default for Registers<N, R> {
     /// As at launch: all zero.
     fn default() -> Self {
-        Self([Hex([0; 48]); 4])
+        Self([Hex([0; N]); R])
+    }
+}
+
+impl<const N: usize, const R: usize> Registers<N, R> {
+    /// Extends a register as TDG.MR.RTMR.EXTEND and TPM2_PCR_Extend do; one that is not there stays
+    /// so.
+    pub fn extend(&mut self, register: usize, with: &Hex<N>) {
+        if let Some(register) = self.0.get_mut(register) {
+            let both = [register.0, with.0];
+            let new = digest(bank::<N>().hash, both.as_flattened());
+            register.0.copy_from_slice(new.as_ref());
+        }
+    }
+
+    /// The registers in order.
+    #[must_use]
+    pub fn values(&self) -> &[Hex<N>; R] {
+        &self.0
     }
 }
 
 impl Registers {
-    /// Extends RTMR`rtmr` as TDG.MR.RTMR.EXTEND does; there is none after 3.
-    pub fn extend(&mut self, rtmr: usize, with: &Hex<48>) {
-        if let Some(register) = self.0.get_mut(rtmr) {
-            let mut both = [0; 96];
-            let (old, new) = both.split_at_mut(48);
-            old.copy_from_slice(&register.0);
-            new.copy_from_slice(&with.0);
-            register.0.copy_from_slice(digest(&SHA384, &both).as_ref());
-        }
-    }
-
-    /// RTMR0 to RTMR3.
-    #[must_use]
-    pub fn values(&self) -> &[Hex<48>; 4] {
-        &self.0
-    }
-
     /// Which of the registers of a believed quote these events explain, by
     /// [`crate::TdxClaims::rtmrs`].
     ///
@@ -229,13 +317,21 @@ fn header(cursor: &mut Cursor<'_>) -> Option<Vec<(u16, usize)>> {
     (data.0.len() == usize::from(vendor)).then_some(algorithms)
 }
 
-/// The rest of an event; `None` if it extended nothing.
-fn event<'a>(
+/// What one entry of a log says.
+enum Logged<'a, const N: usize> {
+    Event(Event<'a, N>),
+    /// EV_NO_ACTION with which locality started the TPM.
+    Locality(u8),
+    Nothing,
+}
+
+/// The rest of an event.
+fn event<'a, const N: usize>(
     cursor: &mut Cursor<'a>,
     index: usize,
     register: u32,
     algorithms: &[(u16, usize)],
-) -> Result<Option<Event<'a>>, EventLogError> {
+) -> Result<Logged<'a, N>, EventLogError> {
     const TRUNCATED: fn(usize) -> EventLogError = EventLogError::Truncated;
     let kind = cursor.u32().ok_or(TRUNCATED(index))?;
     let count = cursor.u32().ok_or(TRUNCATED(index))?;
@@ -250,33 +346,28 @@ fn event<'a>(
             .find(|(known, _)| *known == algorithm)
             .ok_or(EventLogError::Digests(index))?;
         let value = cursor.take(*length).ok_or(TRUNCATED(index))?;
-        if algorithm == TPM_SHA384 && found.replace(value).is_some() {
+        if algorithm == bank::<N>().algorithm && found.replace(value).is_some() {
             return Err(EventLogError::Digests(index));
         }
     }
     let data = cursor.sized().ok_or(TRUNCATED(index))?;
     if kind == EV_NO_ACTION {
-        return Ok(None);
+        return Ok(match data.strip_prefix(b"StartupLocality\0") {
+            Some([locality]) if register == 0 => Logged::Locality(*locality),
+            _ => Logged::Nothing,
+        });
     }
-    // 0 is MRTD, which nothing extends after launch.
-    let rtmr = match register {
-        1 => 0,
-        2 => 1,
-        3 => 2,
-        4 => 3,
-        register => {
-            return Err(EventLogError::Register {
-                event: index,
-                register,
-            });
-        }
-    };
+    let number = register;
+    let register = (bank::<N>().register)(number).ok_or(EventLogError::Register {
+        event: index,
+        register: number,
+    })?;
     let digest = found
         .and_then(|value| value.try_into().ok())
         .map(Hex)
         .ok_or(EventLogError::Digests(index))?;
     let event = Event {
-        rtmr,
+        register,
         kind,
         digest,
         data,
@@ -284,7 +375,7 @@ fn event<'a>(
     if event.must_be_of_its_data() && !event.is_of_its_data() {
         return Err(EventLogError::Data(index));
     }
-    Ok(Some(event))
+    Ok(Logged::Event(event))
 }
 
 /// What is left to be read.

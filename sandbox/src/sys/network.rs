@@ -1,0 +1,123 @@
+//! Sockets and memory of another process, and the loopback interface of a new network namespace.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
+
+use super::check;
+
+/// Copies memory of the process of a thread, as much of `into` as can be read there.
+///
+/// See process_vm_readv(2). It may fault pages in, and so wait for a file system: never from a thread
+/// that shares its descriptors with the server of one.
+///
+/// # Errors
+///
+/// `EFAULT` when nothing is mapped there, `ESRCH` when the thread is gone, `EPERM` when it may not be
+/// looked at.
+pub fn read_memory(thread: Pid, address: u64, into: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: std::ptr::without_provenance_mut(usize::try_from(address).unwrap_or(0)),
+        iov_len: into.len(),
+    };
+    // SAFETY: the kernel writes at most `iov_len` bytes into the exclusively borrowed slice; the remote
+    // address is an integer to us and is checked by the kernel against the other address space.
+    let copied = check(unsafe {
+        libc::process_vm_readv(
+            thread.as_raw_nonzero().get(),
+            &raw const local,
+            1,
+            &raw const remote,
+            1,
+            0,
+        )
+    } as libc::c_long)?;
+    Ok(usize::try_from(copied).unwrap_or(0))
+}
+
+/// Opens a handle to one thread, whose descriptor table can be its own (`PIDFD_THREAD`, Linux 6.9).
+///
+/// # Errors
+///
+/// `EINVAL` on a kernel without it, unless the thread leads its process; `ESRCH` when it is gone.
+pub fn open_thread(thread: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: both arguments are integers; success is a new descriptor that nobody else owns.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_open,
+            thread.as_raw_nonzero().get(),
+            libc::O_EXCL,
+        )
+    })?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: see above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Tells whether two threads use one descriptor table. See kcmp(2).
+///
+/// # Errors
+///
+/// `ENOSYS` on a kernel without it, `EPERM` when one may not be looked at, `ESRCH` when one is gone.
+pub fn share_descriptors(one: Pid, other: Pid) -> io::Result<bool> {
+    const KCMP_FILES: libc::c_int = 2;
+    let unused: libc::c_ulong = 0;
+    // SAFETY: all arguments are integers.
+    let order = check(unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            one.as_raw_nonzero().get(),
+            other.as_raw_nonzero().get(),
+            KCMP_FILES,
+            unused,
+            unused,
+        )
+    })?;
+    Ok(order == 0)
+}
+
+/// Reads the state of a TCP socket: a number of the kernel's `include/net/tcp_states.h`, the first byte
+/// of `TCP_INFO`.
+///
+/// # Errors
+///
+/// What getsockopt(2) answers.
+pub fn tcp_state(socket: BorrowedFd<'_>) -> io::Result<u8> {
+    let mut state = 0u8;
+    let mut length: libc::socklen_t = 1;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of the live local.
+    check(libc::c_long::from(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut length,
+        )
+    }))?;
+    Ok(state)
+}
+
+/// Brings the loopback interface of this network namespace up.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_NET_ADMIN` over the namespace.
+pub fn bring_loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all of `ifreq` is integers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request is a live `ifreq`, which is what this command reads.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    }))
+    .map(drop)
+}

@@ -22,6 +22,7 @@ fn every_command_explains_itself() {
         &["attest", "verify"],
         &["attest", "explain"],
         &["audit", "export"],
+        &["audit", "witness"],
         &["audit", "check"],
         &["audit", "prove"],
         &["audit", "query"],

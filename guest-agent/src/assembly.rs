@@ -72,7 +72,12 @@ impl Assembly {
                 error.utf8_error(),
             ))
         })?;
-        let bundle = Bundle::parse(&source, &policy.display().to_string())?;
+        let folder = policy.parent().unwrap_or(Path::new(""));
+        let bundle = Bundle::parse_with(
+            &source,
+            &policy.display().to_string(),
+            &included_from(folder),
+        )?;
         let path = policy.canonicalize().map_err(unreadable)?;
         let base = path
             .parent()
@@ -231,6 +236,17 @@ pub fn new_log_folder(runs: &Path, bundle: &Bundle) -> Result<PathBuf, AssemblyE
         now.as_secs(),
         std::process::id()
     )))
+}
+
+/// Reads the files that a policy in this folder includes.
+pub fn included_from(folder: &Path) -> impl Fn(&str) -> Result<String, String> + '_ {
+    |name| {
+        let bytes = read_bounded(&folder.join(name), Bundle::MAX_LEN as u64);
+        let text = bytes.and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())
+        });
+        text.map_err(|error| error.to_string())
+    }
 }
 
 /// Reads a file, and no more of it than its parser would take: one byte more is enough to be refused.

@@ -94,10 +94,19 @@ pub struct Identity {
     /// Public key of the session's audit log (Ed25519).
     pub log_key: [u8; 32],
     /// Key to which secrets are sealed for this session.
-    pub release_key: ReleaseKey,
+    pub release_key: Arc<ReleaseKey>,
 }
 
 impl Identity {
+    /// The same, under another policy bundle.
+    pub fn under(&self, policy_digest: [u8; 32]) -> Self {
+        Self {
+            policy_digest,
+            log_key: self.log_key,
+            release_key: Arc::clone(&self.release_key),
+        }
+    }
+
     /// The challenge for a nonce: what evidence must be bound to.
     pub fn challenge(&self, nonce: Nonce) -> Challenge {
         Challenge {

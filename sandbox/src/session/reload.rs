@@ -90,7 +90,7 @@ impl Session {
         self.bundle = newer;
         if moved {
             let because = vec!["the policy was reloaded with other limits".to_owned()];
-            self.apply(&Change::Limit(self.plan.tier), because)?;
+            self.apply(Change::Limit(self.plan.tier), because)?;
         }
         // Evidence names the policy: what was believed before is about another one.
         self.attest()

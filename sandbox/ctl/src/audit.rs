@@ -3,11 +3,12 @@
 mod export;
 mod prove;
 mod query;
+mod witness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ::vault::audit::{self, KeySource, LogVerifier, Verified};
+use ::vault::audit::{self, Checkpoint, KeySource, LogVerifier, Verified, WitnessVerifier};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -31,6 +32,8 @@ pub enum Audit {
     Check(prove::Check),
     /// Verify a log and export its records for other systems.
     Export(export::Export),
+    /// Verify that a log continues what was seen of it before, and sign its checkpoint as a witness.
+    Witness(witness::Witness),
 }
 
 #[derive(Args)]
@@ -41,6 +44,12 @@ pub struct Verify {
     /// stored beside the log is used, which whoever rewrote the log could have replaced too.
     #[arg(long, value_name = "HEX", value_parser = public_key)]
     key: Option<Key>,
+    /// File with a checkpoint of the log, seen earlier or signed by witnesses: the log has to continue it.
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+    /// A witness that must have signed that checkpoint (name+id+key); repeat for more, all must have.
+    #[arg(long, value_name = "KEY", requires = "expect")]
+    witness: Vec<WitnessVerifier>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -94,6 +103,7 @@ impl Audit {
             Self::Prove(prove) => prove.run(),
             Self::Check(check) => check.run(),
             Self::Export(export) => export.run(),
+            Self::Witness(witness) => witness.run(),
         }
     }
 }
@@ -115,6 +125,25 @@ impl Verify {
         Ok(text.trim_end().parse()?)
     }
 
+    /// The checkpoint that the log has to continue, with the signatures of all witnesses named.
+    fn expected(&self) -> Result<Option<Checkpoint>, Failure> {
+        let Some(path) = &self.expect else {
+            return Ok(None);
+        };
+        let failed = |error: &dyn std::error::Error| {
+            Failure::caused(format!("checkpoint `{}`", path.display()), error)
+        };
+        let note = std::fs::read(path).map_err(|error| failed(&error))?;
+        let expected = self
+            .verifier()?
+            .open(&note)
+            .map_err(|error| failed(&error))?;
+        for witness in &self.witness {
+            witness.signed(&expected).map_err(|error| failed(&error))?;
+        }
+        Ok(Some(expected))
+    }
+
     /// The checkpoint as it is stored now.
     fn stored_note(&self) -> std::io::Result<Vec<u8>> {
         std::fs::read(self.log.join("checkpoint"))
@@ -122,7 +151,8 @@ impl Verify {
 
     fn verified(&self) -> Result<Verified, Failure> {
         let pinned = self.pinned()?;
-        audit::verify(&self.log, pinned.as_ref(), None).map_err(|error| {
+        let expected = self.expected()?;
+        audit::verify(&self.log, pinned.as_ref(), expected.as_ref()).map_err(|error| {
             Failure::caused(
                 format!("the log `{}` does not verify", self.log.display()),
                 &error,

@@ -169,3 +169,38 @@ fn a_changed_log_gives_no_record() {
         );
     }
 }
+
+#[test]
+fn a_log_that_a_witness_saw_cannot_be_replaced_by_a_shorter_one() {
+    let desk = Desk::new();
+    let witness = [
+        "witness",
+        "log",
+        "--name",
+        "w.example/a",
+        "--witness-key",
+        "w.key",
+    ];
+    let witness = [&witness[..], &["--seen", "seen", "--key", &desk.key]].concat();
+    let said = desk.does(&witness);
+    assert_eq!(said[0], "signed 300 records");
+    let key = said[1].rsplit(' ').next().unwrap().to_owned();
+    // The same key signs again, and what it signed is what it expects.
+    assert_eq!(desk.does(&witness)[1].rsplit(' ').next(), Some(&*key));
+    let verify = ["verify", "log", "--expect", "seen", "--witness", &key];
+    desk.does(&verify);
+    desk.does(&["verify", "log"]);
+
+    let other = desk.path("other");
+    let log = Log::create(&other, "casemate/run", LogKey::generate().unwrap()).unwrap();
+    log.close().unwrap();
+    fs::rename(desk.path("log"), desk.path("kept")).unwrap();
+    fs::rename(other, desk.path("log")).unwrap();
+    desk.does(&["verify", "log"]);
+    desk.fails(&verify);
+    desk.fails(&witness);
+    let bare = fs::read(desk.path("kept/checkpoint")).unwrap();
+    fs::write(desk.path("seen"), bare).unwrap();
+    let unsigned = ["verify", "kept", "--expect", "seen", "--witness", &key];
+    assert!(desk.fails(&unsigned).contains("no signature of the key"));
+}

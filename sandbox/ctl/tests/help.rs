@@ -26,6 +26,7 @@ fn every_command_explains_itself() {
         &["attest", "selftest"],
         &["attest", "sign-table"],
         &["audit", "export"],
+        &["audit", "witness"],
         &["audit", "check"],
         &["audit", "prove"],
         &["audit", "query"],

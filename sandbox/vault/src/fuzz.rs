@@ -10,8 +10,11 @@ use crate::kek::{Recovery, parse_tpm};
 use crate::sealed;
 use crate::secret::SecretKey;
 
+/// Takes any bytes, and returns.
+pub type Target = fn(&[u8]);
+
 /// Every entry, by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("header", header),
     ("manifest", manifest_file),
     ("manifest_body", manifest_body),

@@ -211,7 +211,7 @@ impl Head {
     }
 }
 
-fn as_text(note: &[u8]) -> Result<&str, NoteError> {
+pub(super) fn as_text(note: &[u8]) -> Result<&str, NoteError> {
     if note.len() > MAX_NOTE {
         return Err(NoteError::Malformed("too long"));
     }
@@ -223,7 +223,7 @@ fn as_text(note: &[u8]) -> Result<&str, NoteError> {
 }
 
 /// Parts the signed text (its last line end included) from the signature lines.
-fn split_note(note: &str) -> Result<(&str, Vec<&str>), NoteError> {
+pub(super) fn split_note(note: &str) -> Result<(&str, Vec<&str>), NoteError> {
     let at = note
         .rfind("\n\n")
         .ok_or(NoteError::Malformed("no signature block"))?;
@@ -238,7 +238,7 @@ fn split_note(note: &str) -> Result<(&str, Vec<&str>), NoteError> {
     Ok((text, lines))
 }
 
-fn signature_line(line: &str) -> Result<(&str, Vec<u8>), NoteError> {
+pub(super) fn signature_line(line: &str) -> Result<(&str, Vec<u8>), NoteError> {
     let line = line
         .strip_prefix("\u{2014} ")
         .and_then(|line| line.split_once(' '));

@@ -8,7 +8,7 @@ use super::leaf::Leaf;
 use super::proof::{Consistency, Proof};
 use super::record::Entry;
 use super::store::Entries;
-use super::{LogVerifier, wal};
+use super::{LogVerifier, WitnessVerifier, wal};
 
 /// The log whose key everything here is checked with.
 pub(crate) const ORIGIN: &str = "example.org/fuzz";
@@ -46,6 +46,9 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
         assert_eq!(head.encode().ok().as_deref(), Some(&*text));
     }
     if let Ok(key) = text.parse::<LogVerifier>() {
+        assert_eq!(key.to_string(), text.strip_suffix('\n').unwrap_or(&text));
+    }
+    if let Ok(key) = text.parse::<WitnessVerifier>() {
         assert_eq!(key.to_string(), text);
     }
 }

@@ -30,6 +30,7 @@ mod scan;
 mod store;
 mod verify;
 mod wal;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ pub use merkle::{
 pub use proof::{Consistency, Proof, ProofError, prove, prove_since};
 pub use record::{Entry, Escaped, MAX_DEPTH, MAX_ENTRY, MAX_PAYLOAD, Record, RecordError};
 pub use verify::{KeySource, Records, Verified, VerifyError, verify};
+pub use witness::{Witness, WitnessVerifier};
 
 use commit::{LIMITS, Limits, Shared};
 use disk::{Disk, OsDisk};

@@ -97,7 +97,7 @@ pub fn serve(
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let wake = wake.map_err(|e| ServeError::Io(e.into()))?;
     let device = Arc::new(device);
-    let (damaged, damage) = channel::<(Arc<Lease>, Damage)>();
+    let (damaged, damage) = channel::<Damaged>();
     let inner = Arc::new(Inner {
         device: Mutex::new(Some(Arc::clone(&device))),
         wake,
@@ -243,8 +243,11 @@ struct Inner {
     files: Mutex<HashMap<u64, Arc<Opened>>>,
     next_handle: AtomicU64,
     /// Takes each damaged object once, so it holds few. Closed when the service stops.
-    damaged: Mutex<Option<Sender<(Arc<Lease>, Damage)>>>,
+    damaged: Mutex<Option<Sender<Damaged>>>,
 }
+
+/// What was found damaged, and under which lease.
+type Damaged = (Arc<Lease>, Damage);
 
 /// A lease, and the names it shows.
 struct Shown {

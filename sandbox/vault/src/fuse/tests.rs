@@ -168,7 +168,10 @@ fn a_new_lease_gives_names_back_but_no_descriptor_of_the_old_one() {
         before,
         "the kernel could take old pages for new ones"
     );
-    assert!(old.read_at(&mut byte, 0).is_err(), "an old descriptor reads");
+    assert!(
+        old.read_at(&mut byte, 0).is_err(),
+        "an old descriptor reads"
+    );
     later.revoke();
     assert!(fs::read(mounted.at.join("a")).is_err());
 }

@@ -24,6 +24,7 @@ pub mod explain;
 pub mod facts;
 pub mod isolation;
 pub mod lever;
+pub mod observe;
 pub mod plan;
 pub mod record;
 pub mod release;

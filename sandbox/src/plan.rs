@@ -177,11 +177,11 @@ pub fn limits(tables: &Tables, tier: Tier) -> Limits {
 }
 
 /// Parts of the host's own file system that make `rootfs = "host"`.
-const HOST_TREES: [&str; 7] = [
+pub(crate) const HOST_TREES: [&str; 7] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
 ];
 /// Parts of the host's `/etc` that programs need and that tell nothing of the host's secrets.
-const HOST_ETC: [&str; 12] = [
+pub(crate) const HOST_ETC: [&str; 12] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",

@@ -18,6 +18,7 @@ mod builder;
 mod courier;
 mod journal;
 mod outcome;
+mod reload;
 mod start;
 mod tally;
 mod watch;
@@ -45,6 +46,7 @@ use crate::release::Identity;
 use attested::Attested;
 use courier::Courier;
 use journal::Journal;
+use reload::Shadow;
 use watch::Watch;
 use watchdog::Watchdog;
 
@@ -74,6 +76,7 @@ pub struct Session {
 
     attested: Attested,
     watch: Watch,
+    shadow: Option<Shadow>,
     gaps: BTreeSet<String>,
     /// How the levers stand.
     plan: Plan,
@@ -212,6 +215,11 @@ impl Session {
                 return Ok(Some(Why::Asked));
             }
         }
+        for event in &events {
+            if let Event::Reload(newer) = event {
+                self.reload(newer.clone())?;
+            }
+        }
         if self.attested.is_due(now) {
             self.attest()?;
         }
@@ -222,6 +230,7 @@ impl Session {
         }
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
+        self.note_shadow(&facts, &decision)?;
         let wanted = self.ceiling.narrowed(&decision);
         let mut changes = adjust::between(&self.plan, &wanted);
         changes.retain(|change| !self.must_wait(change));

@@ -32,6 +32,7 @@ use casemate::record::Record;
 use casemate::release::{KeyBroker, Refusal};
 use casemate::{Handle, Outcome, Session, SessionError};
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey, LogVerifier};
 use vault::kek::Released;
 use vault::{CreateOptions, Vault};
@@ -156,6 +157,7 @@ impl Room {
             tee: Box::new(tee().build().unwrap()),
             verifier: verifier(),
             broker: Some(Local::new(verifier(), "customers", &self.key)),
+            anchor: None,
         }
     }
 
@@ -296,6 +298,8 @@ pub struct Setup<'r> {
     pub tee: Box<dyn Attester>,
     pub verifier: Verifier,
     pub broker: Option<Local>,
+    /// What remembers the room's vault.
+    pub anchor: Option<Arc<dyn FreshnessAnchor>>,
 }
 
 impl Setup<'_> {
@@ -320,6 +324,9 @@ impl Setup<'_> {
             .watched_by(move |record, _| watching.record(record));
         if let Some(broker) = self.broker {
             builder = builder.keys_from(broker);
+        }
+        if let Some(anchor) = self.anchor {
+            builder = builder.anchored_by("customers", anchor);
         }
         let session = builder
             .logged_to(Log::create(&log, ORIGIN, key).unwrap())

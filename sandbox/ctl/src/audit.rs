@@ -1,10 +1,14 @@
 //! `sandboxctl audit`: read and verify the log of a run.
 
+mod export;
+mod prove;
+mod query;
+mod why;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ::vault::audit::{self, Escaped, KeySource, LogVerifier, Verified};
-use casemate::explain::{Explanation, explain};
+use ::vault::audit::{self, KeySource, LogVerifier, Verified};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -17,7 +21,17 @@ pub enum Audit {
     /// Verify a log and print its records.
     Show(Show),
     /// Verify a log and tell why one adjustment was made: rules, decision, facts, signals.
-    Why(Why),
+    Why(why::Why),
+    /// Verify a log and print its last records.
+    Tail(query::Tail),
+    /// Verify a log and print the records that are asked for.
+    Query(query::Query),
+    /// Export one record with the proof that it is in the log.
+    Prove(prove::Prove),
+    /// Check an exported proof, without the log.
+    Check(prove::Check),
+    /// Verify a log and export its records for other systems.
+    Export(export::Export),
 }
 
 #[derive(Args)]
@@ -42,13 +56,8 @@ pub struct Show {
     kind: Option<String>,
 }
 
-#[derive(Args)]
-pub struct Why {
-    #[command(flatten)]
-    verify: Verify,
-    /// Number of a record about an adjustment, as `audit show` prints it. Without it: every adjustment.
-    record: Option<u64>,
-}
+/// The name of logs that sessions write.
+const ORIGIN: &str = "casemate/run";
 
 #[derive(Clone)]
 struct Key([u8; 32]);
@@ -73,17 +82,39 @@ impl Audit {
             Self::Verify(verify) => verify.run(),
             Self::Show(show) => show.run(),
             Self::Why(why) => why.run(),
+            Self::Tail(tail) => tail.run(),
+            Self::Query(query) => query.run(),
+            Self::Prove(prove) => prove.run(),
+            Self::Check(check) => check.run(),
+            Self::Export(export) => export.run(),
         }
     }
 }
 
 impl Verify {
+    fn pinned(&self) -> Result<Option<LogVerifier>, Failure> {
+        let key = self.key.as_ref();
+        Ok(key.map(|key| LogVerifier::new(ORIGIN, key.0)).transpose()?)
+    }
+
+    /// The pinned key, or else the one beside the log.
+    fn verifier(&self) -> Result<LogVerifier, Failure> {
+        if let Some(pinned) = self.pinned()? {
+            return Ok(pinned);
+        }
+        let path = self.log.join("key.pub");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| Failure::caused(format!("cannot read `{}`", path.display()), &e))?;
+        Ok(text.trim_end().parse()?)
+    }
+
+    /// The checkpoint as it is stored now.
+    fn stored_note(&self) -> std::io::Result<Vec<u8>> {
+        std::fs::read(self.log.join("checkpoint"))
+    }
+
     fn verified(&self) -> Result<Verified, Failure> {
-        let pinned = self
-            .key
-            .as_ref()
-            .map(|key| LogVerifier::new("casemate/run", key.0))
-            .transpose()?;
+        let pinned = self.pinned()?;
         audit::verify(&self.log, pinned.as_ref(), None).map_err(|error| {
             Failure::caused(
                 format!("the log `{}` does not verify", self.log.display()),
@@ -131,69 +162,8 @@ impl Show {
             if self.kind.as_ref().is_some_and(|kind| *kind != record.kind) {
                 continue;
             }
-            if self.verify.json {
-                let line = json!({
-                    "seq": entry.seq, "kind": record.kind, "at": record.time.as_secs_f64(),
-                    "payload": record.payload,
-                });
-                println!("{line}");
-            } else {
-                let payload = record.payload.to_string();
-                println!(
-                    "{:>5}  {:<13} {}",
-                    entry.seq,
-                    record.kind,
-                    Escaped(&payload)
-                );
-            }
+            query::print(&entry, self.verify.json);
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Why {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let verified = self.verify.verified()?;
-        let entries = verified.records().collect::<Result<Vec<_>, _>>()?;
-        let numbers: Vec<u64> = match self.record {
-            Some(number) => vec![number],
-            None => {
-                let ordered = entries
-                    .iter()
-                    .filter(|entry| entry.record.kind == "adjusting");
-                ordered.map(|entry| entry.seq).collect()
-            }
-        };
-        for number in numbers {
-            let told = explain(&entries, number).ok_or_else(|| {
-                Failure::new(format!("record {number} is about no adjustment"))
-                    .hint("`sandboxctl audit show LOG --kind adjusting` lists them")
-            })?;
-            if self.verify.json {
-                println!("{}", serde_json::to_string(&told)?);
-            } else {
-                print_why(&told);
-            }
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn print_why(told: &Explanation) {
-    let line = |seq: Option<u64>, what: &str, text: &str| {
-        let seq = seq.map_or_else(String::new, |seq| seq.to_string());
-        println!("{seq:>5}  {what:<13} {}", Escaped(text));
-    };
-    line(Some(told.ordered), "adjusting", &told.change.to_string());
-    for rule in &told.because {
-        line(None, "because", rule);
-    }
-    line(told.decided, "facts", &told.facts.to_string());
-    for (seq, signal) in &told.signals {
-        line(Some(*seq), "signal", &signal.to_string());
-    }
-    match &told.outcome {
-        Some((seq, kind, payload)) => line(Some(*seq), kind, &payload.to_string()),
-        None => line(None, "outcome", "the log ends before"),
     }
 }

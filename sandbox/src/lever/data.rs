@@ -171,7 +171,10 @@ impl Vaults {
     /// What nothing remembers: without an anchor, a vault that was put back as a whole to an earlier day
     /// looks like a fresh one.
     pub fn freshness(&self) -> impl Iterator<Item = Item> {
-        self.open.keys().map(|name| {
+        let unanchored = |(_, shown): &(&String, &Shown)| {
+            !shown.vault.as_ref().is_some_and(|vault| vault.is_anchored())
+        };
+        self.open.iter().filter(unanchored).map(|(name, _)| {
             let detail = format!("{name}: no anchor remembers its newest root; putting back the whole vault goes unseen");
             Item::partly(4, "freshness", detail)
         })

@@ -4,12 +4,14 @@
 //! host could keep every lever from moving by keeping the answer back. So a thread asks, and the
 //! session hears of it as of any other event.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use attestation::{Attester, Tee, UnixTime};
 use vault::Vault;
+use vault::anchor::FreshnessAnchor;
 
 use crate::event::Event;
 use crate::release::{self, Identity, KeyBroker, ReleaseError};
@@ -23,6 +25,7 @@ type Answer = Result<Arc<Vault>, ReleaseError>;
 /// Who asks for keys, and whether it is under way.
 pub(super) struct Courier {
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     identity: Arc<Identity>,
     attester: SharedAttester,
     away: Option<(String, Receiver<(Box<dyn KeyBroker>, Answer)>)>,
@@ -31,11 +34,13 @@ pub(super) struct Courier {
 impl Courier {
     pub(super) fn new(
         broker: Option<Box<dyn KeyBroker>>,
+        anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
         identity: Arc<Identity>,
         attester: SharedAttester,
     ) -> Self {
         Self {
             broker,
+            anchors,
             identity,
             attester,
             away: None,
@@ -46,7 +51,14 @@ impl Courier {
     /// without a broker.
     pub(super) fn open(&mut self, name: &str, path: &Path, now: UnixTime) -> Option<Answer> {
         let broker = self.broker.as_deref_mut()?;
-        Some(ask(name, path, &self.identity, &self.attester, broker, now))
+        let anchor = self.anchors.get(name).cloned();
+        let (identity, attester) = (&self.identity, &mut Turns(&self.attester));
+        Some(release::open_vault(name, path, identity, attester, broker, anchor, now))
+    }
+
+    /// Asks as another identity from now on. What is under way was asked as the one before.
+    pub(super) fn adopt(&mut self, identity: Arc<Identity>) {
+        self.identity = identity;
     }
 
     /// Whether one can be sent now: there is a broker, and it is not being asked already.
@@ -71,11 +83,15 @@ impl Courier {
         };
         let (answers, answer) = channel();
         let (identity, attester) = (Arc::clone(&self.identity), Arc::clone(&self.attester));
+        let anchor = self.anchors.get(name).cloned();
         let (data, path) = (name.to_owned(), path.to_owned());
         std::thread::Builder::new()
             .name("sandbox-keys".into())
             .spawn(move || {
-                let opened = ask(&data, &path, &identity, &attester, &mut *broker, now);
+                let mut turns = Turns(&attester);
+                let opened = release::open_vault(
+                    &data, &path, &identity, &mut turns, &mut *broker, anchor, now,
+                );
                 // A session that is over needs neither; a vault nobody takes is closed again.
                 let _ = answers.send((broker, opened));
                 let _ = events.send(Event::Answered);
@@ -93,17 +109,6 @@ impl Courier {
         self.away = None;
         Some((name, opened))
     }
-}
-
-fn ask(
-    name: &str,
-    path: &Path,
-    identity: &Identity,
-    attester: &SharedAttester,
-    broker: &mut dyn KeyBroker,
-    now: UnixTime,
-) -> Answer {
-    release::open_vault(name, path, identity, &mut Turns(attester), broker, now)
 }
 
 /// Takes the attester for one piece of evidence at a time, so that a broker that is slow keeps nobody

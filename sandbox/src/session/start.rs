@@ -43,7 +43,9 @@ impl Session {
     pub(super) fn decide(&mut self) -> Result<Decision, SessionError> {
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
-        self.journal.note(Record::decided(facts, &decision))?;
+        self.journal
+            .note(Record::decided(facts.clone(), &decision))?;
+        self.note_shadow(&facts, &decision)?;
         if decision.live() {
             return Ok(decision);
         }

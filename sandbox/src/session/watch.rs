@@ -28,6 +28,11 @@ impl Watch {
         }
     }
 
+    /// Weighs by another bundle from now on; what was signalled stays.
+    pub(super) fn adopt(&mut self, bundle: &Bundle) {
+        self.risk.adopt(RiskModel::from(bundle));
+    }
+
     pub(super) fn risk(&self, now: Duration) -> u8 {
         self.risk.score(now)
     }

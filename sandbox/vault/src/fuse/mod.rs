@@ -588,5 +588,10 @@ fn errno(error: &LeaseError) -> Errno {
     }
 }
 
+/// Reads bytes as the kernel's request.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = wire::parse(bytes);
+}
+
 #[cfg(test)]
 mod tests;

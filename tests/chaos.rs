@@ -79,15 +79,20 @@ fn no_workload_keeps_what_was_denied_and_nothing_is_left_of_killed_supervisors()
     let (signals, sandboxes) = (number(SIGNALS, 60), number(SANDBOXES, 2));
     let seed: u64 = number(SEED, 1);
     let began = Instant::now();
+    // Once, before anything is forked: a child that inherits it open for writing keeps it from being run.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("chaos");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     let threads: Vec<_> = (0..sandboxes)
         .map(|slot| {
+            let program = program.clone();
             std::thread::spawn(move || {
                 let mut random = Random(seed.wrapping_mul(1_000_003) + slot + 1);
                 let mut sum = Sum::default();
                 while sum.signals < signals / sandboxes {
                     let Some(room) = Room::new() else { return sum };
                     let most = signals / sandboxes - sum.signals;
-                    sum.add(&life(&room, &mut random, most));
+                    sum.add(&life(&room, &program, &mut random, most));
                 }
                 sum
             })
@@ -130,8 +135,8 @@ impl Sum {
 }
 
 /// One supervisor, from its start to its violent end, and what it left.
-fn life(room: &Room, random: &mut Random, most: u64) -> Sum {
-    fs::copy(std::env::current_exe().unwrap(), room.path().join("chaos")).unwrap();
+fn life(room: &Room, program: &Path, random: &mut Random, most: u64) -> Sum {
+    fs::hard_link(program, room.path().join("chaos")).unwrap();
     let told = room.path().join("told");
     fs::create_dir(&told).unwrap();
     fs::write(room.out().join("file"), "here").unwrap();
@@ -141,7 +146,8 @@ fn life(room: &Room, random: &mut Random, most: u64) -> Sum {
     let deeds = told.join("deeds");
     wait_until("the workload to do something", || {
         let ended = supervisor.try_wait().unwrap();
-        assert!(ended.is_none(), "the supervisor ended by itself: {ended:?}");
+        let why = || fs::read_to_string(room.path().join("said")).unwrap();
+        assert!(ended.is_none(), "the supervisor ended by itself: {}", why());
         fs::metadata(&deeds).is_ok_and(|file| file.len() > 0)
     });
     let wanted = (1 + random.below(50)).min(most);
@@ -218,16 +224,17 @@ fn judge(entries: &[Entry], deeds: &[u8]) -> Sum {
         }
     }
     sum.cut = ordered.len() as u64 - sum.changes.min(ordered.len() as u64);
-    for deed in deeds.chunks_exact(8) {
-        let word = u64::from_ne_bytes(deed.try_into().unwrap());
+    for deed in deeds.chunks_exact(16) {
+        let number = |part: &[u8]| u64::from_ne_bytes(part.try_into().unwrap());
+        let (word, end) = (number(&deed[..8]), number(&deed[8..]));
         let (at, what) = (word >> 2, TRIES[(word & 3) as usize]);
         sum.deeds += 1;
         let kept = denied
             .iter()
-            .find(|(from, to, tries)| *from < at && at < *to && tries.contains(&what));
+            .find(|(from, to, tries)| *from < at && end < *to && tries.contains(&what));
         assert!(
             kept.is_none(),
-            "{what:?} succeeded at {at} though denied: {kept:?}"
+            "{what:?} succeeded from {at} to {end} though denied: {kept:?}"
         );
     }
     for entry in entries
@@ -255,7 +262,7 @@ fn start(room: &Room, log: &Path) -> Child {
         .env(LOG, log)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(File::create(room.path().join("said")).unwrap())
         .spawn()
         .unwrap()
 }
@@ -321,8 +328,10 @@ fn the_workload_of_chaos() {
                 Try::Write => File::options().write(true).open("/out/file").is_ok(),
             };
             if done {
-                told.write_all(&(began << 2 | number as u64).to_ne_bytes())
-                    .unwrap();
+                let mut deed = [0; 16];
+                deed[..8].copy_from_slice(&(began << 2 | number as u64).to_ne_bytes());
+                deed[8..].copy_from_slice(&since_boot().to_ne_bytes());
+                told.write_all(&deed).unwrap();
             }
         }
         if round % 64 == 0 {

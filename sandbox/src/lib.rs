@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod enforcement;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod facts;
 pub mod isolation;
 pub mod lever;

@@ -3,6 +3,7 @@
 mod export;
 mod prove;
 mod query;
+mod why;
 mod witness;
 
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub enum Audit {
     Show(Show),
     /// Verify a log and tell what happened when: as text, or drawn on one page of HTML.
     Timeline(Timeline),
+    /// Verify a log and tell why one adjustment was made: rules, decision, facts, signals.
+    Why(why::Why),
     /// Verify a log and print its last records.
     Tail(query::Tail),
     /// Verify a log and print the records that are asked for.
@@ -98,6 +101,7 @@ impl Audit {
             Self::Verify(verify) => verify.run(),
             Self::Show(show) => show.run(),
             Self::Timeline(timeline) => timeline.run(),
+            Self::Why(why) => why.run(),
             Self::Tail(tail) => tail.run(),
             Self::Query(query) => query.run(),
             Self::Prove(prove) => prove.run(),

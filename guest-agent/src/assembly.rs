@@ -15,11 +15,13 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::{MAX_REFERENCE_VALUES, ReferenceValues, UnixTime, Verifier};
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey};
 use zeroize::Zeroizing;
 
@@ -120,10 +122,16 @@ impl Assembly {
             path: folder.into(),
             source,
         })?;
+        let anchors = self.anchors()?;
         let session = Session::builder(self.bundle)
             .base(self.base)
             .attested_by(attester, verifier)
             .keys_from(broker);
+        let session = anchors
+            .into_iter()
+            .fold(session, |session, (data, anchor)| {
+                session.anchored_by(data, anchor)
+            });
         Ok(Assembled { session, log })
     }
 
@@ -145,6 +153,21 @@ impl Assembly {
             keys.insert(data_name(), key_file::read(&self.base.join(path))?);
         }
         Ok(keys)
+    }
+
+    /// What remembers each vault, where the policy says so.
+    fn anchors(&self) -> Result<Anchors, AssemblyError> {
+        let data = self.bundle.tables().data.iter();
+        data.filter_map(|(name, data)| Some((name, data.anchor.as_ref()?)))
+            .map(|(name, uri)| {
+                let anchor = vault::anchor::named(uri, &self.base);
+                let anchor = anchor.ok_or_else(|| AssemblyError::AnchorKind {
+                    data: name.clone(),
+                    uri: uri.clone(),
+                })?;
+                Ok((name.clone(), anchor))
+            })
+            .collect()
     }
 
     fn reference_values(&self) -> Result<ReferenceValues, AssemblyError> {
@@ -172,6 +195,9 @@ impl Assembly {
         Ok(builder.build()?)
     }
 }
+
+/// What remembers a vault, by the name of its `[data]` entry.
+type Anchors = Vec<(String, Arc<dyn FreshnessAnchor>)>;
 
 impl DangerousAssembly {
     /// Uses a simulated TEE where there is none, if the policy accepts `simulated` too.

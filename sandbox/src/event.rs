@@ -19,6 +19,8 @@ pub enum Event {
         /// Which object, and which part of it.
         what: String,
     },
+    /// Whoever releases keys has answered.
+    Answered,
     /// The workload ended.
     Ended(Ending),
     /// The workload's program could not be executed.

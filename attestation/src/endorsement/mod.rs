@@ -6,10 +6,12 @@
 
 mod certificate;
 mod crl;
+mod link;
 mod read;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use crl::Crl;
+pub(crate) use link::{LinkError, Lists, Remembered, current, issued, key_digest};
 pub(crate) use read::{Elements, integer};
 
 /// Why DER is not a certificate or CRL of the supported form.

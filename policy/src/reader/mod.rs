@@ -481,6 +481,19 @@ impl<'s> Reader<'s> {
         names.into_iter().collect()
     }
 
+    fn uri(&mut self, entry: &Section<'_, 's>, key: &str, example: &str) -> Option<String> {
+        let (span, text) = self.string(entry, key)?;
+        if text
+            .split_once(':')
+            .is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty())
+        {
+            self.error(span, format!("`{key}` is not a URI"))
+                .help(&format!("`{key} = \"{example}\"`"));
+            return None;
+        }
+        self.no_nul(span, text)
+    }
+
     fn data(&mut self, section: &Section<'_, 's>) -> BTreeMap<String, Data> {
         let mut data = BTreeMap::new();
         for (key, value) in section.table.iter() {
@@ -490,7 +503,7 @@ impl<'s> Reader<'s> {
             else {
                 continue;
             };
-            self.known(&entry, &["vault", "at", "access", "key"]);
+            self.known(&entry, &["vault", "at", "access", "key", "anchor"]);
             let vault = self.needed(&entry, "vault", "`vault = \"customers.vault\"`");
             let vault = vault.and_then(|(span, text)| self.host_path(span, text));
             let at = self.needed(&entry, "at", "`at = \"/data\"`");
@@ -507,17 +520,8 @@ impl<'s> Reader<'s> {
                     Access::Read
                 }
             };
-            let key = self.string(&entry, "key").and_then(|(span, text)| {
-                if text
-                    .split_once(':')
-                    .is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty())
-                {
-                    self.error(span, "`key` is not a URI")
-                        .help("`key = \"file:customers.key\"`");
-                    return None;
-                }
-                self.no_nul(span, text)
-            });
+            let key = self.uri(&entry, "key", "file:customers.key");
+            let anchor = self.uri(&entry, "anchor", "tpm:0x01800001");
             if let (Some(name), Some(vault), Some(at)) = (name, vault, at) {
                 data.insert(
                     name,
@@ -526,6 +530,7 @@ impl<'s> Reader<'s> {
                         at,
                         access,
                         key,
+                        anchor,
                     },
                 );
             }

@@ -1,17 +1,21 @@
 //! Describing a session before it runs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
 use policy::{BackendName, Bundle};
+use vault::anchor::FreshnessAnchor;
 use vault::audit::Log;
 
 use super::Session;
 use super::attested::Attested;
+use super::courier::{Courier, SharedAttester};
 use super::journal::Journal;
 use super::reload::Shadow;
 use super::watch::Watch;
@@ -37,6 +41,7 @@ pub struct SessionBuilder {
     attester: Option<Box<dyn Attester>>,
     verifier: Option<Verifier>,
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     watcher: Watcher,
@@ -51,6 +56,7 @@ impl SessionBuilder {
             attester: None,
             verifier: None,
             broker: None,
+            anchors: BTreeMap::new(),
             backend: None,
             stdio: None,
             watcher: Box::new(|_, _| {}),
@@ -77,6 +83,18 @@ impl SessionBuilder {
     #[must_use]
     pub fn keys_from(mut self, broker: impl KeyBroker + 'static) -> Self {
         self.broker = Some(Box::new(broker));
+        self
+    }
+
+    /// Sets what remembers the latest commit of a vault, by the name of its `[data]` entry. Without it,
+    /// that the vault was not put back to an earlier day is a gap (`freshness`).
+    #[must_use]
+    pub fn anchored_by(
+        mut self,
+        data: impl Into<String>,
+        anchor: Arc<dyn FreshnessAnchor>,
+    ) -> Self {
+        self.anchors.insert(data.into(), anchor);
         self
     }
 
@@ -131,11 +149,18 @@ impl SessionBuilder {
             None => own_stdio().map_err(SessionError::Stdio)?,
         };
         let (sender, events) = mpsc::sync_channel(WAITING_EVENTS);
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             policy_digest: self.bundle.digest(),
             log_key: log.public_key(),
-            release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
-        };
+            release_key: Arc::new(ReleaseKey::generate().map_err(|_| SessionError::Random)?),
+        });
+        let attester: SharedAttester = Arc::new(Mutex::new(attester));
+        let courier = Courier::new(
+            self.broker,
+            self.anchors,
+            Arc::clone(&identity),
+            Arc::clone(&attester),
+        );
         let clock = Clock::start();
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
@@ -145,7 +170,7 @@ impl SessionBuilder {
             base: self.base,
             identity,
             attested: Attested::new(attester, verifier),
-            broker: self.broker,
+            courier,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),
@@ -153,11 +178,14 @@ impl SessionBuilder {
             deadline: None,
             gaps: Default::default(),
             plan: Plan::default(),
+            ceiling: Plan::default(),
+            arrived: None,
             withdrawn: Default::default(),
             asked_to_end: false,
             started: false,
             events,
             sender,
+            watchdog: None,
             instance: None,
             vaults,
         })

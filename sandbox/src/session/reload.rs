@@ -5,6 +5,7 @@
 //! that is refused with the reason, and the one in force stays.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use policy::{Bundle, Decision, Facts, Grant, Tables};
 
@@ -84,11 +85,12 @@ impl Session {
         };
         let moved = limits(self.bundle.tables()) != limits(newer.tables());
         self.watch.adopt(&newer);
-        self.identity.policy_digest = newer.digest();
+        self.identity = Arc::new(self.identity.under(newer.digest()));
+        self.courier.adopt(Arc::clone(&self.identity));
         self.bundle = newer;
         if moved {
             let because = vec!["the policy was reloaded with other limits".to_owned()];
-            self.apply(&Change::Limit(self.plan.tier), because)?;
+            self.apply(Change::Limit(self.plan.tier), because)?;
         }
         // Evidence names the policy: what was believed before is about another one.
         self.attest()

@@ -25,7 +25,7 @@ mod verifier;
 
 pub use attester::TdxAttester;
 pub use chain::{CertificateKind, ChainError};
-pub use collateral::CollateralError;
+pub use collateral::{CollateralError, CollateralSummary};
 pub use eventlog::{Event, EventLog, EventLogError, MAX_EVENT_LOG, Registers};
 pub use quote::{Quote, QuoteError, ServiceTd, TdReport};
 

@@ -178,6 +178,13 @@ impl Bundle {
         })
     }
 
+    /// Whether one grant holds under these facts: what an enforcement point asks at each access.
+    ///
+    /// The same as [`Bundle::decide`] says, without the reasons.
+    pub fn allows(&self, facts: &Facts, grant: &Grant) -> bool {
+        self.0.engine.allows(facts, grant)
+    }
+
     /// Decides about one grant, as [`Bundle::decide`] does, without looking at the others. None if
     /// the tables do not list it: then it does not hold.
     pub fn decide_about(&self, facts: &Facts, grant: &Grant) -> Option<Verdict> {

@@ -215,6 +215,21 @@ impl Engine {
         Some(self.verdict(target, &asked, &shared))
     }
 
+    /// Whether one grant holds, without the reasons.
+    pub(crate) fn allows(&self, facts: &Facts, grant: &Grant) -> bool {
+        let at = self
+            .targets
+            .binary_search_by(|target| target.grant.cmp(grant));
+        let Some(target) = at.ok().and_then(|at| self.targets.get(at)) else {
+            return false;
+        };
+        let asked = Asked::about(self, facts);
+        let head = &self.heads[target.head];
+        let parts = [&self.global, &head.blind, &head.sighted, &target.own];
+        let each = parts.map(|part| part.permits(self, target, &asked));
+        each.iter().all(Option::is_some) && each.contains(&Some(true))
+    }
+
     /// Asks what does not depend on which grant of a head it is.
     fn shared(
         &self,
@@ -269,11 +284,7 @@ impl Engine {
         if outcome.lost {
             return Some(self.failure("an unknown rule stands against it"));
         }
-        let errored_forbid = outcome
-            .errored
-            .iter()
-            .any(|rule| !self.rules[*rule].permits);
-        let stands = !outcome.forbidden.is_empty() || errored_forbid;
+        let stands = self.stands_against(outcome);
         if !stands && !outcome.permitted.is_empty() {
             let because = self.reasons(&outcome.permitted, ReasonKind::Permitted);
             return Some(Verdict {
@@ -298,6 +309,12 @@ impl Engine {
             granted: false,
             because: because.into(),
         })
+    }
+
+    /// Whether a rule forbids, or might have.
+    fn stands_against(&self, outcome: &Outcome) -> bool {
+        let forbids = |rule: &usize| !self.rules[*rule].permits;
+        outcome.lost || !outcome.forbidden.is_empty() || outcome.errored.iter().any(forbids)
     }
 
     fn reasons<'a>(

@@ -98,11 +98,7 @@ const MOST_TRIED: usize = 1 << 13;
 
 /// Facts that have to change together, each of them needed.
 fn several(bundle: &Bundle, grant: &Grant, facts: &Facts, domain: &Domain) -> Option<String> {
-    let grants = |facts: &Facts| {
-        bundle
-            .decide_about(facts, grant)
-            .is_some_and(|verdict| verdict.granted)
-    };
+    let grants = |facts: &Facts| bundle.allows(facts, grant);
     // The first combination has the best of everything.
     let mut point = (0..domain.size().min(MOST_TRIED))
         .map(|index| domain.combination(index))

@@ -1,8 +1,12 @@
-//! regorus beside this crate, on the same 1,000 rules and 23 grants, in one run.
+//! All rows of benches/decide.rs, and in the same run regorus on the
+//! same 1,000 rules and 23 grants.
 //!
 //! Each is asked about every grant; the rules look at the resource and at the risk. regorus gets
 //! them twice: one rule for each, and as data that one rule looks up, which is how its users make
 //! it fast.
+
+#[path = "../../benches/decide.rs"]
+mod decide;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -18,6 +22,7 @@ const ROUNDS: usize = 60;
 const RISK: u8 = 10;
 
 fn main() {
+    decide::main();
     let ours = ours();
     let facts = Facts {
         risk: RISK,
@@ -73,11 +78,11 @@ fn looked_up() -> String {
     let table: Vec<String> = hosts
         .iter()
         .enumerate()
-        .map(|(n, rules)| format!("\"h{n}.example\": [{}]", rules.join(", ")))
+        .map(|(n, rules)| format!("\"h{n}.example\": [{}]", rules.join(",\n")))
         .collect();
     format!(
         "package bench\nimport rego.v1\ntable := {{{}}}\ndefault allow := false\nallow if not deny\ndeny if {{ input.action == \"connect\"; some rule in table[input.host]; input.port != rule.port; input.risk >= rule.risk }}\n",
-        table.join(", ")
+        table.join(",\n")
     )
 }
 

@@ -98,6 +98,33 @@ impl Part {
         Ok(outcome)
     }
 
+    /// Whether a rule permits and none stands against it; none if one does.
+    pub(super) fn permits(
+        &self,
+        engine: &Engine,
+        target: &Target,
+        asked: &Asked<'_>,
+    ) -> Option<bool> {
+        let mut permitted = false;
+        for rule in &self.compiled {
+            if rule.condition.holds(&asked.view) {
+                if !rule.permits {
+                    return None;
+                }
+                permitted = true;
+            }
+        }
+        if !self.set.is_empty() {
+            let mut outcome = Outcome::default();
+            self.ask_cedar(engine, target, asked, &mut outcome).ok()?;
+            if engine.stands_against(&outcome) {
+                return None;
+            }
+            permitted |= !outcome.permitted.is_empty();
+        }
+        Some(permitted)
+    }
+
     fn ask_cedar(
         &self,
         engine: &Engine,

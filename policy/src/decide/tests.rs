@@ -297,6 +297,9 @@ proptest! {
                 let facts = facts(risk, tcb);
                 let decision = engine.decide(&facts);
                 prop_assert_eq!(&decision.granted, &unsliced(&engine, &all, &facts));
+                for grant in engine.targets.iter().map(|target| &target.grant) {
+                    prop_assert_eq!(engine.allows(&facts, grant), decision.grants(grant));
+                }
                 prop_assert_eq!(
                     decision.granted.len() + decision.denied.len(), engine.targets.len()
                 );
@@ -340,6 +343,7 @@ proptest! {
                 let verdict = engine.decide_about(facts, grant).unwrap();
                 let decision = engine.decide(facts);
                 prop_assert_eq!(verdict.granted, decision.grants(grant));
+                prop_assert_eq!(engine.allows(facts, grant), decision.grants(grant));
                 prop_assert_eq!(&*verdict.because, decision.because(grant));
             }
         }

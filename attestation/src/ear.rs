@@ -76,12 +76,18 @@ pub enum EarError {
     /// The header names another algorithm, or something that must be understood and is not.
     #[error("the token is not signed with the algorithm of the key")]
     Algorithm,
+    /// The header names another key.
+    #[error("the token names another key")]
+    KeyId,
     /// The signature does not verify.
     #[error("the signature on the token does not verify")]
     Signature,
     /// The claims are not those of an attestation result.
     #[error("the token is not an attestation result")]
     Claims,
+    /// The token is about evidence for another challenge.
+    #[error("the token is about evidence for another challenge")]
+    Binding,
     /// The token is from the future.
     #[error("the token is not valid before {0}")]
     NotYetValid(UnixTime),
@@ -98,8 +104,10 @@ impl EarError {
             Self::Key => "ear-key",
             Self::Form => "ear-form",
             Self::Algorithm => "ear-algorithm",
+            Self::KeyId => "ear-key-id",
             Self::Signature => "ear-signature",
             Self::Claims => "ear-claims",
+            Self::Binding => "ear-binding",
             Self::NotYetValid(_) => "ear-not-yet-valid",
             Self::Expired(_) => "ear-expired",
         }
@@ -125,6 +133,7 @@ pub fn claims(appraisal: &Appraisal, issuer: &Issuer) -> String {
         "eat_profile": PROFILE,
         "iat": issued,
         "exp": expires,
+        "eat_nonce": URL_SAFE_NO_PAD.encode(appraisal.report_data()),
         "ear.verifier-id": { "developer": issuer.developer, "build": issuer.build },
         "submods": {
             appraisal.tee().name(): {
@@ -340,7 +349,27 @@ impl TokenVerifier {
         URL_SAFE_NO_PAD.encode(digest(&SHA256, self.members().as_bytes()))
     }
 
-    /// Verifies a token and checks that it is valid at `now`.
+    /// Verifies a token about evidence that was bound to this report data, as
+    /// [`crate::Challenge::report_data`] gives it: a token made for another challenge is a replay.
+    ///
+    /// # Errors
+    ///
+    /// [`EarError::Binding`] if it is about other evidence; otherwise as [`Self::verify`].
+    pub fn verify_bound_to(
+        &self,
+        token: &str,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<Ear, EarError> {
+        let ear = self.verify(token, now)?;
+        let nonce = ear.claims.get("eat_nonce").and_then(Value::as_str);
+        if nonce != Some(&URL_SAFE_NO_PAD.encode(report_data)) {
+            return Err(EarError::Binding);
+        }
+        Ok(ear)
+    }
+
+    /// Verifies a token and checks that it is valid at `now`, whatever it answers.
     ///
     /// # Errors
     ///
@@ -357,6 +386,9 @@ impl TokenVerifier {
         // The key says which algorithm it is for. The token does not choose.
         if header.alg != self.algorithm() {
             return Err(EarError::Algorithm);
+        }
+        if header.kid != self.thumbprint() {
+            return Err(EarError::KeyId);
         }
         let signature = decode(signature)?;
         match self {

@@ -152,18 +152,33 @@ fn the_token_does_not_choose_its_algorithm() {
     let error = eddsa.verifier().unwrap().verify(&token, NOW).unwrap_err();
     assert_eq!(error.code(), "ear-algorithm");
     let (_, rest) = token.split_once('.').unwrap();
-    for header in [
-        r#"{"alg":"none","typ":"JWT","kid":""}"#,
-        r#"{"alg":"HS384","typ":"JWT","kid":""}"#,
-        r#"{"alg":"ES384","typ":"JWT","kid":"","crit":["x"]}"#,
+    for (header, code) in [
+        (r#"{"alg":"none","typ":"JWT","kid":""}"#, "ear-algorithm"),
+        (r#"{"alg":"HS384","typ":"JWT","kid":""}"#, "ear-algorithm"),
+        (
+            r#"{"alg":"ES384","typ":"JWT","kid":"","crit":["x"]}"#,
+            "ear-algorithm",
+        ),
+        (
+            r#"{"alg":"ES384","typ":"JWT","kid":"another"}"#,
+            "ear-key-id",
+        ),
     ] {
         let forged = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
         let error = es384.verifier().unwrap().verify(&forged, NOW).unwrap_err();
-        assert_eq!(error.code(), "ear-algorithm", "{header}");
+        assert_eq!(error.code(), code, "{header}");
     }
     let [other, _] = keys();
-    let error = other.verifier().unwrap().verify(&token, NOW).unwrap_err();
-    assert_eq!(error.code(), "ear-signature");
+    let other = other.verifier().unwrap();
+    assert_eq!(other.verify(&token, NOW).unwrap_err().code(), "ear-key-id");
+    // The other key's name on the first one's signature.
+    let kid = other.thumbprint();
+    let header = format!(r#"{{"alg":"ES384","typ":"JWT","kid":"{kid}"}}"#);
+    let renamed = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
+    assert_eq!(
+        other.verify(&renamed, NOW).unwrap_err().code(),
+        "ear-signature"
+    );
 }
 
 #[test]
@@ -181,8 +196,9 @@ fn what_is_signed_and_no_attestation_result_is_refused() {
         whole.replace("\"submods\"", "\"others\""),
         "[]".to_owned(),
     ] {
-        let header = r#"{"alg":"EdDSA","typ":"JWT","kid":""}"#;
-        let signed = [header, &odd]
+        let kid = verifier.thumbprint();
+        let header = format!(r#"{{"alg":"EdDSA","typ":"JWT","kid":"{kid}"}}"#);
+        let signed = [&header, &odd]
             .map(|it| URL_SAFE_NO_PAD.encode(it))
             .join(".");
         let signature = URL_SAFE_NO_PAD.encode(pair.sign(signed.as_bytes()));
@@ -191,6 +207,18 @@ fn what_is_signed_and_no_attestation_result_is_refused() {
             .unwrap_err();
         assert_eq!(error.code(), "ear-claims", "{odd}");
     }
+}
+
+#[test]
+fn a_token_for_another_challenge_is_refused() {
+    let [_, key] = keys();
+    let token = key.sign(&good(), &issuer()).unwrap();
+    let verifier = key.verifier().unwrap();
+    assert!(verifier.verify_bound_to(&token, &DATA, NOW).is_ok());
+    let mut almost = DATA;
+    almost[63] ^= 1;
+    let error = verifier.verify_bound_to(&token, &almost, NOW).unwrap_err();
+    assert_eq!(error.code(), "ear-binding");
 }
 
 #[test]

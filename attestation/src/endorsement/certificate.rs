@@ -167,7 +167,7 @@ fn common_name(name: &[u8]) -> Result<&str, X509Error> {
 
 fn extensions(wrapped: &[u8]) -> Result<Vec<Extension<'_>>, X509Error> {
     let mut list = Elements::of_whole(wrapped, "extensions")?;
-    let mut extensions: Vec<Extension<'_>> = Vec::new();
+    let mut extensions: Vec<Extension<'_>> = Vec::with_capacity(16);
     while !list.is_at_end() {
         if extensions.len() >= MAX_EXTENSIONS {
             return Err(X509Error::Structure("extensions"));

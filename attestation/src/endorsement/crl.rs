@@ -84,7 +84,10 @@ fn serials(list: &[u8]) -> Result<Vec<&[u8]>, X509Error> {
         let entry = entries.next(Tag::Sequence)?;
         let mut fields = Elements::of(entry.content, "revokedCertificate")?;
         serials.push(fields.next(Tag::Integer)?.content);
-        fields.time()?;
+        // When it was revoked is of no interest: it is.
+        if !matches!(fields.any()?.tag, Tag::UtcTime | Tag::GeneralizedTime) {
+            return Err(X509Error::Structure("revocationDate"));
+        }
         if let Some(extensions) = fields.next_if(Tag::Sequence)? {
             refuse_critical(Elements::of(extensions.content, "crlEntryExtensions")?)?;
         }

@@ -7,8 +7,13 @@ use crate::encoding::Hex;
 pub(crate) const REFERENCE: &str = "reference values";
 
 /// The checks of one appraisal, in order.
-#[derive(Default)]
 pub(crate) struct List(pub(crate) Vec<Check>);
+
+impl Default for List {
+    fn default() -> Self {
+        Self(Vec::with_capacity(64))
+    }
+}
 
 impl List {
     pub(crate) fn tier(&self) -> TrustTier {

@@ -97,7 +97,13 @@ mod tests {
         entries.push(entry(CertType::ARK, 5));
         assert!(evidence(report.clone(), &entries).is_err());
         assert!(evidence(report[1..].to_vec(), &[]).is_err());
-        assert!(evidence(report, &[]).unwrap().endorsements().vek().is_none());
+        assert!(
+            evidence(report, &[])
+                .unwrap()
+                .endorsements()
+                .vek()
+                .is_none()
+        );
     }
 
     #[test]

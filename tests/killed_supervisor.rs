@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{DATA, Policy, Room, cgroups, files, processes, wait_until};
+use common::{DATA, Policy, Room, cgroups_of, files, in_session, wait_until};
 
 /// In the environment: the folder of the room, and the key of its vault. Makes this test the supervisor.
 const ROOM: &str = "CASEMATE_STORY_ROOM";
@@ -99,33 +99,6 @@ fn start(room: &Room) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
-}
-
-/// Processes of a session: the spawner and the init. With the init, the kernel ends all in its
-/// namespace.
-fn in_session(session: i32) -> Vec<i32> {
-    let wanted = session.to_string();
-    processes()
-        .filter(|pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // After the name, which may hold anything: state, parent, group, session. One that has
-            // exited, and waits for the host's own init to notice, is no process any more.
-            let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
-            let fields: Vec<_> = fields.into_iter().flatten().take(4).collect();
-            matches!(fields[..], [state, _, _, session] if state != "Z" && session == wanted)
-        })
-        .collect()
-}
-
-fn cgroups_of(supervisor: i32) -> Vec<String> {
-    let prefix = format!("casemate-{supervisor}-");
-    let names = cgroups().into_iter().filter(|path| {
-        path.file_name()
-            .unwrap()
-            .to_str()
-            .is_some_and(|name| name.starts_with(&prefix))
-    });
-    names.map(|path| path.display().to_string()).collect()
 }
 
 fn assert_no_plaintext(folder: &Path) {

@@ -8,12 +8,15 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use casemate::Why;
 use casemate::isolation::child::Ending;
+use casemate::record::Record;
 use common::{DATA, Policy, Room, copy, files};
+use vault::anchor::{FileAnchor, FreshnessAnchor};
 use vault::audit::{VerifyError, verify};
-use vault::{Access, Vault};
+use vault::{Access, OpenOptions, Vault};
 
 /// Flips the bits of one byte, looks, and puts it back.
 fn with_flipped<T>(file: &Path, at: usize, look: impl FnOnce() -> T) -> T {
@@ -181,4 +184,48 @@ fn damage_met_while_the_workload_reads_is_a_signal_that_rules_can_act_on() {
         // Without FUSE everything is read before the workload starts, and then it does not.
         Err(_) => assert!(told.error().contains("customers.csv"), "{}", told.error()),
     }
+}
+
+#[test]
+fn a_vault_put_back_to_an_earlier_day_is_refused_where_an_anchor_remembers_it() {
+    let Some(room) = Room::new() else { return };
+    let anchor: Arc<dyn FreshnessAnchor> = Arc::new(FileAnchor::new(room.path().join("anchor")));
+    let policy = Policy::shell("cat /data/customers.csv").with_data();
+    let run = |anchored: bool| {
+        let mut setup = room.setup(&policy);
+        setup.anchor = anchored.then(|| Arc::clone(&anchor));
+        let told = setup.run();
+        let gaps = told.records.iter().find_map(|record| match record {
+            Record::Prepared { enforcement, .. } => Some(enforcement.clone()),
+            _ => None,
+        });
+        let gap = gaps.is_some_and(|items| items.iter().any(|item| item.id == "freshness"));
+        (told, gap)
+    };
+    // Nothing is remembered yet: said, not refused.
+    for anchored in [false, true] {
+        let (told, gap) = run(anchored);
+        assert!(told.stdout == DATA && gap, "{anchored}");
+    }
+    let options = || OpenOptions {
+        access: Access::ReadWrite,
+        anchor: Some(Arc::clone(&anchor)),
+        ..OpenOptions::default()
+    };
+    let old = room.path().join("old.vault");
+    copy(&room.vault(), &old);
+    let mut vault = Vault::open_with(&room.vault(), &room.kek(), options()).unwrap();
+    vault.put("customers.csv", DATA.as_bytes()).unwrap();
+    drop(vault);
+    let (told, gap) = run(true);
+    assert!(told.stdout == DATA && !gap);
+
+    fs::rename(room.vault(), room.path().join("new.vault")).unwrap();
+    fs::rename(&old, room.vault()).unwrap();
+    let (told, gap) = run(true);
+    assert!(!told.kinds().contains(&"started"), "{:?}", told.kinds());
+    assert_eq!((told.stdout.as_str(), gap), ("", false));
+    let error = told.result.unwrap_err();
+    let error = casemate::error::describe(&error);
+    assert!(error.contains("put back to generation"), "{error}");
 }

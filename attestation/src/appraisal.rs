@@ -63,8 +63,8 @@ impl TrustTier {
     }
 }
 
-/// How the platform's firmware compares with what is asked for: by the reference values for SEV-SNP,
-/// by Intel's TCB info for TDX, whose words these are.
+/// How the platform's firmware compares with what is asked for: by the reference values and by the
+/// TCB table for SEV-SNP, by Intel's TCB info for TDX, whose words these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -92,6 +92,28 @@ pub enum TcbStatus {
 }
 
 impl TcbStatus {
+    /// The worse of two statuses, for one platform judged twice.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        let rank = |status| match status {
+            Self::UpToDate => 0,
+            Self::SwHardeningNeeded => 1,
+            Self::ConfigurationNeeded => 2,
+            Self::ConfigurationAndSwHardeningNeeded => 3,
+            Self::TdRelaunchAdvised => 4,
+            Self::TdRelaunchAdvisedConfigurationNeeded => 5,
+            Self::OutOfDate => 6,
+            Self::OutOfDateConfigurationNeeded => 7,
+            Self::Unknown => 8,
+            Self::Revoked => 9,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+
     /// The name used in appraisals and policies.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -358,6 +380,12 @@ pub struct SnpClaims {
     pub current_mitigations: Option<u64>,
     /// Offsets of reserved bytes that are not zero, whose meaning is unknown.
     pub reserved_in_use: Vec<usize>,
+    /// Version of the TCB table that the status comes from, if there was one.
+    pub tcb_table: Option<u32>,
+    /// The date of the level that the status comes from.
+    pub tcb_date: Option<UnixTime>,
+    /// Advisories that the platform is open to, of those that the table covers.
+    pub advisories: Vec<String>,
 }
 
 /// The fields of a TDX quote and of the certificate of its platform.

@@ -29,7 +29,16 @@ impl<const N: usize> From<[u8; N]> for Hex<N> {
 
 impl<const N: usize> fmt::Display for Hex<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // Piece by piece, not byte by byte: an appraisal writes some thousand digits.
+        self.0.chunks(32).try_for_each(|piece| {
+            let mut text = String::with_capacity(64);
+            for byte in piece {
+                text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+                text.push(char::from(DIGITS[usize::from(byte & 15)]));
+            }
+            f.write_str(&text)
+        })
     }
 }
 

@@ -15,7 +15,7 @@
 //! - A [`Verifier`] appraises evidence. It is a pure function: no clock, no network, no state. An
 //!   error means that the evidence is not to be believed; an [`Appraisal`] of a low [`TrustTier`] is
 //!   believed but unwelcome.
-//! - A [`ReleaseKey`] opens what a broker sealed to it.
+//! - With the feature `release`, a `ReleaseKey` opens what a broker sealed to it.
 //!
 //! What an appraisal permits is decided in `policy`; secrets are handed out by `broker`.
 //!
@@ -56,14 +56,18 @@ mod appraisal;
 mod attached;
 mod attester;
 mod challenge;
+pub mod ear;
 mod encoding;
 mod endorsement;
 mod eventlog;
 mod evidence;
+pub mod note;
 pub mod measure;
 mod platform;
 mod reference;
+#[cfg(feature = "release")]
 mod release_key;
+pub mod selftest;
 mod tee;
 mod time;
 mod tsm;
@@ -88,6 +92,7 @@ pub use reference::{
     GpuReferenceValues, MAX_REFERENCE_VALUES, ReferenceError, ReferenceValues, SnpReferenceValues,
     TdxReferenceValues, VtpmReferenceValues,
 };
+#[cfg(feature = "release")]
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
     DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::Hex;
-use crate::tee::snp::{PlatformFlag, Product, TcbVersion};
+use crate::tee::snp::{PlatformFlag, PolicyFlag, Product, TcbVersion};
 
 /// The most bytes a reference value file may have.
 pub const MAX_REFERENCE_VALUES: usize = 4 * 1024 * 1024;
@@ -74,8 +74,9 @@ pub struct SnpReferenceValues {
     /// The lowest security version of the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum_guest_svn: Option<u32>,
-    /// Processor generations that are allowed. Naming Milan here also accepts that the root secret
-    /// of its chips can be extracted in software (arXiv 2605.12990).
+    /// Processor generations that are allowed. Naming one here also accepts that the TCB table
+    /// distrusts it as a whole; naming Milan, that the root secret of its chips can be extracted in
+    /// software (arXiv 2605.12990).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub products: Option<Vec<Product>>,
     /// Chips that are allowed (128 digits; for Turin, 16 digits followed by zeroes): the answer to
@@ -89,9 +90,23 @@ pub struct SnpReferenceValues {
     /// The lowest firmware versions, by generation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub minimum_tcb: BTreeMap<Product, TcbVersion>,
+    /// For how many days after a better level was published a platform may stay behind it and pass.
+    /// The status says out of date all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcb_grace_days: Option<u32>,
+    /// The lowest version that the TCB table may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum_tcb_table: Option<u32>,
     /// Mitigations (CURRENT_MIT_VECTOR bits) that must be in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required_mitigations: Option<u64>,
+    /// What the guest must have been launched to ask for, for example `ciphertext-hiding` and
+    /// `page-swap-disabled` against side channels in ciphertext.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub required_policy: Vec<PolicyFlag>,
+    /// What the guest must not have been launched to allow, for example `cxl`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forbidden_policy: Vec<PolicyFlag>,
     /// What must be on at the platform.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub required_platform: Vec<PlatformFlag>,

@@ -1,23 +1,25 @@
 //! Evidence in, appraisal out: a pure function of what it is given.
 
+use std::sync::Arc;
+
 use crate::appraisal::Appraisal;
 use crate::attached;
 use crate::challenge::Challenge;
 use crate::encoding::Hex;
-use crate::endorsement::{Crl, RootKey, X509Error};
+use crate::endorsement::{Crl, Remembered, RootKey, X509Error};
 use crate::eventlog::EventLogError;
 use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
 use crate::reference::ReferenceValues;
 use crate::tee::gpu::{self, GpuError};
 use crate::tee::simulated;
-use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError};
+use crate::tee::snp::{self, Anchor, ChainError, Product, ReportError, TcbTable};
 use crate::tee::tdx::{self, CollateralError, QuoteError};
 use crate::tee::vtpm::VtpmError;
 use crate::time::UnixTime;
 
 /// Appraises evidence against trust anchors, collateral and reference values.
 ///
-/// Has no clock, no network and no state: the same evidence, challenge and time give the same
+/// Has no clock and no network, and nothing it did before changes a verdict: the same evidence, challenge and time give the same
 /// appraisal, byte for byte.
 #[derive(Clone, Debug)]
 pub struct Verifier {
@@ -28,6 +30,8 @@ pub struct Verifier {
     endorsements: Vec<Vec<u8>>,
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
+    remembered: Option<Arc<Remembered>>,
+    tcb_table: Option<TcbTable>,
 }
 
 /// Collects what a [`Verifier`] appraises with.
@@ -37,6 +41,8 @@ pub struct VerifierBuilder {
     endorsements: Vec<Vec<u8>>,
     collateral: Vec<Endorsements>,
     crls: Vec<Vec<u8>>,
+    remembers: usize,
+    tcb_table: Option<TcbTable>,
     accepts_simulated: bool,
 }
 
@@ -292,6 +298,8 @@ impl Verifier {
                 anchors: &self.anchors,
                 store: &self.endorsements,
                 crls: &self.crls,
+                known: self.remembered.as_deref(),
+                tcb_table: self.tcb_table.as_ref(),
                 reference: &self.reference.sev_snp,
                 now,
             }),
@@ -302,6 +310,7 @@ impl Verifier {
                 store: &self.endorsements,
                 collateral: &self.collateral,
                 crls: &self.crls,
+                known: self.remembered.as_deref(),
                 reference: &self.reference.tdx,
                 now,
             }),
@@ -366,6 +375,25 @@ impl VerifierBuilder {
         self
     }
 
+    /// Judges AMD's firmware by a table, as Intel's is judged by its TCB info. Minimum TCBs among the
+    /// reference values count besides.
+    #[must_use]
+    pub fn tcb_table(mut self, table: TcbTable) -> Self {
+        self.tcb_table = Some(table);
+        self
+    }
+
+    /// Remembers the newest `signatures` on certificates that verified, so that the chain of a platform
+    /// seen before costs a digest instead of public-key operations. A chain has three or four.
+    ///
+    /// This changes no verdict: whether a signature verifies depends on bytes alone. Names, dates and
+    /// revocation are looked at every time. Clones of the verifier share what they remember.
+    #[must_use]
+    pub fn remember(mut self, signatures: usize) -> Self {
+        self.remembers = signatures;
+        self
+    }
+
     /// Reaches what weakens the verifier.
     #[must_use]
     pub fn dangerous(self) -> DangerousVerifierBuilder {
@@ -411,6 +439,8 @@ impl VerifierBuilder {
             endorsements: self.endorsements,
             collateral: self.collateral,
             crls: self.crls,
+            tcb_table: self.tcb_table,
+            remembered: (self.remembers > 0).then(|| Arc::new(Remembered::new(self.remembers))),
         })
     }
 }

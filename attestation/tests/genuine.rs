@@ -491,6 +491,61 @@ fn reports_without_a_key_parse_and_are_not_believed() {
 }
 
 #[test]
+fn the_shipped_table_tells_what_genuine_firmware_is_open_to() {
+    let Some(vectors) = Vectors::open() else {
+        return;
+    };
+    let key = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
+    let text = include_str!("../data/amd-tcb.json");
+    let (note, key) = attestation::note::sign(text, "table", &key).unwrap();
+    let table = attestation::snp::TcbTable::open(&note, &key).unwrap();
+    let judged = |case: &Genuine<'_>, products| {
+        let mut reference = ReferenceValues::default();
+        reference.sev_snp.products = products;
+        let mut builder = Verifier::builder()
+            .reference_values(reference)
+            .tcb_table(table.clone());
+        for file in vectors.files("snp/ca") {
+            builder = builder.endorsement(vectors.read(&file));
+        }
+        case.appraise(&builder.build().unwrap()).unwrap()
+    };
+    let mut seen = std::collections::BTreeMap::<_, usize>::new();
+    for case in vectors.genuine() {
+        let appraisal = judged(&case, Some(vec![Product::Milan]));
+        let (claims, status) = (claims(&appraisal), appraisal.tcb_status());
+        let tcb = claims.reported_tcb;
+        let expected = match claims.product {
+            Product::Milan if claims.platform_info & 1 << 5 == 0 => TcbStatus::OutOfDate,
+            Product::Milan if tcb.snp >= 24 => TcbStatus::UpToDate,
+            Product::Genoa if tcb.snp >= 23 => TcbStatus::UpToDate,
+            Product::Milan | Product::Genoa => TcbStatus::OutOfDate,
+            _ => TcbStatus::Unknown,
+        };
+        assert_eq!(
+            status,
+            expected,
+            "{}: {:?}",
+            case.name,
+            appraisal.check("snp.tcb")
+        );
+        // Affected by EntrySign exactly where the security version says so.
+        let entry_sign = claims.advisories.iter().any(|it| it == "AMD-SB-3019");
+        assert_eq!(entry_sign, status == TcbStatus::OutOfDate);
+        *seen.entry((claims.product, status.name())).or_default() += 1;
+        if claims.product == Product::Milan {
+            let distrusted = judged(&case, None);
+            assert_eq!(distrusted.tcb_status(), TcbStatus::Revoked);
+            assert_eq!(distrusted.tier(), TrustTier::Contraindicated);
+        }
+    }
+    assert!(
+        seen[&(Product::Milan, "up-to-date")] > 0 && seen[&(Product::Milan, "out-of-date")] > 0
+    );
+    assert!(seen[&(Product::Genoa, "up-to-date")] > 0 && seen[&(Product::Turin, "unknown")] > 0);
+}
+
+#[test]
 #[ignore = "prints a measurement; run by hand"]
 fn how_long_an_appraisal_takes() {
     let Some(vectors) = Vectors::open() else {

@@ -447,32 +447,69 @@ fn a_platform_never_gains_by_newer_collateral() {
     let Some(vectors) = Vectors::open() else {
         return;
     };
-    let mut history = BTreeMap::<&str, Vec<(u32, UnixTime, TcbStatus)>>::new();
+    let mut history = BTreeMap::<&str, Vec<(u32, UnixTime, Appraisal)>>::new();
     for case in &vectors.cases {
         let appraisal = vectors.appraise(case).unwrap();
         let evaluation = claims(&appraisal).tcb_evaluation.unwrap();
         history
             .entry(case["quote"].as_str().unwrap())
             .or_default()
-            .push((evaluation, at(case), appraisal.tcb_status()));
+            .push((evaluation, at(case), appraisal));
     }
     let mut worsened = Vec::new();
     for (quote, mut verdicts) in history {
         verdicts.sort_by_key(|(evaluation, now, _)| (*evaluation, *now));
         for pair in verdicts.windows(2) {
-            let (before, after) = (pair[0].2, pair[1].2);
-            match (before, after) {
-                (before, after) if before == after => {}
-                (TcbStatus::UpToDate, TcbStatus::OutOfDate) => worsened.push(quote),
-                other => panic!("{quote}: {other:?}"),
+            let [(from, _, before), (to, _, after)] = pair else {
+                continue;
+            };
+            let worse = before.tcb_status().or_worse(after.tcb_status());
+            assert_eq!(
+                worse,
+                after.tcb_status(),
+                "{quote} improves from {from} to {to}"
+            );
+            if before.tcb_status() != after.tcb_status() {
+                let what = |appraisal: &Appraisal| {
+                    let level = &appraisal.check("tdx.tcb").unwrap().observed;
+                    let parts = ["platform", "module", "quoting-enclave"].map(|part| {
+                        let check = appraisal.check(&format!("tdx.tcb.{part}")).unwrap();
+                        format!("{part} {}", check.observed)
+                    });
+                    let advisories = claims(appraisal).advisories.join(", ");
+                    format!("{level}; {}; advisories [{advisories}]", parts.join(", "))
+                };
+                let (before, after) = (what(before), what(after));
+                println!("{quote}, evaluation {from} to {to}:\n  {before}\n  {after}");
+                worsened.push((quote, after));
             }
         }
     }
-    // The only two in the corpus: evaluation 15 to 18, and 17 to 18.
-    assert_eq!(worsened.len(), 2, "{worsened:?}");
-    assert!(worsened.iter().any(|quote| quote.contains("d0010db6")));
-    assert!(worsened.iter().any(|quote| quote.contains("12b401a8")));
+    // The only two in the corpus: evaluation 17 to 18, and 15 to 18.
+    for (name, level, advisories) in DOWNGRADES {
+        let of = |(quote, _): &&(&str, String)| quote.contains(name);
+        let (_, after) = worsened.iter().find(of).unwrap();
+        assert!(
+            after.contains(level) && after.contains(advisories),
+            "{after}"
+        );
+    }
+    assert_eq!(worsened.len(), DOWNGRADES.len(), "{worsened:?}");
 }
+
+/// The quote, the level that it falls to, and what it is open to from then on.
+const DOWNGRADES: [(&str, &str, &str); 2] = [
+    (
+        "d0010db6",
+        "out-of-date, as of 2024-03-13T00:00:00Z; platform out-of-date, module out-of-date",
+        "INTEL-SA-01036, INTEL-SA-01079, INTEL-SA-01099",
+    ),
+    (
+        "12b401a8",
+        "out-of-date, as of 2023-02-15T00:00:00Z; platform out-of-date",
+        "INTEL-SA-00837, INTEL-SA-00960",
+    ),
+];
 
 #[test]
 fn evidence_with_collateral_survives_both_encodings() {

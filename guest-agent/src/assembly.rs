@@ -15,6 +15,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::{
@@ -23,6 +24,7 @@ use attestation::{
 };
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey};
 use zeroize::Zeroizing;
 
@@ -73,7 +75,12 @@ impl Assembly {
                 error.utf8_error(),
             ))
         })?;
-        let bundle = Bundle::parse(&source, &policy.display().to_string())?;
+        let folder = policy.parent().unwrap_or(Path::new(""));
+        let bundle = Bundle::parse_with(
+            &source,
+            &policy.display().to_string(),
+            &included_from(folder),
+        )?;
         let path = policy.canonicalize().map_err(unreadable)?;
         let base = path
             .parent()
@@ -126,10 +133,16 @@ impl Assembly {
             path: folder.into(),
             source,
         })?;
+        let anchors = self.anchors()?;
         let session = Session::builder(self.bundle)
             .base(self.base)
             .attested_by(attester, verifier)
             .keys_from(broker);
+        let session = anchors
+            .into_iter()
+            .fold(session, |session, (data, anchor)| {
+                session.anchored_by(data, anchor)
+            });
         Ok(Assembled { session, log })
     }
 
@@ -151,6 +164,21 @@ impl Assembly {
             keys.insert(data_name(), key_file::read(&self.base.join(path))?);
         }
         Ok(keys)
+    }
+
+    /// What remembers each vault, where the policy says so.
+    fn anchors(&self) -> Result<Anchors, AssemblyError> {
+        let data = self.bundle.tables().data.iter();
+        data.filter_map(|(name, data)| Some((name, data.anchor.as_ref()?)))
+            .map(|(name, uri)| {
+                let anchor = vault::anchor::named(uri, &self.base);
+                let anchor = anchor.ok_or_else(|| AssemblyError::AnchorKind {
+                    data: name.clone(),
+                    uri: uri.clone(),
+                })?;
+                Ok((name.clone(), anchor))
+            })
+            .collect()
     }
 
     fn reference_values(&self) -> Result<ReferenceValues, AssemblyError> {
@@ -187,6 +215,9 @@ impl Assembly {
         Ok(builder.build()?)
     }
 }
+
+/// What remembers a vault, by the name of its `[data]` entry.
+type Anchors = Vec<(String, Arc<dyn FreshnessAnchor>)>;
 
 impl DangerousAssembly {
     /// Uses a simulated TEE where there is none, if the policy accepts `simulated` too.
@@ -225,6 +256,17 @@ pub fn new_log_folder(runs: &Path, bundle: &Bundle) -> Result<PathBuf, AssemblyE
         now.as_secs(),
         std::process::id()
     )))
+}
+
+/// Reads the files that a policy in this folder includes.
+pub fn included_from(folder: &Path) -> impl Fn(&str) -> Result<String, String> + '_ {
+    |name| {
+        let bytes = read_bounded(&folder.join(name), Bundle::MAX_LEN as u64);
+        let text = bytes.and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())
+        });
+        text.map_err(|error| error.to_string())
+    }
 }
 
 /// Reads a file, and no more of it than its parser would take: one byte more is enough to be refused.

@@ -1,6 +1,6 @@
 //! A policy bundle: one file, read strictly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::decide::Engine;
-use crate::decision::Decision;
+use crate::decision::{Decision, Verdict};
 use crate::diagnostic::{Diagnostic, Severity, position};
 use crate::diff::Diff;
 use crate::explain::Explanation;
 use crate::facts::Facts;
-use crate::grant::Grant;
+use crate::grant::{Grant, Lever};
 use crate::rules::Rule;
 use crate::tables::Tables;
 use crate::{diff, explain, lint, reader, rules, schema};
@@ -51,6 +51,22 @@ impl Bundle {
     ///
     /// [`BundleError`] with every problem that was found.
     pub fn parse(source: &str, file_name: &str) -> Result<Bundle, BundleError> {
+        let nothing = |_: &str| Err("only one file is read here".to_owned());
+        Self::parse_with(source, file_name, &nothing)
+    }
+
+    /// Reads a policy file that may include others; `text_of` gives the text of one, by the name that
+    /// the file has for it (relative, without `..`), or says why it cannot be had.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError`] with every problem that was found; those of an included file stand in the
+    /// help of the entry that includes it.
+    pub fn parse_with(
+        source: &str,
+        file_name: &str,
+        text_of: &dyn Fn(&str) -> Result<String, String>,
+    ) -> Result<Bundle, BundleError> {
         let refuse = |diagnostics| Err(BundleError::new(source, file_name, diagnostics));
         if source.len() > Self::MAX_LEN {
             let message = format!("the file is longer than {} bytes", Self::MAX_LEN);
@@ -61,7 +77,7 @@ impl Bundle {
                 message,
             )]);
         }
-        let contents = match reader::read(source) {
+        let contents = match reader::read(source, text_of) {
             Ok(contents) => contents,
             Err(problems) => return refuse(problems),
         };
@@ -99,7 +115,7 @@ impl Bundle {
         };
         Ok(Bundle(Arc::new(Inner {
             source: source.to_owned(),
-            digest: Sha256::digest(source.as_bytes()).into(),
+            digest: digest(source, &contents.included),
             version: contents.version,
             name: contents.name,
             tables: contents.tables,
@@ -116,7 +132,9 @@ impl Bundle {
         &self.0.source
     }
 
-    /// SHA-256 of the text.
+    /// SHA-256 of the text; of a policy that includes files, over the label
+    /// `casemate policy with includes`, a zero byte, and for each text its length (8 bytes, big
+    /// endian) and itself.
     pub fn digest(&self) -> [u8; 32] {
         self.0.digest
     }
@@ -146,6 +164,12 @@ impl Bundle {
     /// Total and pure: whatever cannot be evaluated is denied.
     pub fn decide(&self, facts: &Facts) -> Decision {
         self.0.engine.decide(facts)
+    }
+
+    /// Decides about one grant, as [`Bundle::decide`] does, without looking at the others. None if
+    /// the tables do not list it: then it does not hold.
+    pub fn decide_about(&self, facts: &Facts, grant: &Grant) -> Option<Verdict> {
+        self.0.engine.decide_about(facts, grant)
     }
 
     /// The next age of the evidence, above this one, at which a rule may decide differently.
@@ -184,6 +208,12 @@ impl Bundle {
         lint::lint(self)
     }
 
+    /// Finds rules that take back, while the workload runs, what a host cannot take back: each lever
+    /// that it lacks, and why.
+    pub fn lint_levers(&self, lacking: &BTreeMap<Lever, String>) -> Vec<Diagnostic> {
+        lint::levers(self, lacking)
+    }
+
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.0.rules
     }
@@ -202,6 +232,19 @@ impl Bundle {
     pub(crate) fn warnings(&self) -> &[Diagnostic] {
         &self.0.warnings
     }
+}
+
+fn digest(source: &str, included: &[String]) -> [u8; 32] {
+    if included.is_empty() {
+        return Sha256::digest(source.as_bytes()).into();
+    }
+    let mut hash = Sha256::new();
+    hash.update(b"casemate policy with includes\0");
+    for text in std::iter::once(source).chain(included.iter().map(String::as_str)) {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    }
+    hash.finalize().into()
 }
 
 /// The entities rules may name, by type and identifier.

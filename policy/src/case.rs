@@ -62,7 +62,7 @@ impl Cases {
                 let because = decision.because(grant);
                 for reason in because {
                     if reason.kind != ReasonKind::NotPermitted {
-                        *decided.entry(reason.rule.as_str()).or_default() += 1;
+                        *decided.entry(&*reason.rule).or_default() += 1;
                     }
                 }
                 if decision.grants(grant) != *expected {
@@ -172,12 +172,11 @@ impl fmt::Display for Report {
                 };
                 writeln!(f, "        {grant}: {is}, and should be {should}")?;
                 for reason in because {
-                    let rule = match reason.rule.as_str() {
-                        "" => "no rule",
-                        rule => rule,
-                    };
                     let (kind, line, text) = (reason.kind, reason.line, &reason.text);
-                    writeln!(f, "          {kind} by {rule} (line {line}): {text}")?;
+                    match &*reason.rule {
+                        "" => writeln!(f, "          {text}")?,
+                        rule => writeln!(f, "          {kind} by {rule} (line {line}): {text}")?,
+                    }
                 }
             }
         }

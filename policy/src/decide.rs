@@ -4,24 +4,28 @@
 //! evaluates each rule as seldom as possible: rules about everything once per decision, rules
 //! about an action and a type of resource once for all grants of that kind (unless they look at
 //! the resource), rules about one resource for its grants only. A rule whose conditions cannot hold
-//! for some resources, whatever the facts (`guard`), is evaluated for the others only.
+//! for some resources, whatever the facts (`guard`), is evaluated for the others only. What is left
+//! to evaluate is compiled, if it compares facts with literals (`condition`); else Cedar does it.
 //!
 //! A grant holds if some `permit` about it is satisfied, no `forbid` is, and no `forbid` failed to
 //! evaluate. This is Cedar's own rule but for the last part: Cedar skips what fails.
 
+mod asked;
+mod filing;
+mod part;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use cedar_policy::{
-    ActionConstraint, AuthorizationError, Authorizer, Context, Decision as CedarDecision, Entities,
-    EntityUid, Policy, PolicySet, Request, ResourceConstraint, RestrictedExpression, Schema,
-};
+use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request, Schema};
 
-use crate::decision::{Decision, Denial, Permission, Reason, ReasonKind};
+use self::asked::Asked;
+use self::part::{Outcome, Part};
+use crate::decision::{Decision, Denial, Permission, Reason, ReasonKind, Verdict};
 use crate::facts::Facts;
 use crate::grant::{Action, Grant, ResourceType};
-use crate::guard::{self, Guard};
 use crate::rules::Rule;
-use crate::schema;
+use crate::{condition, schema};
 
 /// The rules of a bundle, sliced and ready to be asked about its grants.
 #[derive(Debug)]
@@ -42,17 +46,12 @@ pub(crate) struct Engine {
     line: usize,
 }
 
-/// The most pairs of a rule and a grant whose guard is evaluated when a bundle is loaded.
-const MOST_QUESTIONS: usize = 1 << 18;
-/// The most copies of rules that are kept for single grants.
-const MOST_COPIES: usize = 1 << 16;
-
 /// What reasons are made of.
 #[derive(Debug)]
 struct RuleName {
-    name: String,
+    name: Arc<str>,
     line: usize,
-    text: String,
+    text: Arc<str>,
     permits: bool,
 }
 
@@ -76,24 +75,11 @@ struct Target {
     own: Part,
 }
 
-/// Rules that are evaluated together.
-#[derive(Debug, Default)]
-struct Part {
-    set: PolicySet,
-    /// Those of them that permit.
-    permits: Vec<usize>,
-}
-
-/// What became of the rules of one or several parts.
-#[derive(Clone, Debug, Default)]
-struct Outcome {
-    permitted: BTreeSet<usize>,
-    forbidden: BTreeSet<usize>,
-    errored: BTreeSet<usize>,
-    /// Permits that were asked.
-    candidates: BTreeSet<usize>,
-    /// Whether a rule forbade or failed that is not known by its id.
-    lost: bool,
+/// What the rules say that are the same for all grants of a head.
+struct Shared {
+    outcome: Outcome,
+    /// The verdict, if no other rule has a say and it is the same for each grant.
+    verdict: Option<Verdict>,
 }
 
 impl Engine {
@@ -137,14 +123,17 @@ impl Engine {
                 .collect::<Result<_, String>>()?,
             words: rules
                 .iter()
-                .flat_map(|rule| rule.words.iter().cloned())
+                .flat_map(|rule| match rule.is_shallow() {
+                    true => condition::words(&rule.policy),
+                    false => rule.words.iter().cloned().collect(),
+                })
                 .collect(),
             rules: rules
                 .iter()
                 .map(|rule| RuleName {
-                    name: rule.name.clone(),
+                    name: rule.name.as_str().into(),
                     line: rule.line,
-                    text: rule.text.clone(),
+                    text: rule.text.as_str().into(),
                     permits: rule.permits,
                 })
                 .collect(),
@@ -159,130 +148,19 @@ impl Engine {
         }
         engine.file_by_guard(rules, sighted)?;
         // A request that does not fit the schema is found now, not when it is needed.
-        let context = engine.context(&Facts::unknown())?;
+        let unknown = Facts::unknown();
+        let asked = Asked::about(&engine, &unknown);
         for target in &engine.targets {
-            engine.request(target, &context, true)?;
+            engine.request(target, asked.context(&engine)?, true)?;
         }
+        drop(asked);
         Ok(engine)
-    }
-
-    /// Puts a rule into every part whose grants its head can match; if it looks at the resource,
-    /// into the list of each head.
-    fn file(
-        &mut self,
-        index: usize,
-        rule: &Rule,
-        heads: &BTreeMap<(Action, ResourceType), usize>,
-        sighted: &mut [Vec<usize>],
-    ) -> Result<(), String> {
-        let actions = rule.policy.action_constraint();
-        let resources = rule.policy.resource_constraint();
-        if rule.blind && actions == ActionConstraint::Any && resources == ResourceConstraint::Any {
-            return self.global.add(index, rule);
-        }
-        // No entity of the schema has parents, so `in` is the same as `==`.
-        let literal = match &resources {
-            ResourceConstraint::Eq(uid)
-            | ResourceConstraint::In(uid)
-            | ResourceConstraint::IsIn(_, uid) => Some(uid.clone()),
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
-        };
-        if let Some(resource) = literal {
-            for target in &mut self.targets {
-                if target.resource == resource && matches(&actions, &target.action) {
-                    target.own.add(index, rule)?;
-                }
-            }
-            return Ok(());
-        }
-        for ((action, kind), head) in heads {
-            let of_type = match &resources {
-                ResourceConstraint::Is(name) => name.to_string() == kind.as_str(),
-                _ => true,
-            };
-            if of_type && matches(&actions, &schema::action(*action)?) {
-                match rule.blind {
-                    true => self.heads[*head].blind.add(index, rule)?,
-                    false => sighted[*head].push(index),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the rules that look at the resource where they can hold, asking their guards about
-    /// every grant.
-    fn file_by_guard(&mut self, rules: &[Rule], sighted: Vec<Vec<usize>>) -> Result<(), String> {
-        let context = self.context(&Facts::unknown())?;
-        let (mut questions, mut copies) = (MOST_QUESTIONS, MOST_COPIES);
-        let mut guards: BTreeMap<usize, Option<Guard>> = BTreeMap::new();
-        for (head, filed) in sighted.into_iter().enumerate() {
-            let targets: Vec<usize> = (0..self.targets.len())
-                .filter(|target| self.targets[*target].head == head)
-                .collect();
-            let asked = filed.len().saturating_mul(targets.len());
-            let affordable = targets.len() > 1 && asked <= questions;
-            let mut set = PolicySet::new();
-            let mut guarded = BTreeSet::new();
-            for index in filed.iter().filter(|_| affordable) {
-                let guard = guards
-                    .entry(*index)
-                    .or_insert_with(|| guard::of(&rules[*index]));
-                if let Some(guard) = guard {
-                    set.add(guard.question.clone())
-                        .map_err(|error| error.to_string())?;
-                    guarded.insert(*index);
-                }
-            }
-            if guarded.is_empty() {
-                for index in filed {
-                    self.heads[head].sighted.add(index, &rules[index])?;
-                }
-                continue;
-            }
-            questions -= asked;
-            // For each rule the grants for which it can hold, and what of it to ask. A guard that
-            // fails decides nothing.
-            let mut reached: BTreeMap<usize, Vec<(usize, &Policy)>> = BTreeMap::new();
-            for target in &targets {
-                let request = self.request(&self.targets[*target], &context, false)?;
-                let response = self
-                    .authorizer
-                    .is_authorized(&request, &set, &self.entities);
-                for id in response.diagnostics().reason() {
-                    let index = index_of(id).ok_or("a guard has lost its rule")?;
-                    let guard = guards.get(&index).and_then(Option::as_ref);
-                    let policy = guard.map_or(&rules[index].policy, |guard| &guard.rest);
-                    reached.entry(index).or_default().push((*target, policy));
-                }
-                for AuthorizationError::PolicyEvaluationError(error) in
-                    response.diagnostics().errors()
-                {
-                    let index = index_of(error.policy_id()).ok_or("a guard has lost its rule")?;
-                    let whole = (*target, &rules[index].policy);
-                    reached.entry(index).or_default().push(whole);
-                }
-            }
-            for index in filed {
-                let rule = &rules[index];
-                let of_rule = reached.remove(&index).unwrap_or_default();
-                let all = !guarded.contains(&index) || of_rule.len() == targets.len();
-                if all || of_rule.len() > copies {
-                    self.heads[head].sighted.add(index, rule)?;
-                    continue;
-                }
-                copies -= of_rule.len();
-                for (target, policy) in of_rule {
-                    self.targets[target].own.put(index, rule, policy)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// How many rules a decision evaluates, and grants it goes through.
     pub(crate) fn cost(&self) -> usize {
-        let rules = |part: &Part| part.set.num_of_policies();
+        // A compiled rule costs next to nothing.
+        let rules = |part: &Part| part.set.num_of_policies() + part.len() / 64;
         let blind: usize = self.heads.iter().map(|head| rules(&head.blind)).sum();
         let each =
             |target: &Target| 1 + rules(&self.heads[target.head].sighted) + rules(&target.own);
@@ -296,94 +174,125 @@ impl Engine {
             denied: Vec::new(),
             permitted: Vec::new(),
         };
-        let context = match self.context(facts) {
-            Ok(context) => context,
-            Err(why) => {
-                for target in &self.targets {
-                    let because = vec![self.failure(&why)];
-                    decision.denied.push(Denial {
-                        grant: target.grant.clone(),
-                        because,
-                    });
-                }
-                return decision;
-            }
-        };
-        let mut global: Option<Outcome> = None;
-        let mut blind: Vec<Option<Outcome>> = vec![None; self.heads.len()];
+        let asked = Asked::about(self, facts);
+        let mut heads: Vec<Option<Result<Shared, String>>> =
+            self.heads.iter().map(|_| None).collect();
+        let mut global = None;
         for target in &self.targets {
-            let outcome = self.request(target, &context, false).map(|request| {
-                let head = &self.heads[target.head];
-                let global = global.get_or_insert_with(|| self.evaluate(&self.global, &request));
-                let blind =
-                    blind[target.head].get_or_insert_with(|| self.evaluate(&head.blind, &request));
-                let mut outcome = global.clone();
-                outcome.merge(blind);
-                outcome.merge(&self.evaluate(&head.sighted, &request));
-                outcome.merge(&self.evaluate(&target.own, &request));
-                outcome
-            });
-            self.conclude(&mut decision, &target.grant, outcome);
+            let shared =
+                heads[target.head].get_or_insert_with(|| self.shared(target, &asked, &mut global));
+            let Verdict { granted, because } = self.verdict(target, &asked, shared);
+            let grant = target.grant.clone();
+            match granted {
+                true => {
+                    decision.granted.insert(grant.clone());
+                    decision.permitted.push(Permission { grant, because });
+                }
+                false => decision.denied.push(Denial { grant, because }),
+            }
         }
         decision
     }
 
-    fn conclude(&self, decision: &mut Decision, grant: &Grant, outcome: Result<Outcome, String>) {
-        let outcome = match outcome {
-            Ok(outcome) if outcome.lost => Err("an unknown rule stands against it".to_owned()),
-            other => other,
-        };
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(why) => {
-                let because = vec![self.failure(&why)];
-                decision.denied.push(Denial {
-                    grant: grant.clone(),
-                    because,
-                });
-                return;
+    /// Decides about one grant; none if the tables do not have it.
+    pub(crate) fn decide_about(&self, facts: &Facts, grant: &Grant) -> Option<Verdict> {
+        let at = self
+            .targets
+            .binary_search_by(|target| target.grant.cmp(grant));
+        let target = self.targets.get(at.ok()?)?;
+        let asked = Asked::about(self, facts);
+        let shared = self.shared(target, &asked, &mut None);
+        Some(self.verdict(target, &asked, &shared))
+    }
+
+    /// Asks what does not depend on which grant of a head it is.
+    fn shared(
+        &self,
+        target: &Target,
+        asked: &Asked<'_>,
+        global: &mut Option<Result<Outcome, String>>,
+    ) -> Result<Shared, String> {
+        let global = global.get_or_insert_with(|| self.global.ask(self, target, asked));
+        let mut outcome = global.clone()?;
+        outcome.merge(&self.heads[target.head].blind.ask(self, target, asked)?);
+        let verdict = self.conclude(&outcome);
+        Ok(Shared { outcome, verdict })
+    }
+
+    fn verdict(
+        &self,
+        target: &Target,
+        asked: &Asked<'_>,
+        shared: &Result<Shared, String>,
+    ) -> Verdict {
+        let sighted = &self.heads[target.head].sighted;
+        let verdict = match (
+            shared,
+            sighted.ask(self, target, asked),
+            target.own.ask(self, target, asked),
+        ) {
+            (Err(why), _, _) => Some(self.failure(why)),
+            (_, Err(why), _) | (_, _, Err(why)) => Some(self.failure(&why)),
+            (Ok(shared), Ok(mut outcome), Ok(own)) => {
+                outcome.merge(&own);
+                if outcome == Outcome::default() {
+                    shared.verdict.clone()
+                } else {
+                    outcome.merge(&shared.outcome);
+                    self.conclude(&outcome)
+                }
             }
         };
+        verdict.unwrap_or_else(|| Verdict {
+            granted: false,
+            because: Arc::new([Reason {
+                rule: Arc::from(""),
+                line: self.line,
+                text: format!("no rule permits `{}`", target.grant).into(),
+                kind: ReasonKind::NotPermitted,
+            }]),
+        })
+    }
+
+    /// What follows from what became of all rules; none if no rule is about the grant.
+    fn conclude(&self, outcome: &Outcome) -> Option<Verdict> {
+        if outcome.lost {
+            return Some(self.failure("an unknown rule stands against it"));
+        }
         let errored_forbid = outcome
             .errored
             .iter()
             .any(|rule| !self.rules[*rule].permits);
-        if outcome.forbidden.is_empty() && !errored_forbid && !outcome.permitted.is_empty() {
-            let because = self
-                .reasons(&outcome.permitted, ReasonKind::Permitted)
-                .collect();
-            decision.granted.insert(grant.clone());
-            decision.permitted.push(Permission {
-                grant: grant.clone(),
-                because,
+        let stands = !outcome.forbidden.is_empty() || errored_forbid;
+        if !stands && !outcome.permitted.is_empty() {
+            let because = self.reasons(&outcome.permitted, ReasonKind::Permitted);
+            return Some(Verdict {
+                granted: true,
+                because: because.collect(),
             });
-            return;
         }
         let mut because: Vec<Reason> = self
             .reasons(&outcome.forbidden, ReasonKind::Forbidden)
             .chain(self.reasons(&outcome.errored, ReasonKind::Errored))
             .collect();
-        if outcome.forbidden.is_empty() && !errored_forbid {
-            let unsatisfied = &outcome.candidates - &outcome.errored;
+        if !stands {
+            let unsatisfied: Vec<usize> = outcome
+                .candidates
+                .iter()
+                .copied()
+                .filter(|rule| outcome.errored.binary_search(rule).is_err())
+                .collect();
             because.extend(self.reasons(&unsatisfied, ReasonKind::NotPermitted));
-            if because.is_empty() {
-                because.push(Reason {
-                    rule: String::new(),
-                    line: self.line,
-                    text: format!("no rule permits `{grant}`"),
-                    kind: ReasonKind::NotPermitted,
-                });
-            }
         }
-        decision.denied.push(Denial {
-            grant: grant.clone(),
-            because,
-        });
+        (!because.is_empty()).then(|| Verdict {
+            granted: false,
+            because: because.into(),
+        })
     }
 
     fn reasons<'a>(
         &'a self,
-        rules: &'a BTreeSet<usize>,
+        rules: &'a [usize],
         kind: ReasonKind,
     ) -> impl Iterator<Item = Reason> + 'a {
         rules.iter().map(move |rule| {
@@ -399,37 +308,16 @@ impl Engine {
         })
     }
 
-    fn failure(&self, why: &str) -> Reason {
-        Reason {
-            rule: String::new(),
-            line: self.line,
-            text: format!("the facts could not be put to the rules: {why}"),
-            kind: ReasonKind::Errored,
+    fn failure(&self, why: &str) -> Verdict {
+        Verdict {
+            granted: false,
+            because: Arc::new([Reason {
+                rule: Arc::from(""),
+                line: self.line,
+                text: format!("the facts could not be put to the rules: {why}").into(),
+                kind: ReasonKind::Errored,
+            }]),
         }
-    }
-
-    fn evaluate(&self, part: &Part, request: &Request) -> Outcome {
-        let mut outcome = Outcome::default();
-        if part.set.is_empty() {
-            return outcome;
-        }
-        let response = self
-            .authorizer
-            .is_authorized(request, &part.set, &self.entities);
-        let reasons = response.diagnostics().reason();
-        match response.decision() {
-            CedarDecision::Allow => outcome.permitted.extend(reasons.filter_map(index_of)),
-            CedarDecision::Deny => {
-                for id in reasons {
-                    outcome.note(index_of(id), |outcome| &mut outcome.forbidden);
-                }
-            }
-        }
-        for AuthorizationError::PolicyEvaluationError(error) in response.diagnostics().errors() {
-            outcome.note(index_of(error.policy_id()), |outcome| &mut outcome.errored);
-        }
-        outcome.candidates.extend(&part.permits);
-        outcome
     }
 
     fn request(
@@ -446,93 +334,6 @@ impl Engine {
             validate.then_some(&self.schema),
         )
         .map_err(|error| error.to_string())
-    }
-
-    /// The facts as Cedar sees them, checked against the schema.
-    fn context(&self, facts: &Facts) -> Result<Context, String> {
-        let mut gaps: BTreeSet<&str> = facts.gaps.iter().map(String::as_str).collect();
-        if gaps.contains(Facts::UNKNOWN_GAP) {
-            gaps.extend(self.words.iter().map(String::as_str));
-        }
-        let word = |word: &str| RestrictedExpression::new_string(word.to_owned());
-        let pairs = [
-            ("risk", RestrictedExpression::new_long(facts.risk_points())),
-            ("tier", word(facts.tier.as_str())),
-            ("tcb", word(facts.tcb.as_str())),
-            (
-                "simulated",
-                RestrictedExpression::new_bool(facts.simulated.unwrap_or(true)),
-            ),
-            (
-                "debug",
-                RestrictedExpression::new_bool(facts.debug.unwrap_or(true)),
-            ),
-            (
-                "evidence_age",
-                RestrictedExpression::new_long(facts.age_seconds()),
-            ),
-            (
-                "gaps",
-                RestrictedExpression::new_set(gaps.into_iter().map(word)),
-            ),
-        ];
-        let context = Context::from_pairs(pairs.map(|(key, value)| (key.to_owned(), value)))
-            .map_err(|error| error.to_string())?;
-        // Every action of the schema has the same context.
-        let action = schema::action(Action::Live)?;
-        context
-            .validate(&self.schema, &action)
-            .map_err(|error| error.to_string())?;
-        Ok(context)
-    }
-}
-
-impl Part {
-    fn add(&mut self, index: usize, rule: &Rule) -> Result<(), String> {
-        self.put(index, rule, &rule.policy)
-    }
-
-    /// Adds a rule in the shape that it has here.
-    fn put(&mut self, index: usize, rule: &Rule, policy: &Policy) -> Result<(), String> {
-        self.set
-            .add(policy.clone())
-            .map_err(|error| error.to_string())?;
-        if rule.permits {
-            self.permits.push(index);
-        }
-        Ok(())
-    }
-}
-
-impl Outcome {
-    /// Notes a rule that stands against the grant; one that cannot be told must not be forgotten.
-    fn note(&mut self, rule: Option<usize>, list: fn(&mut Self) -> &mut BTreeSet<usize>) {
-        match rule {
-            Some(rule) => {
-                list(self).insert(rule);
-            }
-            None => self.lost = true,
-        }
-    }
-
-    fn merge(&mut self, other: &Outcome) {
-        self.permitted.extend(&other.permitted);
-        self.forbidden.extend(&other.forbidden);
-        self.errored.extend(&other.errored);
-        self.candidates.extend(&other.candidates);
-        self.lost |= other.lost;
-    }
-}
-
-fn index_of(id: &cedar_policy::PolicyId) -> Option<usize> {
-    AsRef::<str>::as_ref(id).parse().ok()
-}
-
-fn matches(constraint: &ActionConstraint, action: &EntityUid) -> bool {
-    match constraint {
-        ActionConstraint::Any => true,
-        ActionConstraint::Eq(uid) => uid == action,
-        ActionConstraint::In(uids) => uids.contains(action),
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use crate::diff::Change;
 use crate::grant::Grant;
 
 /// Which grants hold under the facts that were given, and why.
@@ -27,8 +29,9 @@ pub struct Decision {
 pub struct Denial {
     /// The grant.
     pub grant: Grant,
-    /// The rules that stand against it; never empty.
-    pub because: Vec<Reason>,
+    /// The rules that stand against it; never empty. Grants denied by the same rules share them.
+    #[serde(serialize_with = "slice")]
+    pub because: Arc<[Reason]>,
 }
 
 /// A grant that holds.
@@ -37,18 +40,30 @@ pub struct Permission {
     /// The grant.
     pub grant: Grant,
     /// The `permit` rules that were satisfied; never empty.
-    pub because: Vec<Reason>,
+    #[serde(serialize_with = "slice")]
+    pub because: Arc<[Reason]>,
+}
+
+/// Whether one grant holds, and because of which rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it holds.
+    pub granted: bool,
+    /// The rules that decided; never empty.
+    pub because: Arc<[Reason]>,
 }
 
 /// A rule's part in a decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// The rule's `@id`, or `rule 3` for the third one. Empty if no rule is about the grant.
-    pub rule: String,
+    #[serde(serialize_with = "text")]
+    pub rule: Arc<str>,
     /// The line of the policy file on which the rule begins.
     pub line: usize,
     /// The rule in one line.
-    pub text: String,
+    #[serde(serialize_with = "text")]
+    pub text: Arc<str>,
     /// What it did.
     pub kind: ReasonKind,
 }
@@ -95,6 +110,17 @@ impl Decision {
         self.grants(&Grant::live())
     }
 
+    /// What another decision, the newer one, grants differently, in the order of the grants.
+    pub fn differences(&self, newer: &Decision) -> Vec<(Grant, Change)> {
+        let sides = self.granted.symmetric_difference(&newer.granted);
+        sides
+            .map(|grant| match newer.grants(grant) {
+                true => (grant.clone(), Change::Gained),
+                false => (grant.clone(), Change::Lost),
+            })
+            .collect()
+    }
+
     /// The rules that decided about a grant; empty for what the tables do not list.
     pub fn because(&self, grant: &Grant) -> &[Reason] {
         let denied = self
@@ -110,4 +136,12 @@ impl Decision {
             .find(|(candidate, _)| *candidate == grant)
             .map_or(&[], |(_, because)| because)
     }
+}
+
+fn slice<S: Serializer>(reasons: &Arc<[Reason]>, serializer: S) -> Result<S::Ok, S::Error> {
+    reasons.as_ref().serialize(serializer)
+}
+
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }

@@ -32,6 +32,19 @@ pub(crate) enum Value {
 }
 
 impl Value {
+    /// What these facts have of the kind of another value.
+    pub(crate) fn of(facts: &Facts, kind: &Value) -> Value {
+        match kind {
+            Value::Risk(_) => Value::Risk(facts.risk),
+            Value::Tier(_) => Value::Tier(facts.tier),
+            Value::Tcb(_) => Value::Tcb(facts.tcb),
+            Value::Simulated(_) => Value::Simulated(facts.simulated.unwrap_or(true)),
+            Value::Debug(_) => Value::Debug(facts.debug.unwrap_or(true)),
+            Value::Age(_) => Value::Age(facts.evidence_age),
+            Value::Gaps(_) => Value::Gaps(facts.gaps.clone()),
+        }
+    }
+
     /// The same facts but for this one.
     pub(crate) fn replaced_in(&self, facts: &Facts) -> Facts {
         let mut facts = facts.clone();

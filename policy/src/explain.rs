@@ -21,7 +21,8 @@ pub struct Explanation {
     /// The rules that decided; never empty.
     pub because: Vec<Reason>,
     /// For a denied grant: changes of a single fact, each of which would grant it, as
-    /// `risk < 20` or `tcb = "up-to-date"`.
+    /// `risk < 20` or `tcb = "up-to-date"`; if there is none, one change of several facts of which
+    /// none can be left out, as `risk < 20 and tcb = "up-to-date"`. Empty if nothing was found.
     pub would_be_granted_if: Vec<String>,
 }
 
@@ -40,8 +41,10 @@ impl fmt::Display for Explanation {
             kind,
         } in &self.because
         {
-            let rule = if rule.is_empty() { "no rule" } else { rule };
-            writeln!(f, "  {kind} by {rule} (line {line}): {text}")?;
+            match &**rule {
+                "" => writeln!(f, "  {text}")?,
+                rule => writeln!(f, "  {kind} by {rule} (line {line}): {text}")?,
+            }
         }
         for change in &self.would_be_granted_if {
             writeln!(f, "  would be granted if {change}")?;
@@ -69,21 +72,60 @@ pub(crate) fn explain(bundle: &Bundle, facts: &Facts) -> Vec<Explanation> {
         .iter()
         .map(|grant| {
             let granted = decision.grants(grant);
-            let changes = tried.iter().filter(|_| !granted).filter_map(|axis| {
+            let single = tried.iter().filter(|_| !granted).filter_map(|axis| {
                 let holds: Vec<(&Value, bool)> = axis
                     .iter()
                     .map(|(value, decision)| (*value, decision.grants(grant)))
                     .collect();
                 change(&holds, facts)
             });
+            let mut changes: Vec<String> = single.collect();
+            if !granted && changes.is_empty() {
+                changes.extend(several(bundle, grant, facts, &domain));
+            }
             Explanation {
                 grant: grant.clone(),
                 granted,
                 because: decision.because(grant).to_vec(),
-                would_be_granted_if: changes.collect(),
+                would_be_granted_if: changes,
             }
         })
         .collect()
+}
+
+/// The most combinations of facts that are tried for changes of several.
+const MOST_TRIED: usize = 1 << 13;
+
+/// Facts that have to change together, each of them needed.
+fn several(bundle: &Bundle, grant: &Grant, facts: &Facts, domain: &Domain) -> Option<String> {
+    let grants = |facts: &Facts| {
+        bundle
+            .decide_about(facts, grant)
+            .is_some_and(|verdict| verdict.granted)
+    };
+    // The first combination has the best of everything.
+    let mut point = (0..domain.size().min(MOST_TRIED))
+        .map(|index| domain.combination(index))
+        .find(grants)?;
+    let mut needed = Vec::new();
+    for axis in domain.axes() {
+        let is = Value::of(facts, axis.first()?);
+        let without = is.replaced_in(&point);
+        if grants(&without) {
+            point = without;
+        } else {
+            needed.push(axis);
+        }
+    }
+    let told = needed.iter().filter_map(|axis| {
+        let holds: Vec<(&Value, bool)> = axis
+            .iter()
+            .map(|value| (value, grants(&value.replaced_in(&point))))
+            .collect();
+        change(&holds, facts)
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty() && told.len() == needed.len()).then(|| told.join(" and "))
 }
 
 /// The values of an axis to try: all, or of very many the best and those nearest to what is.

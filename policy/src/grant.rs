@@ -124,7 +124,38 @@ impl ResourceType {
     }
 }
 
+/// What takes a grant back while the workload runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Lever {
+    /// Paths.
+    Files,
+    /// Vaults.
+    Data,
+    /// Endpoints.
+    Network,
+    /// Starting programs.
+    Exec,
+    /// Limits.
+    Resources,
+    /// Going on.
+    Freeze,
+}
+
 impl Grant {
+    /// What takes it back while the workload runs; for `live` that is killing, which always can.
+    pub fn lever(&self) -> Option<Lever> {
+        Some(match (self.action, &self.resource) {
+            (_, Resource::Vault(_)) => Lever::Data,
+            (Action::Exec, _) => Lever::Exec,
+            (_, Resource::Path(_)) => Lever::Files,
+            (_, Resource::Endpoint(_)) => Lever::Network,
+            (_, Resource::FullTier) => Lever::Resources,
+            (Action::Live, _) => return None,
+            (_, Resource::Session) => Lever::Freeze,
+        })
+    }
+
     /// To read a path inside the sandbox.
     pub fn read_path(at: impl Into<PathBuf>) -> Self {
         Grant {

@@ -10,9 +10,6 @@ use serde_json::{Value, json};
 
 use crate::rules::Rule;
 
-/// The most conjunctions and disjunctions in a rule that gets a guard; keeps the recursion shallow.
-const MOST_OPERATORS: usize = 32;
-
 /// What is asked about a resource once, and what is left to ask whenever the facts change.
 #[derive(Clone)]
 pub(crate) struct Guard {
@@ -28,8 +25,7 @@ pub(crate) struct Guard {
 /// There is none if the conditions could fail under some facts: then whoever evaluates the rule
 /// has to see the failure.
 pub(crate) fn of(rule: &Rule) -> Option<Guard> {
-    let operators = rule.text.matches("&&").count() + rule.text.matches("||").count();
-    if operators > MOST_OPERATORS {
+    if !rule.is_shallow() {
         return None;
     }
     let mut conditions = rule.policy.to_json().ok()?.get("conditions")?.clone();

@@ -32,6 +32,7 @@
 
 mod bundle;
 mod case;
+mod condition;
 mod decide;
 mod decision;
 mod diagnostic;
@@ -39,8 +40,11 @@ mod diff;
 mod domain;
 mod explain;
 mod facts;
+#[doc(hidden)]
+pub mod fuzz;
 mod grant;
 mod guard;
+pub mod learn;
 mod lexer;
 mod lint;
 mod plain;
@@ -48,20 +52,22 @@ mod reader;
 mod risk;
 mod rules;
 mod schema;
+pub mod seccomp;
 mod settings;
+pub mod signature;
 mod tables;
 mod units;
 
 pub use bundle::{Bundle, BundleError};
 pub use case::{Cases, CasesError, Covered, Outcome, Report, Wrong};
-pub use decision::{Decision, Denial, Permission, Reason, ReasonKind};
+pub use decision::{Decision, Denial, Permission, Reason, ReasonKind, Verdict};
 pub use diagnostic::{Diagnostic, Severity};
 pub use diff::{Change, Diff, Flip, Setting};
 pub use explain::Explanation;
 pub use facts::{Facts, Tcb, Tier};
-pub use grant::{Action, Grant, Resource};
+pub use grant::{Action, Grant, Lever, Resource};
 pub use risk::{Risk, RiskModel};
-pub use schema::SCHEMA;
+pub use schema::{BUNDLE_SCHEMA, SCHEMA};
 pub use tables::{
     Access, Attestation, BackendName, Data, Endpoint, EndpointError, FileGrant, Files, Isolation,
     Network, Reduced, RiskEntry, Rootfs, SENSORS, Syscalls, Tables, TeeName, Workload,

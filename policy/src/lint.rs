@@ -1,14 +1,14 @@
 //! What is allowed in a bundle and probably not meant.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::bundle::Bundle;
-use crate::decision::Decision;
+use crate::decision::{Decision, Reason, ReasonKind};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::domain::{Domain, Value};
 use crate::facts::{Facts, Tcb, Tier};
-use crate::grant::Grant;
+use crate::grant::{Grant, Lever};
 use crate::rules::Rule;
 
 /// Finds what is probably not meant, in the order of the file.
@@ -25,6 +25,34 @@ pub(crate) fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
     let mut findings = linter.findings;
     findings.sort_by(|a, b| (a.span.start, &a.message).cmp(&(b.span.start, &b.message)));
     findings
+}
+
+/// Finds rules about levers that are lacking.
+pub(crate) fn levers(bundle: &Bundle, lacking: &BTreeMap<Lever, String>) -> Vec<Diagnostic> {
+    let moving = bundle
+        .rules()
+        .iter()
+        // What holds from the start to the end needs no lever.
+        .filter(|rule| !rule.permits && !rule.mentions.is_empty());
+    let mut found = Vec::new();
+    for rule in moving {
+        let about = bundle.grants().iter().filter(|grant| rule.is_about(grant));
+        let levers: BTreeMap<Lever, &Grant> = about
+            .filter_map(|grant| Some((grant.lever()?, grant)))
+            .filter(|(lever, _)| lacking.contains_key(lever))
+            .collect();
+        for (lever, grant) in levers {
+            let message = format!("this host cannot take `{grant}` back while the workload runs");
+            let diagnostic = Diagnostic::new(
+                Severity::Warning,
+                bundle.source(),
+                rule.span.clone(),
+                message,
+            );
+            found.push(diagnostic.with_help(&lacking[&lever]));
+        }
+    }
+    found
 }
 
 struct Linter<'a> {
@@ -115,6 +143,7 @@ impl Linter<'_> {
             .collect();
         if complete {
             self.never_granted(&decisions);
+            self.without_effect(&decisions, domain.is_exact());
         }
         self.worse_grants_more(&domain, &points, &decisions, affordable);
     }
@@ -125,11 +154,96 @@ impl Linter<'_> {
                 continue;
             }
             let span = self.entry_of(grant);
+            // A rule that stands against it under all facts contradicts whatever permits it.
+            let always = decisions.first().and_then(|first| {
+                first.because(grant).iter().find(|reason| {
+                    reason.kind == ReasonKind::Forbidden
+                        && decisions
+                            .iter()
+                            .all(|decision| decision.because(grant).contains(reason))
+                })
+            });
+            let help = match always {
+                Some(reason) => format!(
+                    "{} (line {}) forbids it under all facts: change that, or leave the entry out",
+                    reason.rule, reason.line
+                ),
+                None => "add a `permit` about it, or leave the entry out".to_owned(),
+            };
             self.warn(
                 span,
                 format!("`{grant}` is never granted, whatever the facts"),
             )
-            .help = Some("add a `permit` about it, or leave the entry out".to_owned());
+            .help = Some(help);
+        }
+    }
+
+    /// Finds rules that never decide anything, and those that only repeat what another says.
+    fn without_effect(&mut self, decisions: &[Decision], exact: bool) {
+        let names: HashMap<&str, usize> = self
+            .bundle
+            .rules()
+            .iter()
+            .enumerate()
+            .map(|(at, rule)| (rule.name.as_str(), at))
+            .collect();
+        // For each rule that decided, the rules that did the same whenever it did.
+        let mut beside: HashMap<usize, BTreeSet<usize>> = HashMap::new();
+        let mut seen: HashSet<*const Reason> = HashSet::new();
+        for decision in decisions {
+            let denied = decision.denied.iter().map(|denial| &denial.because);
+            let permitted = decision.permitted.iter().map(|one| &one.because);
+            for because in denied.chain(permitted) {
+                // Grants share what was decided about them alike.
+                if !seen.insert(because.as_ptr()) {
+                    continue;
+                }
+                let acted: BTreeSet<usize> = because
+                    .iter()
+                    .filter(|reason| reason.kind != ReasonKind::NotPermitted)
+                    .filter_map(|reason| names.get(&*reason.rule).copied())
+                    .collect();
+                for rule in &acted {
+                    let others = beside.entry(*rule).or_insert_with(|| acted.clone());
+                    *others = &*others & &acted;
+                }
+            }
+        }
+        if !exact {
+            return;
+        }
+        for (at, rule) in self.bundle.rules().iter().enumerate() {
+            let about = self
+                .bundle
+                .grants()
+                .iter()
+                .any(|grant| rule.is_about(grant));
+            if !about || self.findings.iter().any(|one| one.span == rule.span) {
+                continue;
+            }
+            let Some(others) = beside.get(&at) else {
+                let message = match rule.permits {
+                    true => "this rule grants nothing: what it permits is always forbidden",
+                    false => "this rule never holds, whatever the facts",
+                };
+                self.warn(rule.span.clone(), message).help =
+                    Some("correct its conditions, or leave it out".to_owned());
+                continue;
+            };
+            // Of two rules that say the same, the later one is the repetition.
+            let covers = |other: &&usize| {
+                let mutual = beside.get(other).is_some_and(|of| of.contains(&at));
+                **other != at && (!mutual || **other < at)
+            };
+            if let Some(other) = others.iter().find(covers) {
+                let other = &self.bundle.rules()[*other];
+                let help = format!("leave one out, or see whether {} says too much", other.name);
+                let message = format!(
+                    "this rule changes nothing: whenever it holds, {} (line {}) does too",
+                    other.name, other.line
+                );
+                self.warn(rule.span.clone(), message).help = Some(help);
+            }
         }
     }
 
@@ -169,7 +283,7 @@ impl Linter<'_> {
                             self.bundle
                                 .rules()
                                 .iter()
-                                .find(|rule| rule.name == reason.rule)
+                                .find(|rule| *rule.name == *reason.rule)
                         });
                         let span =
                             rule.map_or(self.bundle.rules_span(), |rule: &Rule| rule.span.clone());

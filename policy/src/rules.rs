@@ -55,6 +55,8 @@ pub(crate) struct Rules {
 const MOST_RULES: usize = 4096;
 /// The most tokens a rule may have; keeps the recursion of parser and evaluator shallow.
 const MOST_TOKENS: usize = 2048;
+/// The most conjunctions and disjunctions in a rule that is sliced and compiled.
+const MOST_OPERATORS: usize = 32;
 /// The deepest nesting of brackets, negations and conditionals in a rule.
 const DEEPEST: usize = 32;
 
@@ -93,6 +95,12 @@ struct Place<'a> {
 }
 
 impl Rule {
+    /// Whether it has few enough conjunctions and disjunctions to be gone through recursively.
+    pub(crate) fn is_shallow(&self) -> bool {
+        let operators = self.text.matches("&&").count() + self.text.matches("||").count();
+        operators <= MOST_OPERATORS
+    }
+
     /// Whether the head can match a grant.
     pub(crate) fn is_about(&self, grant: &Grant) -> bool {
         let action = |uid: &EntityUid| uid.id().unescaped() == grant.action.as_str();

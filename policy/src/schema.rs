@@ -11,6 +11,10 @@ use crate::grant::{Action, Grant, Resource};
 /// The schema in Cedar's own syntax, for editors and for people.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
+/// The JSON Schema of a policy file, so that editors complete and check it while it is written. What
+/// is stricter than a schema can say is left to [`Bundle::parse`](crate::Bundle::parse).
+pub const BUNDLE_SCHEMA: &str = include_str!("policy.schema.json");
+
 /// The attributes of the context, in the order of the schema.
 pub(crate) const CONTEXT: [&str; 7] = [
     "risk",

@@ -116,6 +116,12 @@ impl Settings {
                 self.note(&place("vault"), &was.vault, &is.vault, false);
                 self.note(&place("at"), &was.at, &is.at, false);
                 self.note(&place("key"), &was.key, &is.key, false);
+                self.note(
+                    &place("anchor"),
+                    &was.anchor,
+                    &is.anchor,
+                    was.anchor.is_none(),
+                );
             }
         }
     }

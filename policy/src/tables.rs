@@ -292,6 +292,9 @@ pub struct Data {
     pub access: Access,
     /// Where a broker in the same process takes the KEK from: a URI such as `file:customers.key`.
     pub key: Option<String>,
+    /// What remembers the vault's latest commit: a URI such as `file:/mnt/elsewhere/customers.anchor`
+    /// or `tpm:0x01800001`.
+    pub anchor: Option<String>,
 }
 
 /// What a workload may do with a vault.

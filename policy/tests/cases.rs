@@ -68,7 +68,7 @@ fn a_case_that_does_not_hold_fails_with_the_rule_that_decided() {
     assert_eq!(wrong.len(), 1);
     assert_eq!(wrong[0].grant.to_string(), "connect api.example.com:443");
     assert!(wrong[0].granted);
-    assert_eq!(wrong[0].because[0].rule, "rule 1");
+    assert_eq!(&*wrong[0].because[0].rule, "rule 1");
     let text = report.to_string();
     assert!(
         text.contains("FAILED  quiet at risk 20 (line 11)\n        connect api.example.com:443: granted, and should be denied\n"),

@@ -1,107 +1,412 @@
-//! How long it takes from a signal to its being enforced on the running workload.
+//! How long it takes from a signal to its being enforced, as the running workload itself finds out.
 //!
-//! `cargo bench -p casemate --bench adjust`. An operator's signal raises the risk, a rule takes the full
-//! tier of resources away, the risk fades, the tier comes back, and again. The time runs from the
-//! signal to the moment at which the new limits are in force, with the decision and the durable record
-//! before it. Printed beside it: one bare durable write of the same disk, which no record can beat.
-//! Needs a cgroup (root); without one it says so.
+//! `cargo bench -p casemate --bench adjust`. The workload is this program once more, in a sandbox, which
+//! does what a lever can take away, over and over, and tells the time at which it first fails. An
+//! operator's signal raises the risk, a rule takes the grant away, the risk fades, the grant comes back,
+//! and again. The time runs from the signal to that first failure, with the decision and the durable
+//! record in between. What is frozen or stopped cannot tell: there the last time counts that it wrote
+//! down.
+//!
+//! Printed beside it: the lever alone, once its record was durable (as the log has it), and one bare
+//! durable write of the same disk, which no record can beat. Words after `--` choose levers.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant, SystemTime};
 
-use attestation::{SimulatedTee, Verifier};
-use casemate::Session;
+use attestation::{
+    Challenge, Evidence, Nonce, SealedSecret, SimulatedTee, UnixTime, Verifier, VerifierBuilder,
+};
+use broker::{Broker, ReleasePolicy};
 use casemate::adjust::Change;
-use casemate::event::Clock;
-use casemate::plan::Tier;
 use casemate::record::Record;
+use casemate::release::{KeyBroker, Refusal};
+use casemate::{Handle, Session};
 use policy::Bundle;
 use vault::audit::{Log, LogKey};
+use vault::kek::Released;
+use vault::{CreateOptions, Vault};
+use zeroize::Zeroizing;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const POLICY: &str = r#"
-version = 1
-name = "bench"
-[attestation]
-accept = ["simulated"]
-max-age = "10m"
-[workload]
-command = ["sh", "-c", "while :; do :; done"]
-[isolation]
-memory = "64MiB"
-pids = 16
-cpu = 1.0
-[risk]
-operator = { adds = 30, half-life = "10ms" }
-[rules]
-cedar = """
-permit (principal, action, resource);
-forbid (principal, action == Action::"use", resource) when { context.risk >= 20 };
-"""
-"#;
+/// A lever: its name, what its rule forbids, what of the log tells that it was pulled, and how the
+/// workload finds out.
+struct Lever {
+    name: &'static str,
+    forbid: &'static str,
+    pulled: fn(&Change) -> bool,
+    /// Does it once. `None` when the workload cannot tell of its failing.
+    probe: Option<fn(&mut Option<File>) -> bool>,
+}
+
+const LEVERS: [Lever; 6] = [
+    Lever {
+        name: "data",
+        forbid: r#"action == Action::"read", resource is Vault"#,
+        pulled: |change| matches!(change, Change::Withdraw(_)),
+        // On a descriptor that is open; a new one once that fails.
+        probe: Some(|open| {
+            let read = |file: &File| matches!(file.read_at(&mut [0; 64], 0), Ok(1..));
+            if !open.as_ref().is_some_and(read) {
+                *open = File::open("/data/customers.csv").ok();
+                return false;
+            }
+            true
+        }),
+    },
+    Lever {
+        name: "files detach",
+        forbid: r#"action, resource == Path::"/work""#,
+        pulled: |change| matches!(change, Change::Detach(_)),
+        probe: Some(|_| File::open("/work/file").is_ok()),
+    },
+    Lever {
+        name: "files read-only",
+        forbid: r#"action == Action::"write", resource == Path::"/work""#,
+        pulled: |change| matches!(change, Change::ReadOnly(_)),
+        probe: Some(|_| File::options().write(true).open("/work/file").is_ok()),
+    },
+    Lever {
+        name: "resources",
+        forbid: r#"action == Action::"use", resource"#,
+        pulled: |change| matches!(change, Change::Limit(_)),
+        // The reduced tier has no room for another thread.
+        probe: Some(|_| {
+            let thread = std::thread::Builder::new().stack_size(64 << 10);
+            thread
+                .spawn(|| {})
+                .is_ok_and(|thread| thread.join().is_ok())
+        }),
+    },
+    Lever {
+        name: "freeze",
+        forbid: r#"action == Action::"proceed", resource"#,
+        pulled: |change| matches!(change, Change::Freeze(true)),
+        probe: None,
+    },
+    Lever {
+        name: "stop",
+        forbid: r#"action == Action::"live", resource"#,
+        pulled: |change| matches!(change, Change::Stop),
+        probe: None,
+    },
+];
 
 fn main() -> Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [probe, name] = &arguments[..]
+        && probe == "--probe"
+    {
+        return work(name);
+    }
     // `cargo test --all-targets` runs benches too, with this flag left out: then a few rounds suffice.
-    let rounds = if std::env::args().any(|arg| arg == "--bench") {
-        300
+    let rounds = if arguments.iter().any(|arg| arg == "--bench") {
+        1000
     } else {
         3
     };
-    let folder = tempfile::tempdir()?;
-    let log = Log::create(&folder.path().join("log"), "bench", LogKey::generate()?)?;
-    let tee = SimulatedTee::new(SystemTime::now().into())?;
-    let verifier = Verifier::builder()
-        .reference_values(tee.reference_values())
-        .dangerous()
-        .accept_simulated();
-    let null = || File::options().read(true).write(true).open("/dev/null");
-    let (told, seen) = mpsc::channel();
-    let session = Session::builder(Bundle::parse(POLICY, "bench")?)
-        .attested_by(Box::new(tee), verifier.build()?)
-        .stdio(null()?.into(), null()?.into(), null()?.into())
-        .watched_by(move |record, at| {
-            let _ = told.send((record.clone(), at));
-        })
-        .logged_to(log)?;
-    let handle = session.handle();
-    let clock = Clock::start();
-    let running = std::thread::spawn(move || session.run().map_err(|error| error.to_string()));
-    let reached = |wanted: &dyn Fn(&Record) -> bool| {
-        seen.iter()
-            .find(|(record, _)| wanted(record))
-            .map(|(_, at)| at)
+    let chosen = |lever: &&Lever| {
+        let mut words = arguments
+            .iter()
+            .filter(|arg| !arg.starts_with('-'))
+            .peekable();
+        words.peek().is_none() || words.any(|word| lever.name.contains(word.as_str()))
     };
-    let limited = |tier| move |record: &Record| matches!(record, Record::Adjusted { change: Change::Limit(to), .. } if *to == tier);
-    reached(&|record| matches!(record, Record::Started));
-    let mut times = Vec::new();
-    for _ in 0..rounds {
-        let signalled = clock.now();
-        handle.operator("bench");
-        let Some(at) = reached(&limited(Tier::Reduced)) else {
-            break;
-        };
-        times.push(at.saturating_sub(signalled));
-        if reached(&limited(Tier::Full)).is_none() {
-            break;
-        }
-    }
-    handle.kill(15);
-    handle.kill(15);
-    let ended = running.join().map_err(|_| "the session panicked")?;
-    if times.is_empty() {
-        println!("no cgroup here, so no limits can be changed: {ended:?}");
-        return Ok(());
-    }
-    print("signal to enforced", &mut times);
+    let room = Room::new()?;
     print(
         "one durable write",
-        &mut durable_writes(folder.path(), rounds)?,
+        &mut durable_writes(room.folder.path(), rounds)?,
     );
+    for loaded in [false, true] {
+        println!(
+            "\n{}",
+            if loaded {
+                "one core busy with something else"
+            } else {
+                "idle"
+            }
+        );
+        let over = Arc::new(AtomicBool::new(false));
+        let load = loaded.then(|| {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || while !over.load(Ordering::Relaxed) {})
+        });
+        for lever in LEVERS.iter().filter(chosen) {
+            match measure(&room, lever, rounds) {
+                Ok((mut whole, mut alone)) => {
+                    print(lever.name, &mut whole);
+                    print("  the lever alone", &mut alone);
+                }
+                Err(error) => println!("{:<20} not measured here: {error}", lever.name),
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        load.map(std::thread::JoinHandle::join);
+    }
     Ok(())
+}
+
+/// The workload: does what the lever takes away, and tells when that begins and ends to fail.
+fn work(name: &str) -> Result<()> {
+    let lever = LEVERS
+        .iter()
+        .find(|lever| lever.name == name)
+        .ok_or("no such lever")?;
+    let Some(probe) = lever.probe else {
+        let clock = File::options().write(true).open("/clock/now")?;
+        println!("true {}", monotonic());
+        loop {
+            clock.write_all_at(&monotonic().to_ne_bytes(), 0)?;
+        }
+    };
+    let (mut open, mut before) = (None, None);
+    let mut output = std::io::stdout().lock();
+    loop {
+        let works = probe(&mut open);
+        if before.replace(works) != Some(works) {
+            writeln!(output, "{works} {}", monotonic())?;
+            output.flush()?;
+        }
+    }
+}
+
+/// Nanoseconds of the one clock that both sides read.
+fn monotonic() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Only a hang takes so long.
+const LONG: Duration = Duration::from_secs(10);
+
+/// What the runs share: folders, a vault, this program where a sandbox can have it.
+struct Room {
+    folder: tempfile::TempDir,
+    key: [u8; 32],
+}
+
+impl Room {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path();
+        for name in ["work", "clock", "logs"] {
+            std::fs::create_dir(path.join(name))?;
+        }
+        std::fs::write(path.join("work/file"), "here")?;
+        std::fs::write(path.join("clock/now"), [0; 8])?;
+        std::fs::copy(std::env::current_exe()?, path.join("probe"))?;
+        let key = [7; 32];
+        let kek = Released::take(&mut key.clone())?;
+        let mut vault = Vault::create(
+            &path.join("customers.vault"),
+            &kek,
+            CreateOptions::default(),
+        )?;
+        vault.put("customers.csv", &[b'x'; 4096][..])?;
+        Ok(Self { folder, key })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn policy(&self, lever: &Lever) -> Result<Bundle> {
+        let Lever { name, forbid, .. } = lever;
+        let data = if *name == "data" {
+            "customers = { vault = \"customers.vault\", at = \"/data\", access = \"read\", \
+             key = \"file:customers.key\" }"
+        } else {
+            ""
+        };
+        let text = format!(
+            "version = 1\nname = \"bench\"\n[attestation]\naccept = [\"simulated\"]\nmax-age = \"10m\"\n\
+             reference-values = \"reference.json\"\n\
+             [workload]\ncommand = [\"/probe\", \"--probe\", \"{name}\"]\n\
+             [isolation]\nmemory = \"256MiB\"\npids = 16\ncpu = 1.0\n\
+             [isolation.reduced]\npids = 1\n\
+             [files]\nread = [{{ from = \"probe\", at = \"/probe\" }}]\n\
+             write = [{{ from = \"work\", at = \"/work\" }}, {{ from = \"clock\", at = \"/clock\" }}]\n\
+             [data]\n{data}\n[risk]\noperator = {{ adds = 30, half-life = \"15ms\" }}\n\
+             [rules]\ncedar = '''\npermit (principal, action, resource);\n\
+             forbid (principal, {forbid}) when {{ context.risk >= 20 }};\n'''\n"
+        );
+        Ok(Bundle::parse(&text, "bench")?)
+    }
+}
+
+/// A run: how to signal it, what it recorded, what it printed.
+struct Run {
+    handle: Handle,
+    records: Receiver<Record>,
+    output: Receiver<(bool, u64)>,
+    thread: std::thread::JoinHandle<std::result::Result<(), String>>,
+}
+
+impl Run {
+    fn start(room: &Room, lever: &Lever) -> Result<Self> {
+        let tee = SimulatedTee::new(SystemTime::now().into())?;
+        let verifier = || -> Result<Verifier> {
+            let values = tee.reference_values();
+            let verifier = VerifierBuilder::reference_values(Verifier::builder(), values);
+            Ok(verifier.dangerous().accept_simulated().build()?)
+        };
+        let (ours, theirs) = verifier().and_then(|ours| Ok((ours, verifier()?)))?;
+        let key = Zeroizing::new(room.key.to_vec());
+        let broker = Broker::builder(theirs)
+            .resource("customers", key, ReleasePolicy::default())
+            .build();
+        let logs = room.path("logs");
+        let log = logs.join(std::fs::read_dir(&logs)?.count().to_string());
+        let log = Log::create(&log, "bench", LogKey::generate()?)?;
+        let null = || File::options().read(true).write(true).open("/dev/null");
+        let (output, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (told, records) = mpsc::channel();
+        let session = Session::builder(room.policy(lever)?)
+            .base(room.folder.path())
+            .attested_by(Box::new(tee), ours)
+            .keys_from(Here(broker))
+            .stdio(OwnedFd::from(null()?), stdout, null()?.into())
+            .watched_by(move |record, _| {
+                let _ = told.send(record.clone());
+            })
+            .logged_to(log)?;
+        let (said, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(File::from(output))
+                .lines()
+                .map_while(|line| line.ok())
+            {
+                let state = line
+                    .split_once(' ')
+                    .and_then(|(state, at)| Some((state == "true", at.parse().ok()?)));
+                let _ = state.map(|state| said.send(state));
+            }
+        });
+        Ok(Self {
+            handle: session.handle(),
+            records,
+            output: heard,
+            thread: std::thread::spawn(move || {
+                session.run().map(drop).map_err(|error| error.to_string())
+            }),
+        })
+    }
+
+    /// Waits until what the lever takes away works, or fails: when that was. `None` when it never did:
+    /// on a busy machine the workload may not have run while the lever was pulled.
+    fn until(&mut self, works: bool, within: Duration) -> Result<Option<u64>> {
+        loop {
+            match self.output.recv_timeout(within) {
+                Ok((state, at)) if state == works => return Ok(Some(at)),
+                Ok(_) => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until a change was made, and for how long that took after its record was durable.
+    fn made(&self, wanted: impl Fn(&Change) -> bool) -> Result<Duration> {
+        loop {
+            match self.records.recv_timeout(Duration::from_secs(10))? {
+                Record::Adjusted { change, micros } if wanted(&change) => {
+                    return Ok(Duration::from_micros(micros));
+                }
+                Record::NotAdjusted { error, .. } => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        self.handle.kill(15);
+        self.handle.kill(15);
+        Ok(self.thread.join().map_err(|_| "the session panicked")??)
+    }
+}
+
+/// Times from signal to enforced, and of the lever alone.
+fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Vec<Duration>)> {
+    let (mut whole, mut alone) = (Vec::new(), Vec::new());
+    let took = |from: u64, to: u64| Duration::from_nanos(to.saturating_sub(from));
+    let last_wrote = || -> Result<u64> {
+        let mut bytes = [0; 8];
+        File::open(room.path("clock/now"))?.read_exact_at(&mut bytes, 0)?;
+        Ok(u64::from_ne_bytes(bytes))
+    };
+    if lever.name == "stop" {
+        for _ in 0..rounds {
+            let mut run = Run::start(room, lever)?;
+            run.until(true, LONG)?;
+            let signalled = monotonic();
+            run.handle.operator("bench");
+            alone.push(run.made(lever.pulled)?);
+            let ended = run.thread.join().map_err(|_| "the session panicked")?;
+            ended?;
+            whole.push(took(signalled, last_wrote()?));
+        }
+        return Ok((whole, alone));
+    }
+    let mut run = Run::start(room, lever)?;
+    run.until(true, LONG)?;
+    while whole.len() < rounds as usize {
+        let signalled = monotonic();
+        run.handle.operator("bench");
+        if lever.probe.is_some() {
+            let failed = run.until(false, Duration::from_millis(300))?;
+            let made = run.made(lever.pulled)?;
+            let Some(failed) = failed else {
+                // It is given back by and by, and nothing is known of this time.
+                run.until(true, Duration::from_millis(300))?;
+                continue;
+            };
+            alone.push(made);
+            whole.push(took(signalled, failed));
+            run.until(true, LONG)?;
+        } else {
+            alone.push(run.made(lever.pulled)?);
+            whole.push(took(signalled, last_wrote()?));
+            run.made(|change| *change == Change::Freeze(false))?;
+        }
+    }
+    run.end()?;
+    Ok((whole, alone))
+}
+
+/// A broker in this process.
+struct Here(Broker);
+
+impl KeyBroker for Here {
+    fn challenge(&mut self, now: UnixTime) -> std::result::Result<Nonce, Refusal> {
+        self.0.challenge(now).map_err(|error| refusal(&error))
+    }
+
+    fn release(
+        &mut self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        resource: &str,
+        now: UnixTime,
+    ) -> std::result::Result<SealedSecret, Refusal> {
+        let released = self.0.release(evidence, challenge, resource, now);
+        released
+            .map(|released| released.sealed)
+            .map_err(|error| refusal(&error))
+    }
+}
+
+fn refusal(error: &dyn std::error::Error) -> Refusal {
+    Refusal {
+        code: "refused".into(),
+        message: casemate::error::describe(error),
+    }
 }
 
 /// Times of bare writes of a record's size, each made durable.
@@ -123,9 +428,10 @@ fn print(what: &str, times: &mut [Duration]) {
     times.sort();
     let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
     println!(
-        "{what:<20} p50 {:.2} ms  p90 {:.2} ms  p99 {:.2} ms",
+        "{what:<20} p50 {:.3} ms  p90 {:.3} ms  p99 {:.3} ms  ({} times)",
         at(50),
         at(90),
-        at(99)
+        at(99),
+        times.len()
     );
 }

@@ -1,6 +1,7 @@
 //! From the plan in force to the plan that is wanted: the changes, worst first.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,12 +11,22 @@ use crate::plan::{FileAccess, Plan, Run, Tier};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// Take this vault away for good; open descriptors read nothing more.
+    /// Take this vault away; open descriptors read nothing more.
     Withdraw(String),
+    /// Have the key of this vault released anew and show it again; descriptors opened before it was
+    /// withdrawn stay useless.
+    Release(String),
     /// Take this granted tree away; descriptors open already stay open.
     Detach(String),
     /// Let this granted tree only be read any more; descriptors open already stay as they are.
     ReadOnly(String),
+    /// Give this granted tree back, with this access; descriptors open already stay as they are.
+    Restore {
+        /// Where it is inside.
+        at: String,
+        /// What the workload may do with it from then on.
+        access: FileAccess,
+    },
     /// Put the limits of this tier in force.
     Limit(Tier),
     /// Freeze the workload, or let it go on.
@@ -28,12 +39,41 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Withdraw(name) => write!(f, "withdraw vault {name}"),
+            Self::Release(name) => write!(f, "give vault {name} back"),
             Self::Detach(at) => write!(f, "take {at} away"),
             Self::ReadOnly(at) => write!(f, "make {at} read-only"),
+            Self::Restore { at, access } => write!(f, "give {at} back, to {access}"),
             Self::Limit(tier) => write!(f, "put limits of the {tier} tier in force"),
             Self::Freeze(true) => f.write_str("freeze the workload"),
             Self::Freeze(false) => f.write_str("let the workload go on"),
             Self::Stop => f.write_str("stop the workload"),
+        }
+    }
+}
+
+impl Plan {
+    /// The plan in force once this change is.
+    pub fn follow(&mut self, change: &Change) {
+        match change {
+            Change::Withdraw(name) => {
+                self.data.remove(name);
+            }
+            Change::Release(name) => {
+                self.data.insert(name.clone());
+            }
+            Change::Detach(at) => {
+                self.files.remove(at);
+            }
+            Change::ReadOnly(at) => {
+                self.files.insert(at.clone(), FileAccess::Read);
+            }
+            Change::Restore { at, access } => {
+                self.files.insert(at.clone(), *access);
+            }
+            Change::Limit(tier) => self.tier = *tier,
+            Change::Freeze(true) => self.run = Run::Frozen,
+            Change::Freeze(false) => self.run = Run::Running,
+            Change::Stop => self.run = Run::Stopped,
         }
     }
 }
@@ -55,16 +95,8 @@ pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
         }
         return changes;
     }
-    // From the deepest up: a tree takes with it what is mounted below it.
-    for (at, access) in now.files.iter().rev() {
-        match (access, wanted.files.get(at)) {
-            (_, None) => changes.push(Change::Detach(at.clone())),
-            (FileAccess::Write, Some(FileAccess::Read)) => {
-                changes.push(Change::ReadOnly(at.clone()))
-            }
-            _ => {}
-        }
-    }
+    let (taken, given) = files(now, wanted);
+    changes.extend(taken);
     let frozen = |plan: &Plan| plan.run == Run::Frozen;
     if !frozen(now) && frozen(wanted) {
         changes.push(Change::Freeze(true));
@@ -72,10 +104,49 @@ pub fn between(now: &Plan, wanted: &Plan) -> Vec<Change> {
     if now.tier != wanted.tier {
         changes.push(Change::Limit(wanted.tier));
     }
+    changes.extend(given);
+    let released = wanted.data.difference(&now.data).cloned();
+    changes.extend(released.map(Change::Release));
     if frozen(now) && !frozen(wanted) {
         changes.push(Change::Freeze(false));
     }
     changes
+}
+
+/// Trees taken, from the deepest up, and trees given back, from the top down.
+///
+/// A tree takes with it what is mounted below it: so a granted tree that lies in one that changes is
+/// taken out first, and put back in last.
+fn files(now: &Plan, wanted: &Plan) -> (Vec<Change>, Vec<Change>) {
+    let changing: Vec<_> = now
+        .files
+        .keys()
+        .filter(|at| now.files.get(*at) != wanted.files.get(*at))
+        .collect();
+    let carried = |at: &str| {
+        let above = |outer: &&&String| **outer != at && Path::new(at).starts_with(outer);
+        changing.iter().any(|outer| above(&outer))
+    };
+    let taken = now
+        .files
+        .iter()
+        .rev()
+        .filter_map(|(at, had)| match wanted.files.get(at) {
+            None => Some(Change::Detach(at.clone())),
+            Some(_) if carried(at) => Some(Change::Detach(at.clone())),
+            Some(FileAccess::Read) if *had == FileAccess::Write => {
+                Some(Change::ReadOnly(at.clone()))
+            }
+            Some(_) => None,
+        });
+    let given = wanted.files.iter().filter_map(|(at, access)| {
+        let had = now.files.get(at).filter(|_| !carried(at));
+        (had < Some(access)).then(|| Change::Restore {
+            at: at.clone(),
+            access: *access,
+        })
+    });
+    (taken.collect(), given.collect())
 }
 
 #[cfg(test)]
@@ -136,6 +207,46 @@ mod tests {
         assert_eq!(
             changes,
             [Change::ReadOnly("/b".into()), Change::Detach("/a".into())]
+        );
+    }
+
+    #[test]
+    fn a_tree_inside_one_that_changes_is_out_while_it_changes() {
+        let files = |all: &[(&str, FileAccess)]| Plan {
+            files: all
+                .iter()
+                .map(|(at, access)| ((*at).to_owned(), *access))
+                .collect(),
+            ..Plan::default()
+        };
+        use FileAccess::{Read, Write};
+        let restore = |at: &str, access| Change::Restore {
+            at: at.into(),
+            access,
+        };
+        let full = files(&[("/a", Write), ("/a/b", Write), ("/ab", Read)]);
+        let less = files(&[("/a", Read), ("/a/b", Write), ("/ab", Read)]);
+        let detach = Change::Detach("/a/b".into());
+        assert_eq!(
+            between(&full, &less),
+            [
+                detach.clone(),
+                Change::ReadOnly("/a".into()),
+                restore("/a/b", Write)
+            ]
+        );
+        assert_eq!(
+            between(&less, &full),
+            [detach, restore("/a", Write), restore("/a/b", Write)]
+        );
+        let none = files(&[]);
+        assert_eq!(
+            between(&none, &full),
+            [
+                restore("/a", Write),
+                restore("/a/b", Write),
+                restore("/ab", Read)
+            ]
         );
     }
 

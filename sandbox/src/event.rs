@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use policy::Bundle;
+
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
 
@@ -17,6 +19,8 @@ pub enum Event {
         /// Which object, and which part of it.
         what: String,
     },
+    /// Whoever releases keys has answered.
+    Answered,
     /// The workload ended.
     Ended(Ending),
     /// The workload's program could not be executed.
@@ -25,6 +29,8 @@ pub enum Event {
     Kill(i32),
     /// An operator raises the risk by what the policy's table says, for this reason.
     Operator(String),
+    /// Another bundle is to be taken into force; or could not be read, for this reason.
+    Reload(Result<Bundle, String>),
 }
 
 /// A system call that was refused.

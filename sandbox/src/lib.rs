@@ -23,6 +23,7 @@ pub mod event;
 pub mod facts;
 pub mod isolation;
 pub mod lever;
+pub mod observe;
 pub mod plan;
 pub mod record;
 pub mod release;

@@ -50,12 +50,22 @@ impl fmt::Display for Tier {
 }
 
 /// What the workload may do with a granted tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FileAccess {
     /// Read it.
     Read,
     /// Read and write it.
     Write,
+}
+
+impl fmt::Display for FileAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
 }
 
 /// The position of every lever, and what was granted that no lever can take back.
@@ -119,8 +129,8 @@ impl Plan {
         plan
     }
 
-    /// What a decision means for the sandbox that runs under this plan: nothing that was withdrawn or
-    /// never given comes back, and a grant without a lever that is lost freezes.
+    /// What a decision means for a sandbox that was launched under this plan: nothing that it was not
+    /// launched with is given, and a grant without a lever that is lost freezes.
     pub fn narrowed(&self, decision: &Decision) -> Self {
         let mut wanted = Self::under(decision);
         if !self.fixed.is_subset(&wanted.fixed) {
@@ -167,11 +177,11 @@ pub fn limits(tables: &Tables, tier: Tier) -> Limits {
 }
 
 /// Parts of the host's own file system that make `rootfs = "host"`.
-const HOST_TREES: [&str; 7] = [
+pub(crate) const HOST_TREES: [&str; 7] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
 ];
 /// Parts of the host's `/etc` that programs need and that tell nothing of the host's secrets.
-const HOST_ETC: [&str; 12] = [
+pub(crate) const HOST_ETC: [&str; 12] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
     "/etc/ld.so.conf.d",

@@ -133,6 +133,32 @@ pub enum Record {
         /// The reason in words.
         error: String,
     },
+    /// Another bundle is about to be in force, and all that follows was decided under it.
+    Reloading {
+        /// Its version.
+        version: u64,
+        /// Its SHA-256, hexadecimal.
+        digest: String,
+    },
+    /// A bundle that was to be taken into force was refused; the one in force stays.
+    NotReloaded {
+        /// The reason in words.
+        why: String,
+    },
+    /// The bundle that is decided beside the one in force would grant otherwise than before. Nothing
+    /// of it is enforced.
+    Shadowed {
+        /// Its version.
+        version: u64,
+        /// Its SHA-256, hexadecimal.
+        digest: String,
+        /// What was known.
+        facts: Facts,
+        /// What it would grant and the one in force does not.
+        gained: Vec<String>,
+        /// What it would not grant and the one in force does.
+        lost: Vec<String>,
+    },
     /// A Unix signal was passed on to the workload.
     Kill {
         /// Number of the signal.
@@ -172,7 +198,6 @@ const MAX_RULE: usize = 400;
 impl Record {
     /// The record of a decision.
     pub fn decided(facts: Facts, decision: &Decision) -> Self {
-        let whole = serde_json::to_vec(decision).unwrap_or_default();
         let mut room = MAX_DENIED;
         let denied = decision
             .denied
@@ -193,7 +218,7 @@ impl Record {
             granted: decision.granted.len(),
             refused: decision.denied.len(),
             denied: denied.collect(),
-            digest: hex(&Sha256::digest(&whole)),
+            digest: decision_digest(decision),
         }
     }
 
@@ -230,6 +255,9 @@ impl Record {
             Self::Adjusting { .. } => "adjusting",
             Self::Adjusted { .. } => "adjusted",
             Self::NotAdjusted { .. } => "not-adjusted",
+            Self::Reloading { .. } => "reloading",
+            Self::NotReloaded { .. } => "not-reloaded",
+            Self::Shadowed { .. } => "shadowed",
             Self::Kill { .. } => "kill",
             Self::Ended { .. } => "ended",
             Self::Closed { .. } => "closed",
@@ -258,6 +286,13 @@ fn beginning(text: &str) -> Cow<'_, str> {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),
     }
+}
+
+/// SHA-256 of a decision as it is serialised: what its record has of it, and what a replay compares.
+pub fn decision_digest(decision: &Decision) -> String {
+    hex(&Sha256::digest(
+        serde_json::to_vec(decision).unwrap_or_default(),
+    ))
 }
 
 /// Bytes as lower-case hexadecimal digits.

@@ -13,8 +13,9 @@ use attestation::{
     AttestError, Attester, Challenge, Evidence, Nonce, ReleaseKey, Role, SealedSecret, UnixTime,
 };
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::kek::{KekError, Released};
-use vault::{Access, Vault};
+use vault::{OpenOptions, Vault};
 use zeroize::Zeroize;
 
 /// What a relying party's broker does for a session, wherever it runs.
@@ -93,10 +94,19 @@ pub struct Identity {
     /// Public key of the session's audit log (Ed25519).
     pub log_key: [u8; 32],
     /// Key to which secrets are sealed for this session.
-    pub release_key: ReleaseKey,
+    pub release_key: Arc<ReleaseKey>,
 }
 
 impl Identity {
+    /// The same, under another policy bundle.
+    pub fn under(&self, policy_digest: [u8; 32]) -> Self {
+        Self {
+            policy_digest,
+            log_key: self.log_key,
+            release_key: Arc::clone(&self.release_key),
+        }
+    }
+
     /// The challenge for a nonce: what evidence must be bound to.
     pub fn challenge(&self, nonce: Nonce) -> Challenge {
         Challenge {
@@ -121,6 +131,7 @@ pub fn open_vault(
     identity: &Identity,
     attester: &mut dyn Attester,
     broker: &mut dyn KeyBroker,
+    anchor: Option<Arc<dyn FreshnessAnchor>>,
     now: UnixTime,
 ) -> Result<Arc<Vault>, ReleaseError> {
     let refused = |refusal| ReleaseError::Refused {
@@ -148,12 +159,17 @@ pub fn open_vault(
     let mut bytes: [u8; 32] = secret.as_slice().try_into().map_err(|_| sealed_for_us())?;
     let kek = Released::take(&mut bytes);
     bytes.zeroize();
-    let vault = Vault::open(path, &kek.map_err(ReleaseError::Memory)?, Access::ReadOnly).map_err(
-        |source| ReleaseError::Vault {
-            path: path.into(),
-            source,
-        },
-    )?;
+    let options = OpenOptions {
+        anchor,
+        ..OpenOptions::default()
+    };
+    let vault =
+        Vault::open_with(path, &kek.map_err(ReleaseError::Memory)?, options).map_err(|source| {
+            ReleaseError::Vault {
+                path: path.into(),
+                source,
+            }
+        })?;
     Ok(Arc::new(vault))
 }
 

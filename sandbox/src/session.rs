@@ -12,36 +12,47 @@
 //! record before it is done, and what came of it is another. On any error the workload is stopped: a
 //! sandbox that cannot be adjusted is not left open.
 
+mod adjusting;
 mod attested;
 mod builder;
+mod courier;
 mod journal;
 mod outcome;
+mod reload;
 mod start;
+mod tally;
 mod watch;
+mod watchdog;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use policy::{Bundle, Decision, Grant};
+use vault::Vault;
 
 use crate::adjust::{self, Change};
 use crate::error::SessionError;
 use crate::event::{Clock, Event};
 use crate::isolation::child::Ending;
 use crate::isolation::{Backend, Instance};
-use crate::lever::{self, data::Vaults};
-use crate::plan::{Plan, Run};
+use crate::lever::data::Vaults;
+use crate::plan::{FileAccess, Plan, Run};
 use crate::record::{Record, rule};
-use crate::release::{Identity, KeyBroker};
+use crate::release::Identity;
 use attested::Attested;
+use courier::Courier;
 use journal::Journal;
+use reload::Shadow;
 use watch::Watch;
+use watchdog::Watchdog;
 
 pub use builder::{Handle, SessionBuilder};
 pub use outcome::{Outcome, Why};
+pub use watchdog::Killer;
 
 /// Most events taken together before the policy decides again.
 const BATCH: usize = 1024;
@@ -56,8 +67,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 pub struct Session {
     bundle: Bundle,
     base: PathBuf,
-    identity: Identity,
-    broker: Option<Box<dyn KeyBroker>>,
+    identity: Arc<Identity>,
+    courier: Courier,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     journal: Journal,
@@ -65,12 +76,21 @@ pub struct Session {
 
     attested: Attested,
     watch: Watch,
+    shadow: Option<Shadow>,
     gaps: BTreeSet<String>,
+    /// How the levers stand.
     plan: Plan,
+    /// What the sandbox was launched with, less what could not be given back: no plan goes beyond it.
+    ceiling: Plan,
+    /// A vault opened anew that is not shown yet.
+    arrived: Option<(String, Arc<Vault>)>,
     withdrawn: BTreeSet<String>,
     deadline: Option<Duration>,
     asked_to_end: bool,
     started: bool,
+
+    /// Gone before the instance that it would kill.
+    watchdog: Option<Watchdog>,
 
     // Dropped in this order: nobody waits for events any more, then the sandbox goes, then its data.
     events: Receiver<Event>,
@@ -93,6 +113,7 @@ impl Session {
     pub fn run(mut self) -> Result<Outcome, SessionError> {
         let result = self.follow();
         let withdrawn = std::mem::take(&mut self.withdrawn);
+        self.watchdog = None;
         // The sandbox is gone before the log says so.
         self.instance = None;
         let why = match &result {
@@ -122,6 +143,7 @@ impl Session {
         self.attest()?;
         let decision = self.decide()?;
         self.plan = Plan::under(&decision);
+        self.ceiling = self.plan.clone();
         self.open_vaults()?;
         self.launch()?;
         // What could not be enforced is a fact: the policy decides again before the first instruction.
@@ -141,6 +163,7 @@ impl Session {
             if let Some(ending) = ended {
                 // What it did last is still worth a record; there is nothing left to adjust.
                 self.look(&events)?;
+                self.note_signals()?;
                 let ending = ending?;
                 self.journal.note(Record::Ended { ending })?;
                 let why = if self.asked_to_end {
@@ -192,28 +215,34 @@ impl Session {
                 return Ok(Some(Why::Asked));
             }
         }
+        for event in &events {
+            if let Event::Reload(newer) = event {
+                self.reload(newer.clone())?;
+            }
+        }
         if self.attested.is_due(now) {
             self.attest()?;
         }
+        self.hear_of_keys()?;
         self.look(&events)?;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Some(Why::Time));
         }
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
-        let wanted = self.plan.narrowed(&decision);
-        let changes = adjust::between(&self.plan, &wanted);
-        if changes.is_empty() {
-            return Ok(None);
+        self.note_shadow(&facts, &decision)?;
+        let wanted = self.ceiling.narrowed(&decision);
+        let mut changes = adjust::between(&self.plan, &wanted);
+        changes.retain(|change| !self.must_wait(change));
+        if !changes.is_empty() {
+            self.note_signals()?;
+            self.journal.note(Record::decided(facts, &decision))?;
         }
-        self.journal.note(Record::decided(facts, &decision))?;
-        for change in changes {
-            if change == Change::Stop {
-                return Ok(Some(Why::Policy(reasons(&decision, &Grant::live()))));
-            }
-            self.apply(&change, because(&change, &decision))?;
+        if changes.contains(&Change::Stop) {
+            return Ok(Some(Why::Policy(reasons(&decision, &Grant::live()))));
         }
-        self.plan = wanted;
+        self.make(changes, &decision)?;
+        self.drop_unwanted()?;
         Ok(None)
     }
 
@@ -228,35 +257,12 @@ impl Session {
             .try_for_each(|signal| self.journal.note(signal))
     }
 
-    /// One change: the record, the effect, the record of the effect.
-    fn apply(&mut self, change: &Change, because: Vec<String>) -> Result<(), SessionError> {
-        self.journal.announce(Record::Adjusting {
-            change: change.clone(),
-            because,
-        })?;
-        let ordered = Instant::now();
-        let instance = self.instance.as_deref_mut().ok_or(SessionError::Lost)?;
-        match lever::pull(change, instance, &mut self.vaults, self.bundle.tables()) {
-            Ok(()) => {
-                if let Change::Withdraw(name) = change {
-                    self.withdrawn.insert(name.clone());
-                    self.plan.data.remove(name);
-                }
-                let micros = u64::try_from(ordered.elapsed().as_micros()).unwrap_or(u64::MAX);
-                self.journal.note(Record::Adjusted {
-                    change: change.clone(),
-                    micros,
-                })
-            }
-            Err(failure) => {
-                let error = failure.to_string();
-                self.journal.note(Record::NotAdjusted {
-                    change: change.clone(),
-                    error,
-                })?;
-                Err(failure.into())
-            }
-        }
+    /// Signals that were only counted so far become records.
+    fn note_signals(&mut self) -> Result<(), SessionError> {
+        let records = self.watch.counted(self.clock.now());
+        records
+            .into_iter()
+            .try_for_each(|record| self.journal.note(record))
     }
 
     /// Takes the data away, stops the sandbox, and waits until it is gone.
@@ -265,29 +271,13 @@ impl Session {
             Why::Policy(rules) => rules.clone(),
             other => vec![other.to_string()],
         };
-        for name in std::mem::take(&mut self.plan.data) {
-            self.apply(&Change::Withdraw(name), because.clone())?;
-        }
-        self.apply(&Change::Stop, because)?;
-        self.plan.run = Run::Stopped;
-        self.journal.settle()?;
-        let deadline = Instant::now() + STOP_DEADLINE;
-        while self.started {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(left) {
-                Ok(Event::Ended(ending)) => {
-                    self.journal.note(Record::Ended { ending })?;
-                    return Ok(Outcome { ending, why });
-                }
-                Ok(_) => {}
-                Err(_) => break,
-            }
-        }
-        // Dropping the instance waits for the sandbox itself.
-        Ok(Outcome {
-            ending: Ending::Killed(libc::SIGKILL),
-            why,
-        })
+        let ending = if self.close_down(&because, false)? {
+            self.await_end()?
+        } else {
+            None
+        };
+        let ending = ending.unwrap_or(Ending::Killed(libc::SIGKILL));
+        Ok(Outcome { ending, why })
     }
 
     /// Passes a Unix signal on. True when the sandbox has to be stopped instead: it is frozen and
@@ -312,8 +302,13 @@ impl Session {
 /// The rules behind a change.
 fn because(change: &Change, decision: &Decision) -> Vec<String> {
     let grant = match change {
-        Change::Withdraw(name) => Grant::read_vault(name),
+        Change::Withdraw(name) | Change::Release(name) => Grant::read_vault(name),
         Change::Detach(at) => Grant::read_path(at),
+        Change::Restore {
+            at,
+            access: FileAccess::Read,
+        } => Grant::read_path(at),
+        Change::Restore { at, .. } => Grant::write_path(at),
         Change::ReadOnly(at) => Grant::write_path(at),
         Change::Limit(_) => Grant::full_tier(),
         Change::Stop => Grant::live(),

@@ -32,6 +32,7 @@ use casemate::record::Record;
 use casemate::release::{KeyBroker, Refusal};
 use casemate::{Handle, Outcome, Session, SessionError};
 use policy::Bundle;
+use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey, LogVerifier};
 use vault::kek::Released;
 use vault::{CreateOptions, Vault};
@@ -39,7 +40,7 @@ use zeroize::Zeroizing;
 
 pub use told::Told;
 #[allow(unused_imports)] // Not every story looks for traces.
-pub use traces::{Traces, cgroups, processes};
+pub use traces::{Traces, cgroups, cgroups_of, in_session, processes};
 
 /// Name of the log in the checkpoints of these stories.
 pub const ORIGIN: &str = "casemate/story";
@@ -156,6 +157,7 @@ impl Room {
             tee: Box::new(tee().build().unwrap()),
             verifier: verifier(),
             broker: Some(Local::new(verifier(), "customers", &self.key)),
+            anchor: None,
         }
     }
 
@@ -172,6 +174,10 @@ pub struct Policy {
     pub max_age: String,
     /// Line of `[isolation]`.
     pub time: String,
+    /// Lines of `[files]`.
+    pub files: String,
+    /// Lines of `[workload.env]`.
+    pub environment: String,
     /// Whether the vault is listed.
     pub data: bool,
     /// Lines of `[risk]`.
@@ -191,6 +197,8 @@ impl Policy {
             command: command.iter().map(|&word| word.to_owned()).collect(),
             max_age: "10m".into(),
             time: "60s".into(),
+            files: "write = [{ from = \"out\", at = \"/out\" }]".into(),
+            environment: String::new(),
             data: false,
             risk: String::new(),
             rules: "permit (principal, action, resource);".into(),
@@ -215,6 +223,8 @@ impl Policy {
         let Self {
             max_age,
             time,
+            files,
+            environment,
             risk,
             rules,
             ..
@@ -230,9 +240,9 @@ impl Policy {
             "version = 1\nname = \"story\"\n\
              [attestation]\naccept = [\"simulated\"]\nmax-age = \"{max_age}\"\n\
              reference-values = \"reference.json\"\n\
-             [workload]\ncommand = {command}\n\
+             [workload]\ncommand = {command}\n[workload.env]\n{environment}\n\
              [isolation]\nmemory = \"256MiB\"\npids = 32\ncpu = 2.0\ntime = \"{time}\"\n\
-             [files]\nwrite = [{{ from = \"out\", at = \"/out\" }}]\n\
+             [files]\n{files}\n\
              [data]\n{data}\n[risk]\n{risk}\n[rules]\ncedar = '''\n{rules}\n'''\n"
         )
     }
@@ -288,6 +298,8 @@ pub struct Setup<'r> {
     pub tee: Box<dyn Attester>,
     pub verifier: Verifier,
     pub broker: Option<Local>,
+    /// What remembers the room's vault.
+    pub anchor: Option<Arc<dyn FreshnessAnchor>>,
 }
 
 impl Setup<'_> {
@@ -312,6 +324,9 @@ impl Setup<'_> {
             .watched_by(move |record, _| watching.record(record));
         if let Some(broker) = self.broker {
             builder = builder.keys_from(broker);
+        }
+        if let Some(anchor) = self.anchor {
+            builder = builder.anchored_by("customers", anchor);
         }
         let session = builder
             .logged_to(Log::create(&log, ORIGIN, key).unwrap())
@@ -350,9 +365,40 @@ pub struct Running {
 impl Running {
     /// Waits until stdout of the workload contains this text.
     pub fn wait_for_output(&self, text: &str) {
-        self.heard.wait(text, |inner| {
+        self.wait_for_output_within(text, DEADLINE);
+    }
+
+    /// Likewise, of a workload that has much to do before.
+    pub fn wait_for_output_within(&self, text: &str, deadline: Duration) {
+        self.heard.wait_within(text, deadline, |inner| {
             String::from_utf8_lossy(&inner.stdout).contains(text)
         });
+    }
+
+    /// Has an operator raise the risk, again and again, until stdout of the workload contains this text.
+    /// After that the risk only fades.
+    pub fn doubt_until_output(&self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.handle.operator("doubt");
+            let inner = self.heard.0.0.lock().unwrap();
+            let there = |inner: &Inner| String::from_utf8_lossy(&inner.stdout).contains(text);
+            let pause = Duration::from_millis(20);
+            let waited = self
+                .heard
+                .0
+                .1
+                .wait_timeout_while(inner, pause, |i| !there(i));
+            let (inner, _) = waited.unwrap();
+            if there(&inner) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline && !inner.over,
+                "waited in vain for {text}: {:#?}",
+                inner.records
+            );
+        }
     }
 
     /// Waits until such a record was written.
@@ -455,11 +501,15 @@ impl Heard {
     }
 
     fn wait(&self, what: &str, there: impl Fn(&Inner) -> bool) {
+        self.wait_within(what, DEADLINE, there);
+    }
+
+    fn wait_within(&self, what: &str, deadline: Duration, there: impl Fn(&Inner) -> bool) {
         let inner = self.0.0.lock().unwrap();
         let (inner, _) = self
             .0
             .1
-            .wait_timeout_while(inner, DEADLINE, |inner| !there(inner) && !inner.over)
+            .wait_timeout_while(inner, deadline, |inner| !there(inner) && !inner.over)
             .unwrap();
         assert!(
             there(&inner),

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub struct Traces {
     pub init: i32,
     namespace: PathBuf,
+    /// Keeps the number of the namespace from being given to another sandbox.
+    _pin: Option<fs::File>,
     cgroups: Vec<PathBuf>,
 }
 
@@ -14,6 +16,7 @@ impl Traces {
     /// The traces of the sandbox with this init.
     pub fn of(init: i32) -> Self {
         let namespace = fs::read_link(format!("/proc/{init}/ns/pid")).unwrap_or_default();
+        let pin = fs::File::open(format!("/proc/{init}/ns/pid")).ok();
         let own = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
         let names = own
             .lines()
@@ -26,6 +29,7 @@ impl Traces {
         Self {
             init,
             namespace,
+            _pin: pin,
             cgroups,
         }
     }
@@ -90,4 +94,32 @@ pub fn cgroups() -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Processes of a session: the spawner and the init. With the init, the kernel ends all in its
+/// namespace.
+pub fn in_session(session: i32) -> Vec<i32> {
+    let wanted = session.to_string();
+    processes()
+        .filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // After the name, which may hold anything: state, parent, group, session. One that has
+            // exited, and waits for the host's own init to notice, is no process any more.
+            let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+            let fields: Vec<_> = fields.into_iter().flatten().take(4).collect();
+            matches!(fields[..], [state, _, _, session] if state != "Z" && session == wanted)
+        })
+        .collect()
+}
+
+/// Cgroups of the sandboxes of a supervisor.
+pub fn cgroups_of(supervisor: i32) -> Vec<String> {
+    let prefix = format!("casemate-{supervisor}-");
+    let names = cgroups().into_iter().filter(|path| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .is_some_and(|name| name.starts_with(&prefix))
+    });
+    names.map(|path| path.display().to_string()).collect()
 }

@@ -101,6 +101,16 @@ impl<'a> Certificate<'a> {
         self.scheme.verifies(public_key, self.tbs, self.signature)
     }
 
+    /// What the signature is over, as received.
+    pub(crate) fn tbs(&self) -> &'a [u8] {
+        self.tbs
+    }
+
+    /// The signature, as received.
+    pub(crate) fn signature(&self) -> &'a [u8] {
+        self.signature
+    }
+
     /// The value of an extension, by the content of its OID.
     pub(crate) fn extension(&self, oid: &[u8]) -> Option<&'a [u8]> {
         self.extensions

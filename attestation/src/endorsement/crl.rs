@@ -12,7 +12,8 @@ pub(crate) struct Crl<'a> {
     pub(crate) issuer: &'a [u8],
     pub(crate) this_update: UnixTime,
     pub(crate) next_update: Option<UnixTime>,
-    revoked: &'a [u8],
+    /// Serial numbers, each the content of its INTEGER.
+    revoked: Vec<&'a [u8]>,
     scheme: Scheme,
     tbs: &'a [u8],
     signature: &'a [u8],
@@ -40,15 +41,15 @@ impl<'a> Crl<'a> {
         // The date and the list are both optional, and told apart by their tags.
         let next_update = fields.optional_time()?;
         let revoked = match fields.next_if(Tag::Sequence)? {
-            Some(list) => list.content,
-            None => &[],
+            Some(list) => serials(list.content)?,
+            None => Vec::new(),
         };
         if let Some(wrapped) = fields.next_if(CONTEXT_0)? {
             refuse_critical(Elements::of_whole(wrapped.content, "crlExtensions")?)?;
         }
         fields.end()?;
 
-        let crl = Self {
+        Ok(Self {
             issuer,
             this_update,
             next_update,
@@ -56,10 +57,7 @@ impl<'a> Crl<'a> {
             scheme,
             tbs: tbs.raw,
             signature,
-        };
-        // Every entry is read once here, so that a malformed one cannot hide a later one.
-        crl.lists(&[])?;
-        Ok(crl)
+        })
     }
 
     /// Whether the signature verifies under a key: content of the BIT STRING that holds it.
@@ -67,22 +65,32 @@ impl<'a> Crl<'a> {
         self.scheme.verifies(public_key, self.tbs, self.signature)
     }
 
-    /// Whether a serial number (content of its INTEGER) is on the list.
-    pub(crate) fn lists(&self, serial: &[u8]) -> Result<bool, X509Error> {
-        let mut entries = Elements::of(self.revoked, "revokedCertificates")?;
-        let mut found = false;
-        while !entries.is_at_end() {
-            let entry = entries.next(Tag::Sequence)?;
-            let mut fields = Elements::of(entry.content, "revokedCertificate")?;
-            found |= fields.next(Tag::Integer)?.content == serial;
-            fields.time()?;
-            if let Some(extensions) = fields.next_if(Tag::Sequence)? {
-                refuse_critical(Elements::of(extensions.content, "crlEntryExtensions")?)?;
-            }
-            fields.end()?;
-        }
-        Ok(found)
+    /// The signature, as received.
+    pub(crate) fn signature(&self) -> &'a [u8] {
+        self.signature
     }
+
+    /// Whether a serial number (content of its INTEGER) is on the list.
+    pub(crate) fn lists(&self, serial: &[u8]) -> bool {
+        self.revoked.contains(&serial)
+    }
+}
+
+/// Reads every entry, so that a malformed one cannot hide a later one.
+fn serials(list: &[u8]) -> Result<Vec<&[u8]>, X509Error> {
+    let mut entries = Elements::of(list, "revokedCertificates")?;
+    let mut serials = Vec::new();
+    while !entries.is_at_end() {
+        let entry = entries.next(Tag::Sequence)?;
+        let mut fields = Elements::of(entry.content, "revokedCertificate")?;
+        serials.push(fields.next(Tag::Integer)?.content);
+        fields.time()?;
+        if let Some(extensions) = fields.next_if(Tag::Sequence)? {
+            refuse_critical(Elements::of(extensions.content, "crlEntryExtensions")?)?;
+        }
+        fields.end()?;
+    }
+    Ok(serials)
 }
 
 /// Critical extensions change what a list means: a delta, a partition, another issuer.

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod crl;
+mod link;
 mod folder;
 mod path;
 mod pem;
@@ -13,6 +14,7 @@ mod read;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use crl::Crl;
+pub(crate) use link::{LinkError, Lists, Remembered, current, issued, key_digest};
 pub use folder::{EndorsedAttester, EndorsementFolder, EndorsementName, FolderError};
 pub use path::PathError;
 pub(crate) use path::{MAX_PATH, Path, RootKey};

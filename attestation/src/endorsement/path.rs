@@ -205,7 +205,7 @@ fn unrevoked(
             return Err(PathError::CrlSignature);
         }
         // Also a list that is past its end tells of what is revoked for good.
-        if crl.lists(certificate.serial).unwrap_or(true) {
+        if crl.lists(certificate.serial) {
             return Err(PathError::Revoked(index));
         }
         let next = crl.next_update.filter(|next| *next >= now);

@@ -1,7 +1,7 @@
 //! A cursor over DER that keeps the received bytes of what it reads.
 
-use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
-use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
+use der::asn1::{GeneralizedTime, UtcTime};
+use der::{Decode, SliceReader, Tag, TagNumber};
 
 use super::X509Error;
 use crate::time::UnixTime;
@@ -16,7 +16,7 @@ pub(crate) struct Element<'a> {
 
 /// Reads the elements of one constructed value in order.
 pub(crate) struct Elements<'a> {
-    reader: SliceReader<'a>,
+    rest: &'a [u8],
     what: &'static str,
 }
 
@@ -35,8 +35,10 @@ const fn context(number: u32) -> Tag {
 impl<'a> Elements<'a> {
     /// Over the content of an element; `what` names it in errors.
     pub(crate) fn of(content: &'a [u8], what: &'static str) -> Result<Self, X509Error> {
-        let reader = SliceReader::new(content).map_err(|_| X509Error::Structure(what))?;
-        Ok(Self { reader, what })
+        Ok(Self {
+            rest: content,
+            what,
+        })
     }
 
     /// Over the content of the one element that `der` consists of.
@@ -48,14 +50,9 @@ impl<'a> Elements<'a> {
     }
 
     pub(crate) fn any(&mut self) -> Result<Element<'a>, X509Error> {
-        let wrong = X509Error::Structure(self.what);
-        let raw = self.reader.tlv_bytes().map_err(|_| wrong)?;
-        let element = AnyRef::from_der(raw).map_err(|_| wrong)?;
-        Ok(Element {
-            tag: element.tag(),
-            raw,
-            content: element.value(),
-        })
+        let (element, rest) = element(self.rest).ok_or(X509Error::Structure(self.what))?;
+        self.rest = rest;
+        Ok(element)
     }
 
     pub(crate) fn next(&mut self, tag: Tag) -> Result<Element<'a>, X509Error> {
@@ -75,7 +72,7 @@ impl<'a> Elements<'a> {
     }
 
     fn peek(&self) -> Option<Tag> {
-        Tag::peek(&self.reader).ok()
+        tag(self.rest)
     }
 
     /// A date in one of the two forms that X.509 has.
@@ -111,7 +108,7 @@ impl<'a> Elements<'a> {
     }
 
     pub(crate) fn is_at_end(&self) -> bool {
-        self.reader.is_finished()
+        self.rest.is_empty()
     }
 
     pub(crate) fn end(&self) -> Result<(), X509Error> {
@@ -122,7 +119,92 @@ impl<'a> Elements<'a> {
     }
 }
 
+/// The element that DER begins with, and what follows it.
+///
+/// By hand, since a revocation list has thousands of them: tags of one byte, lengths of up to two bytes
+/// more than their first, each in the one form that DER allows. Nothing in use is longer.
+fn element(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
+    let tag = tag(der)?;
+    let (header, length) = match *der.get(1..)? {
+        [short @ 0..=0x7f, ..] => (2, usize::from(short)),
+        [0x81, length @ 0x80..=0xff, ..] => (3, usize::from(length)),
+        [0x82, high @ 1..=0xff, low, ..] => (4, usize::from(u16::from_be_bytes([high, low]))),
+        [0x83, top @ 1..=0xff, high, low, ..] => {
+            let length = u32::from_be_bytes([0, top, high, low]);
+            (5, usize::try_from(length).ok()?)
+        }
+        _ => return None,
+    };
+    let (raw, rest) = der.split_at_checked(header + length)?;
+    let content = raw.get(header..)?;
+    Some((Element { tag, raw, content }, rest))
+}
+
+/// The tag that DER begins with.
+fn tag(der: &[u8]) -> Option<Tag> {
+    Some(match *der.first()? {
+        0x01 => Tag::Boolean,
+        0x02 => Tag::Integer,
+        0x03 => Tag::BitString,
+        0x04 => Tag::OctetString,
+        0x05 => Tag::Null,
+        0x06 => Tag::ObjectIdentifier,
+        0x0c => Tag::Utf8String,
+        0x13 => Tag::PrintableString,
+        0x17 => Tag::UtcTime,
+        0x30 => Tag::Sequence,
+        0x31 => Tag::Set,
+        0xa0 => CONTEXT_0,
+        0xa3 => CONTEXT_3,
+        // A tag of more than one byte is none of those that are asked for.
+        long if long & 0x1f == 0x1f => return None,
+        _ => Tag::peek(&SliceReader::new(der).ok()?).ok()?,
+    })
+}
+
 /// A DER INTEGER between 0 and 255 that is the whole of `der`.
 pub(crate) fn integer(der: &[u8]) -> Option<u8> {
     u8::from_der(der).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use der::Reader as _;
+    use der::Tagged as _;
+    use der::asn1::AnyRef;
+    use proptest::prelude::*;
+
+    /// What the crate `der` makes of the same bytes.
+    fn oracle(bytes: &[u8]) -> Option<(Tag, &[u8], &[u8])> {
+        let mut reader = SliceReader::new(bytes).ok()?;
+        let raw = reader.tlv_bytes().ok()?;
+        let any = AnyRef::from_der(raw).ok()?;
+        Some((any.tag(), raw, any.value()))
+    }
+
+    proptest! {
+        #[test]
+        fn an_element_is_what_another_parser_takes_it_for(
+            tag in prop::sample::select(vec![
+                1_u8, 2, 3, 4, 5, 6, 0x0c, 0x13, 0x16, 0x17, 0x18, 0x1f, 0x30, 0x31, 0x3f, 0x80, 0xa0,
+                0xa1, 0xa2, 0xa3, 0xbf, 0xff, 0,
+            ]),
+            length in prop::sample::select(vec![
+                vec![0], vec![1], vec![0x7f], vec![0x80], vec![0x81, 0x7f], vec![0x81, 0x80],
+                vec![0x82, 0, 0x80], vec![0x82, 1, 0], vec![0x83, 0, 1, 0], vec![0x83, 1, 0, 0],
+                vec![0x84, 0, 0, 1, 0], vec![0xff],
+            ]),
+            content in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let bytes = [&[tag][..], &length, &content].concat();
+            let ours = element(&bytes).map(|(it, _)| (it.tag, it.raw, it.content));
+            let theirs = oracle(&bytes);
+            // Tags of several bytes are read there, and are of no use here.
+            if tag & 0x1f != 0x1f {
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+    }
 }

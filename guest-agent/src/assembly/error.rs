@@ -38,6 +38,14 @@ pub enum AssemblyError {
         /// What the policy says.
         uri: String,
     },
+    /// What remembers a vault is of a kind that this version does not know.
+    #[error("the anchor `{uri}` of `[data] {data}` is of an unknown kind")]
+    AnchorKind {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// What the policy says.
+        uri: String,
+    },
     /// A key file cannot be used.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -101,6 +109,7 @@ impl AssemblyError {
             Self::Policy { .. } => "policy-file",
             Self::Bundle(_) => "policy",
             Self::NoKey { .. } | Self::KeyKind { .. } | Self::Key(_) => "key",
+            Self::AnchorKind { .. } => "anchor",
             Self::ReferenceFile { .. } | Self::ReferenceValues { .. } => "reference-values",
             Self::Endorsements(_) => "endorsements",
             Self::NoEvidence(_) | Self::SimulatedUnwelcome(_) | Self::Simulated(_) => "no-evidence",
@@ -115,6 +124,9 @@ impl AssemblyError {
         match self {
             Self::NoKey { data } => Some(format!("add `key = \"file:{data}.key\"`")),
             Self::KeyKind { .. } => Some("this version takes `file:PATH`".into()),
+            Self::AnchorKind { .. } => {
+                Some("this version takes `file:PATH`, and `tpm:0xINDEX` from 0x01800000 on".into())
+            }
             Self::Key(error) => error.hint(),
             Self::NoEvidence(_) => Some(
                 "run in a confidential VM (SEV-SNP or TDX); to try things out without one, use \

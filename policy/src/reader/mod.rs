@@ -1,6 +1,7 @@
 //! From TOML to tables, collecting every problem on the way.
 
 mod cases;
+mod include;
 mod overbroad;
 mod problem;
 mod value;
@@ -33,15 +34,25 @@ pub(crate) struct Contents {
     pub(crate) name: String,
     pub(crate) tables: Tables,
     pub(crate) rules: Placed<String>,
+    /// Other files whose tables belong to this one, as written.
+    pub(crate) include: Vec<Placed<String>>,
+    /// The text of those files, in their order.
+    pub(crate) included: Vec<String>,
     /// What is allowed and probably not meant.
     pub(crate) warnings: Vec<Diagnostic>,
 }
 
-/// Reads the whole file. On any error the answer is the list of all of them.
-pub(crate) fn read(source: &str) -> Result<Contents, Vec<Diagnostic>> {
+/// Gives the text of an included file, or says why it cannot be had.
+pub(crate) type Include<'a> = dyn Fn(&str) -> Result<String, String> + 'a;
+
+/// Reads the whole file, and those it includes. On any error the answer is the list of all of them.
+pub(crate) fn read(source: &str, text_of: &Include<'_>) -> Result<Contents, Vec<Diagnostic>> {
     let document = parse(source)?;
     let mut reader = Reader::new(source);
-    let contents = reader.document(document.get_ref());
+    let mut contents = reader.document(document.get_ref());
+    if let Some(contents) = &mut contents {
+        reader.include(contents, text_of);
+    }
     match contents {
         Some(contents) if reader.problems.is_empty() => Ok(contents),
         _ => Err(reader.problems),
@@ -117,6 +128,7 @@ impl<'s> Reader<'s> {
             &[
                 "version",
                 "name",
+                "include",
                 "attestation",
                 "workload",
                 "isolation",
@@ -138,6 +150,13 @@ impl<'s> Reader<'s> {
         if root.get("name").is_none() {
             self.missing(&root, "name", "`name = \"my-workload\"`");
         }
+
+        let include = self.strings(&root, "include").unwrap_or_default();
+        let include = include.into_iter().map(|(span, text)| Placed {
+            value: text.to_owned(),
+            span,
+        });
+        let include = include.collect();
 
         let attestation = self
             .section(&root, "attestation")
@@ -177,6 +196,8 @@ impl<'s> Reader<'s> {
                 risk: risk.unwrap_or_default(),
             },
             rules: rules?,
+            include,
+            included: Vec::new(),
             warnings: std::mem::take(&mut self.warnings),
         })
     }
@@ -466,6 +487,19 @@ impl<'s> Reader<'s> {
         names.into_iter().collect()
     }
 
+    fn uri(&mut self, entry: &Section<'_, 's>, key: &str, example: &str) -> Option<String> {
+        let (span, text) = self.string(entry, key)?;
+        if text
+            .split_once(':')
+            .is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty())
+        {
+            self.error(span, format!("`{key}` is not a URI"))
+                .help(&format!("`{key} = \"{example}\"`"));
+            return None;
+        }
+        self.no_nul(span, text)
+    }
+
     fn data(&mut self, section: &Section<'_, 's>) -> BTreeMap<String, Data> {
         let mut data = BTreeMap::new();
         for (key, value) in section.table.iter() {
@@ -475,7 +509,7 @@ impl<'s> Reader<'s> {
             else {
                 continue;
             };
-            self.known(&entry, &["vault", "at", "access", "key"]);
+            self.known(&entry, &["vault", "at", "access", "key", "anchor"]);
             let vault = self.needed(&entry, "vault", "`vault = \"customers.vault\"`");
             let vault = vault.and_then(|(span, text)| self.host_path(span, text));
             let at = self.needed(&entry, "at", "`at = \"/data\"`");
@@ -492,17 +526,8 @@ impl<'s> Reader<'s> {
                     Access::Read
                 }
             };
-            let key = self.string(&entry, "key").and_then(|(span, text)| {
-                if text
-                    .split_once(':')
-                    .is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty())
-                {
-                    self.error(span, "`key` is not a URI")
-                        .help("`key = \"file:customers.key\"`");
-                    return None;
-                }
-                self.no_nul(span, text)
-            });
+            let key = self.uri(&entry, "key", "file:customers.key");
+            let anchor = self.uri(&entry, "anchor", "tpm:0x01800001");
             if let (Some(name), Some(vault), Some(at)) = (name, vault, at) {
                 data.insert(
                     name,
@@ -511,6 +536,7 @@ impl<'s> Reader<'s> {
                         at,
                         access,
                         key,
+                        anchor,
                     },
                 );
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::Reader;
+use crate::diagnostic::is_invisible;
 use crate::units;
 
 /// A table with its name in messages and its place.
@@ -183,6 +184,8 @@ impl<'s> Reader<'s> {
             "it is empty"
         } else if text.contains('\0') {
             "it contains a NUL character"
+        } else if text.chars().any(|c| c.is_control() || is_invisible(c)) {
+            "it contains invisible characters"
         } else if path.components().any(|part| part == Component::ParentDir) {
             "it contains `..`"
         } else {
@@ -204,6 +207,8 @@ impl<'s> Reader<'s> {
             "it is not absolute"
         } else if text.contains('\0') {
             "it contains a NUL character"
+        } else if text.chars().any(|c| c.is_control() || is_invisible(c)) {
+            "it contains invisible characters"
         } else if parts.clone().any(|part| part == "..") {
             "it contains `..`"
         } else if text != "/" && parts.any(|part| part.is_empty() || part == ".") {

@@ -1,5 +1,7 @@
 //! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
 
+mod selftest;
+mod token;
 mod attached;
 mod fetched;
 mod measure;
@@ -33,9 +35,15 @@ pub enum Attest {
     /// Appraise an evidence bundle, offline: what it lacks to be affirmed.
     ///
     /// Exit code 0: affirming. 3: warning. 4: contraindicated. 1: not to be believed.
-    Verify(Verify),
+    Verify(Box<Verify>),
     /// Appraise an evidence bundle, offline, and print every check with what was seen and asked for.
-    Explain(Verify),
+    Explain(Box<Verify>),
+    /// Let the verifier try itself on genuine evidence, and on everything that can be changed about it.
+    ///
+    /// Exit code 0: every verdict is the expected one and no change was affirmed. 1: not so.
+    Selftest(selftest::Selftest),
+    /// Sign a table of what AMD's firmware versions are worth; prints the key to verify it with.
+    SignTable(token::SignTable),
     /// Compute what the launch digest of an SEV-SNP guest has to be, and say what differs if it is
     /// another.
     Measure(measure::Measure),
@@ -110,6 +118,10 @@ pub struct Verify {
     /// Revocation list (DER). May be repeated; with one, revocation is always asked for.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
+    #[command(flatten)]
+    table: token::Table,
+    #[command(flatten)]
+    ear: token::EarOutput,
     /// Folder of endorsements: certificates, revocation lists, collateral of Intel.
     #[arg(long, value_name = "DIR")]
     endorsements: Option<PathBuf>,
@@ -156,6 +168,8 @@ impl Attest {
             Self::Bundle(bundle) => bundle.run(),
             Self::Verify(verify) => verify.run(false),
             Self::Explain(verify) => verify.run(true),
+            Self::Selftest(selftest) => selftest.run(),
+            Self::SignTable(sign) => sign.run(),
             Self::Measure(measure) => measure.run(),
         }
     }
@@ -244,6 +258,7 @@ impl Verify {
         let appraisal = appraisal.map_err(|error| {
             Failure::caused(format!("not to be believed ({})", error.code()), &error)
         })?;
+        self.ear.write(&appraisal)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&appraisal)?);
         } else {
@@ -279,6 +294,9 @@ impl Verify {
         }
         for path in &self.crl {
             builder = builder.crl(read(path)?);
+        }
+        if let Some(table) = self.table.read()? {
+            builder = builder.tcb_table(table);
         }
         if self.dangerously_accept_simulated {
             builder = builder.dangerous().accept_simulated();

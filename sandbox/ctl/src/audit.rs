@@ -1,9 +1,13 @@
 //! `sandboxctl audit`: read and verify the log of a run.
 
+mod export;
+mod prove;
+mod query;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ::vault::audit::{self, Escaped, KeySource, LogVerifier, Verified};
+use ::vault::audit::{self, KeySource, LogVerifier, Verified};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -15,6 +19,16 @@ pub enum Audit {
     Verify(Verify),
     /// Verify a log and print its records.
     Show(Show),
+    /// Verify a log and print its last records.
+    Tail(query::Tail),
+    /// Verify a log and print the records that are asked for.
+    Query(query::Query),
+    /// Export one record with the proof that it is in the log.
+    Prove(prove::Prove),
+    /// Check an exported proof, without the log.
+    Check(prove::Check),
+    /// Verify a log and export its records for other systems.
+    Export(export::Export),
 }
 
 #[derive(Args)]
@@ -39,6 +53,9 @@ pub struct Show {
     kind: Option<String>,
 }
 
+/// The name of logs that sessions write.
+const ORIGIN: &str = "casemate/run";
+
 #[derive(Clone)]
 struct Key([u8; 32]);
 
@@ -61,17 +78,39 @@ impl Audit {
         match self {
             Self::Verify(verify) => verify.run(),
             Self::Show(show) => show.run(),
+            Self::Tail(tail) => tail.run(),
+            Self::Query(query) => query.run(),
+            Self::Prove(prove) => prove.run(),
+            Self::Check(check) => check.run(),
+            Self::Export(export) => export.run(),
         }
     }
 }
 
 impl Verify {
+    fn pinned(&self) -> Result<Option<LogVerifier>, Failure> {
+        let key = self.key.as_ref();
+        Ok(key.map(|key| LogVerifier::new(ORIGIN, key.0)).transpose()?)
+    }
+
+    /// The pinned key, or else the one beside the log.
+    fn verifier(&self) -> Result<LogVerifier, Failure> {
+        if let Some(pinned) = self.pinned()? {
+            return Ok(pinned);
+        }
+        let path = self.log.join("key.pub");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| Failure::caused(format!("cannot read `{}`", path.display()), &e))?;
+        Ok(text.trim_end().parse()?)
+    }
+
+    /// The checkpoint as it is stored now.
+    fn stored_note(&self) -> std::io::Result<Vec<u8>> {
+        std::fs::read(self.log.join("checkpoint"))
+    }
+
     fn verified(&self) -> Result<Verified, Failure> {
-        let pinned = self
-            .key
-            .as_ref()
-            .map(|key| LogVerifier::new("casemate/run", key.0))
-            .transpose()?;
+        let pinned = self.pinned()?;
         audit::verify(&self.log, pinned.as_ref(), None).map_err(|error| {
             Failure::caused(
                 format!("the log `{}` does not verify", self.log.display()),
@@ -119,21 +158,7 @@ impl Show {
             if self.kind.as_ref().is_some_and(|kind| *kind != record.kind) {
                 continue;
             }
-            if self.verify.json {
-                let line = json!({
-                    "seq": entry.seq, "kind": record.kind, "at": record.time.as_secs_f64(),
-                    "payload": record.payload,
-                });
-                println!("{line}");
-            } else {
-                let payload = record.payload.to_string();
-                println!(
-                    "{:>5}  {:<13} {}",
-                    entry.seq,
-                    record.kind,
-                    Escaped(&payload)
-                );
-            }
+            query::print(&entry, self.verify.json);
         }
         Ok(ExitCode::SUCCESS)
     }

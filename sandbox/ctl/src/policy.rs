@@ -1,12 +1,23 @@
-//! `sandboxctl policy`: check a policy, explain what it decides, compare it with another, test it.
+//! `sandboxctl policy`: check a policy, explain what it decides, compare it with another, test it;
+//! propose one from what a program does; decide a recorded run again; sign.
 
+mod import;
+mod learn;
+mod replay;
+mod sign;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ::policy::{Bundle, Cases, Facts, Severity, Tcb, Tier};
+use ::policy::{Bundle, BundleError, Cases, Facts, Lever, Severity, Tcb, Tier};
+use casemate::doctor::{Doctor, Status};
+pub use sign::note_beside;
+
 use clap::{Args, Subcommand};
+use guest_agent::assembly::included_from;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -26,6 +37,40 @@ pub enum Policy {
     ///
     /// Exits with 0 when every case holds, 1 when one does not, 2 on errors.
     Test(Test),
+    /// Run a program, watch what it does, and propose the least policy that allows it.
+    ///
+    /// The program is NOT confined to least privilege while it is watched: it runs as this user,
+    /// gains no privileges, and writes only below `--writable` (and in /tmp), but reads and connects
+    /// as it likes. Run what you do not trust at all on a machine that holds nothing.
+    ///
+    /// Exits with 0 when the proposal was written, whatever the program's own exit code, which is told.
+    Learn(learn::Learn),
+    /// Decide a recorded run again from its recorded facts: under its own policy, or under another.
+    ///
+    /// Exits with 0 when every decision is the same, 1 when one is not, 2 on errors.
+    Replay(replay::Replay),
+    /// Make a key that vouches for policies.
+    Key(sign::Key),
+    /// Vouch for a policy: writes a signed note beside it.
+    Sign(sign::Sign),
+    /// Check that trusted keys vouch for a policy, and that it is not older than one before it.
+    ///
+    /// Exits with 0 when they do, 1 when they do not, 2 on errors.
+    Verify(sign::Verify),
+    /// Print the JSON Schema of policy files, or the Cedar schema of their rules, for editors.
+    Schema(Schema),
+    /// Print a `[syscalls]` table that allows what a Docker or OCI seccomp profile does.
+    ImportSeccomp(import::ImportSeccomp),
+}
+
+#[derive(Args)]
+pub struct Schema {
+    /// Print the schema of the rules.
+    #[arg(long)]
+    rules: bool,
+    /// Print as JSON. The schema of the rules becomes one string.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -35,6 +80,9 @@ pub struct Check {
     /// Print findings as JSON.
     #[arg(long)]
     json: bool,
+    /// Warn too about rules that this host cannot enforce while the workload runs.
+    #[arg(long)]
+    host: bool,
     /// Fail on warnings too.
     #[arg(long)]
     strict: bool,
@@ -47,6 +95,12 @@ pub struct Explain {
     /// Facts as JSON (`-` for standard input); what they leave out is unknown.
     #[arg(long, value_name = "FILE", conflicts_with = "risk")]
     facts: Option<PathBuf>,
+    /// Instead of a file of facts: those of the last decision in this log of a run.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["risk", "facts"])]
+    log: Option<PathBuf>,
+    /// Of the log: the last decision up to the record of this number (`audit show` numbers them).
+    #[arg(long, value_name = "N", requires = "log")]
+    at: Option<u64>,
     /// Instead of a file of facts: good evidence, and this risk.
     #[arg(long, value_name = "0..100", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
     risk: u8,
@@ -93,7 +147,25 @@ impl Policy {
             Self::Explain(explain) => explain.run(),
             Self::Diff(diff) => diff.run().map_err(|failure| failure.code(2)),
             Self::Test(test) => test.run().map_err(|failure| failure.code(2)),
+            Self::Learn(learn) => learn.run(),
+            Self::Replay(replay) => replay.run().map_err(|failure| failure.code(2)),
+            Self::Key(key) => key.run(),
+            Self::Sign(sign) => sign.run(),
+            Self::Verify(verify) => verify.run().map_err(|failure| failure.code(2)),
+            Self::Schema(schema) => schema.run(),
+            Self::ImportSeccomp(import) => import.run(),
         }
+    }
+}
+
+impl Schema {
+    fn run(self) -> Result<ExitCode, Failure> {
+        match (self.rules, self.json) {
+            (false, _) => print!("{}", ::policy::BUNDLE_SCHEMA),
+            (true, false) => print!("{}", ::policy::SCHEMA),
+            (true, true) => println!("{}", json!(::policy::SCHEMA)),
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -101,8 +173,14 @@ impl Check {
     fn run(self) -> Result<ExitCode, Failure> {
         let source = read(&self.policy)?;
         let name = self.policy.display().to_string();
-        let (found, errors) = match Bundle::parse(&source, &name) {
-            Ok(bundle) => (bundle.lint(), false),
+        let (found, errors) = match parse(&self.policy, &source) {
+            Ok(bundle) => {
+                let mut found = bundle.lint();
+                if self.host {
+                    found.extend(bundle.lint_levers(&lacking()));
+                }
+                (found, false)
+            }
             Err(error) => (error.diagnostics().to_vec(), true),
         };
         if self.json {
@@ -123,7 +201,11 @@ impl Check {
             let count = |severity| found.iter().filter(|d| d.severity == severity).count();
             match (count(Severity::Error), count(Severity::Warning)) {
                 (0, 0) => println!("{name}: nothing to complain about"),
-                (errors, warnings) => println!("{name}: {errors} errors, {warnings} warnings"),
+                (errors, warnings) => println!(
+                    "{name}: {}, {}",
+                    several(errors, "error"),
+                    several(warnings, "warning")
+                ),
             }
         }
         let failed = errors || (self.strict && !found.is_empty());
@@ -138,8 +220,13 @@ impl Check {
 impl Explain {
     fn run(self) -> Result<ExitCode, Failure> {
         let bundle = load(&self.policy)?;
-        let facts = match &self.facts {
-            Some(path) => {
+        let recorded = match &self.log {
+            Some(log) => Some(replay::facts_at(log, self.at)?),
+            None => None,
+        };
+        let facts = match (&self.facts, recorded) {
+            (_, Some(facts)) => facts,
+            (Some(path), None) => {
                 let text = if path.as_os_str() == "-" {
                     std::io::read_to_string(std::io::stdin())?
                 } else {
@@ -149,7 +236,7 @@ impl Explain {
                     Failure::caused(format!("`{}` holds no facts", path.display()), &error)
                 })?
             }
-            None => Facts {
+            (None, None) => Facts {
                 risk: self.risk,
                 tier: Tier::Affirming,
                 tcb: Tcb::UpToDate,
@@ -213,16 +300,52 @@ impl Test {
     }
 }
 
+/// `1 error`, `2 errors`.
+fn several(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+/// The levers that this host lacks, and why.
+fn lacking() -> BTreeMap<Lever, String> {
+    let needs: [(Lever, &[&str]); 5] = [
+        (Lever::Freeze, &["cgroup-freeze"]),
+        (
+            Lever::Resources,
+            &["cgroup-memory", "cgroup-pids", "cgroup-cpu"],
+        ),
+        (Lever::Data, &["fuse-device"]),
+        (Lever::Network, &["seccomp-listener"]),
+        (Lever::Exec, &["seccomp-listener"]),
+    ];
+    let findings = Doctor::probe();
+    let missing = |id: &&str| {
+        let found = findings.iter().find(|finding| finding.id == *id)?;
+        (found.status == Status::Missing).then(|| format!("{}: {}", found.id, found.means))
+    };
+    let lacking = needs.into_iter().filter_map(|(lever, ids)| {
+        let why = ids.iter().find_map(missing)?;
+        Some((lever, why))
+    });
+    lacking.collect()
+}
+
 /// Reads and parses a policy file.
 pub fn load(path: &Path) -> Result<Bundle, Failure> {
     let source = read(path)?;
-    Bundle::parse(&source, &path.display().to_string()).map_err(|error| {
+    parse(path, &source).map_err(|error| {
         // The error's own text shows each place in the file.
         Failure::new(format!(
             "the policy has mistakes\n{}",
             error.to_string().trim_end()
         ))
     })
+}
+
+/// Parses a policy, and the files beside it that it includes.
+fn parse(path: &Path, source: &str) -> Result<Bundle, BundleError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    Bundle::parse_with(source, &path.display().to_string(), &included_from(folder))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ::policy::Bundle;
+use ::policy::signature::{self, PolicyVerifier};
 use ::vault::VaultError;
 use ::vault::audit::LogError;
 use casemate::isolation::child::Ending;
@@ -24,7 +25,7 @@ const STOPPED_BY_TIME: u8 = 124;
 /// Exit code when this command failed.
 const FAILED: u8 = 125;
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Run {
     /// The policy file.
     policy: PathBuf,
@@ -35,6 +36,17 @@ pub struct Run {
     /// Print each record as one line of JSON on stderr, instead of text.
     #[arg(long)]
     json: bool,
+    /// Decide under this policy too, and record what it would grant otherwise. It is not enforced.
+    #[arg(long, value_name = "FILE")]
+    shadow: Option<PathBuf>,
+    /// On SIGHUP read the policy file again and take it into force, if its version is higher and it
+    /// changes nothing that is built into the running sandbox. Without this a SIGHUP is passed on.
+    #[arg(long)]
+    reload_on_hangup: bool,
+    /// Run the policy only if this key vouches for it in `POLICY.note` (see `policy sign`); holds for
+    /// reloads too.
+    #[arg(long, value_name = "KEY")]
+    signed_by: Option<PolicyVerifier>,
     /// Print nothing but errors.
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -58,6 +70,7 @@ impl Run {
         } else {
             assembly
         };
+        self.vouched(assembly.bundle())?;
         let folder = self.log_folder(assembly.bundle())?;
         let Assembled { session, log } = assembly.logged_to(&folder).map_err(not_assembled)?;
         let view = View::new(self.json, self.quiet, folder, log.public_key());
@@ -65,17 +78,58 @@ impl Run {
         let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
         let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
         let stderr = std::io::stderr().as_fd().try_clone_to_owned()?;
+        let session = match &self.shadow {
+            Some(candidate) => session.shadowed_by(crate::policy::load(candidate)?),
+            None => session,
+        };
         let session = session
             .stdio(stdin, stdout, stderr)
             .watched_by(move |record, at| shown.show(record, at))
             .logged_to(log)?;
-        pass_signals(&session)?;
+        self.pass_signals(&session)?;
         let result = session.run();
         view.close(&result);
         match result {
             Ok(outcome) => Ok(exit_code(&outcome)),
             Err(error) => Err(explain(error)),
         }
+    }
+
+    /// Checks the signature, if one is asked for.
+    fn vouched(&self, bundle: &Bundle) -> Result<(), Failure> {
+        let Some(key) = &self.signed_by else {
+            return Ok(());
+        };
+        let note = crate::policy::note_beside(&self.policy);
+        let note = std::fs::read_to_string(&note).map_err(|error| {
+            Failure::caused(format!("cannot read `{}`", note.display()), &error)
+                .hint("`sandboxctl policy sign` makes it")
+        })?;
+        signature::verify(bundle, &note, std::slice::from_ref(key), 1, 0)?;
+        Ok(())
+    }
+
+    /// Passes the Unix signals that reach this process on to the workload.
+    fn pass_signals(&self, session: &Session) -> Result<(), Failure> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+        let handle = session.handle();
+        let mut signals = signal_hook::iterator::Signals::new([
+            SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,
+        ])?;
+        let run = self.clone();
+        std::thread::spawn(move || {
+            signals.forever().for_each(|signal| {
+                if signal != SIGHUP || !run.reload_on_hangup {
+                    return handle.kill(signal);
+                }
+                let newer = crate::policy::load(&run.policy);
+                match newer.and_then(|newer| run.vouched(&newer).map(|()| newer)) {
+                    Ok(newer) => handle.reload(newer),
+                    Err(failure) => handle.not_reloaded(failure.to_string()),
+                }
+            })
+        });
+        Ok(())
     }
 
     fn log_folder(&self, bundle: &Bundle) -> Result<PathBuf, Failure> {
@@ -92,16 +146,6 @@ impl Run {
         })?;
         new_log_folder(&state.join("casemate/runs"), bundle).map_err(not_assembled)
     }
-}
-
-/// Passes the Unix signals that reach this process on to the workload.
-fn pass_signals(session: &Session) -> Result<(), Failure> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-    let handle = session.handle();
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])?;
-    std::thread::spawn(move || signals.forever().for_each(|signal| handle.kill(signal)));
-    Ok(())
 }
 
 fn exit_code(outcome: &Outcome) -> ExitCode {

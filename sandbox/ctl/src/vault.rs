@@ -1,19 +1,24 @@
 //! `sandboxctl vault`: make and use vaults.
 
+mod keep;
+mod kek;
+mod source;
+
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ::vault::kek::{KekProvider, Passphrase, Released};
-use ::vault::{Access, Part, Vault as Store, VaultError};
+use ::vault::kek::KekProvider;
+use ::vault::{Access, OpenOptions, Part, Progress, Vault as Store, VaultError};
 use casemate::record::hex;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use zeroize::Zeroizing;
 
+use self::keep::{Erase, Export, Import, Mv, Rekey, Rotate, Snapshot};
+use self::kek::Kek;
+use self::source::{Devices, Opens, new_released};
 use crate::failure::Failure;
-use crate::key::{new_key, read_key};
 
 #[derive(Subcommand)]
 pub enum Vault {
@@ -27,39 +32,40 @@ pub enum Vault {
     Ls(Ls),
     /// Remove an object, and the key that could open it.
     Rm(Rm),
+    /// Give an object, or a directory of objects, another name.
+    Mv(Mv),
     /// Read everything and check every byte.
     Verify(Verify),
+    /// Keep the vault as it is now in another folder.
+    Snapshot(Snapshot),
+    /// Copy objects into a new vault that another key opens.
+    Export(Export),
+    /// Copy objects out of another vault into this one.
+    Import(Import),
+    /// Draw a new root key; one key alone opens the vault then.
+    Rekey(Rekey),
+    /// Seal every object anew under new keys; goes on where it was interrupted.
+    Rotate(Rotate),
+    /// Destroy a vault: no key opens it any more.
+    Erase(Erase),
     /// List, add and remove the keys that open a vault.
     #[command(subcommand)]
     Kek(Kek),
 }
 
-#[derive(Subcommand)]
-pub enum Kek {
-    /// List the key slots: id, kind, and the header epoch in which each was made.
-    Ls(Ls),
-    /// Let one more key open the vault. With --new-key-file and no such file, a new key is made.
-    Add(Add),
-    /// Take a key slot away; its key then opens the vault no more.
-    Rm(RmSlot),
-}
-
 /// Where the vault is, and what opens it.
 #[derive(Args)]
-struct At {
+pub struct At {
     /// Folder of the vault.
     vault: PathBuf,
-    /// File with the key that a broker would release (64 hexadecimal digits).
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "passphrase_file",
-        required_unless_present = "passphrase_file"
-    )]
-    key_file: Option<PathBuf>,
-    /// File whose first line is the passphrase (`-` for standard input).
-    #[arg(long, value_name = "FILE")]
-    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    opens: Opens,
+    #[command(flatten)]
+    devices: Devices,
+    /// What remembers the vault's latest commit: `file:PATH`, or `tpm:0xINDEX`, an NV index of the TPM
+    /// such as 0x01800001. Give it to every command that changes the vault.
+    #[arg(long, value_name = "URI")]
+    anchor: Option<String>,
 }
 
 #[derive(Args)]
@@ -106,31 +112,6 @@ pub struct Rm {
 }
 
 #[derive(Args)]
-pub struct Add {
-    #[command(flatten)]
-    at: At,
-    /// File with the new key (64 hexadecimal digits).
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "new_passphrase_file",
-        required_unless_present = "new_passphrase_file"
-    )]
-    new_key_file: Option<PathBuf>,
-    /// File whose first line is the new passphrase (`-` for standard input).
-    #[arg(long, value_name = "FILE")]
-    new_passphrase_file: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub struct RmSlot {
-    #[command(flatten)]
-    at: At,
-    /// Id of the slot, as `kek ls` prints it, or the first digits of it.
-    slot: String,
-}
-
-#[derive(Args)]
 pub struct Verify {
     #[command(flatten)]
     at: At,
@@ -144,10 +125,15 @@ impl Vault {
             Self::Get(command) => command.run(),
             Self::Ls(command) => command.run(),
             Self::Rm(command) => command.run(),
+            Self::Mv(command) => command.run(),
             Self::Verify(command) => command.run(),
-            Self::Kek(Kek::Ls(command)) => command.slots(),
-            Self::Kek(Kek::Add(command)) => command.run(),
-            Self::Kek(Kek::Rm(command)) => command.run(),
+            Self::Snapshot(command) => command.run(),
+            Self::Export(command) => command.run(),
+            Self::Import(command) => command.run(),
+            Self::Rekey(command) => command.run(),
+            Self::Rotate(command) => command.run(),
+            Self::Erase(command) => command.run(),
+            Self::Kek(command) => command.run(),
         }
         .map(|()| ExitCode::SUCCESS)
     }
@@ -155,12 +141,31 @@ impl Vault {
 
 impl At {
     fn kek(&self) -> Result<Box<dyn KekProvider>, Failure> {
-        kek(self.key_file.as_deref(), self.passphrase_file.as_deref())
+        self.opens.kek(&self.devices)
     }
 
     fn open(&self, access: Access) -> Result<Store, Failure> {
-        let kek = self.kek()?;
-        Store::open(&self.vault, kek.as_ref(), access).map_err(|error| self.explain(error))
+        self.open_with(self.kek()?.as_ref(), access)
+    }
+
+    fn open_with(&self, kek: &dyn KekProvider, access: Access) -> Result<Store, Failure> {
+        Store::open_with(&self.vault, kek, self.options(access)?)
+            .map_err(|error| self.explain(error))
+    }
+
+    fn options(&self, access: Access) -> Result<OpenOptions, Failure> {
+        let anchor = match &self.anchor {
+            Some(uri) => Some(::vault::anchor::named(uri, Path::new("")).ok_or_else(|| {
+                Failure::new(format!("`{}` is no anchor", uri.escape_default()))
+                    .hint("name one as file:PATH or tpm:0x01800001")
+            })?),
+            None => None,
+        };
+        Ok(OpenOptions {
+            access,
+            anchor,
+            ..OpenOptions::default()
+        })
     }
 
     fn explain(&self, error: VaultError) -> Failure {
@@ -179,54 +184,14 @@ impl At {
     }
 }
 
-/// The key in one of these files; clap saw to it that there is one.
-fn kek(key: Option<&Path>, phrase: Option<&Path>) -> Result<Box<dyn KekProvider>, Failure> {
-    match phrase {
-        Some(path) => Ok(Box::new(Passphrase::new(passphrase(path)?))),
-        None => released(read_key(key.unwrap_or(Path::new("")))?),
-    }
-}
-
-fn released(mut key: Zeroizing<Vec<u8>>) -> Result<Box<dyn KekProvider>, Failure> {
-    let bytes: &mut [u8; 32] = key
-        .as_mut_slice()
-        .try_into()
-        .map_err(|_| Failure::new("a key has 32 bytes"))?;
-    Ok(Box::new(Released::take(bytes)?))
-}
-
-fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let failed = |error: io::Error| {
-        Failure::caused(
-            format!("cannot read the passphrase from `{}`", path.display()),
-            &error,
-        )
-    };
-    let mut text = Zeroizing::new(Vec::new());
-    if path.as_os_str() == "-" {
-        io::stdin()
-            .take(4096)
-            .read_to_end(&mut text)
-            .map_err(failed)?;
-    } else {
-        File::open(path)
-            .and_then(|file| file.take(4096).read_to_end(&mut text))
-            .map_err(failed)?;
-    }
-    let end = text
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .unwrap_or(text.len());
-    text.truncate(end);
-    if text.is_empty() {
-        return Err(Failure::new("the passphrase is empty"));
-    }
-    Ok(text)
-}
-
 impl Create {
     fn run(self) -> Result<(), Failure> {
-        let fresh = self.at.key_file.as_ref().filter(|path| !path.exists());
+        let fresh = self
+            .at
+            .opens
+            .key_file
+            .as_ref()
+            .filter(|path| !path.exists());
         if self.at.vault.exists() {
             return Err(Failure::new(format!(
                 "`{}` exists already",
@@ -234,10 +199,11 @@ impl Create {
             )));
         }
         let kek = match fresh {
-            Some(path) => released(new_key(path)?)?,
+            Some(path) => new_released(path)?,
             None => self.at.kek()?,
         };
-        let vault = Store::create(&self.at.vault, kek.as_ref(), Default::default());
+        let options = self.at.options(Access::ReadWrite)?;
+        let vault = Store::create_with(&self.at.vault, kek.as_ref(), Default::default(), options);
         let vault = vault.map_err(|error| {
             if let Some(path) = fresh {
                 // A key to nothing would only puzzle.
@@ -333,8 +299,9 @@ impl Rm {
 impl Verify {
     fn run(self) -> Result<(), Failure> {
         let vault = self.at.open(Access::ReadOnly)?;
+        let mut shown = Shown::default();
         let verified = vault
-            .verify(|_| {})
+            .verify(|progress| shown.tell(progress))
             .map_err(|error| self.at.explain(error))?;
         println!(
             "vault verified: {} objects, {} bytes",
@@ -345,96 +312,32 @@ impl Verify {
             hex(&vault.root()),
             vault.generation()
         );
-        println!(
-            "  no anchor remembers the newest root: a store put back as a whole looks the same"
-        );
-        Ok(())
-    }
-}
-
-impl Ls {
-    fn slots(self) -> Result<(), Failure> {
-        let slots = self.at.open(Access::ReadOnly)?.slots();
-        if self.json {
-            let list: Vec<_> = slots
-                .iter()
-                .map(|s| json!({ "slot": hex(&s.slot_id), "kind": s.kind.to_string(), "epoch": s.epoch }))
-                .collect();
-            println!("{}", serde_json::to_string_pretty(&list)?);
+        if vault.is_anchored() {
+            println!("  an anchor remembers this state");
         } else {
-            for slot in slots {
-                println!(
-                    "{}  {:<10}  {:>5}",
-                    hex(&slot.slot_id),
-                    slot.kind,
-                    slot.epoch
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Add {
-    fn run(self) -> Result<(), Failure> {
-        let from_input = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
-        if from_input(&self.at.passphrase_file) && from_input(&self.new_passphrase_file) {
-            return Err(
-                Failure::new("both passphrases cannot come from standard input")
-                    .hint("put one of them into a file"),
-            );
-        }
-        // Opened first: a key to nothing would only puzzle.
-        let mut vault = self.at.open(Access::ReadWrite)?;
-        let fresh = self.new_key_file.as_ref().filter(|path| !path.exists());
-        let new = match fresh {
-            Some(path) => released(new_key(path)?)?,
-            None => kek(
-                self.new_key_file.as_deref(),
-                self.new_passphrase_file.as_deref(),
-            )?,
-        };
-        // A failure half way may have added it all the same, so the new key file stays.
-        let slot = vault
-            .add_slot(new.as_ref())
-            .map_err(|error| self.at.explain(error))?;
-        println!("added key slot {}, kind {}", hex(&slot.slot_id), slot.kind);
-        if let Some(path) = fresh {
             println!(
-                "its key is in `{}`: give it to the broker, and keep a copy",
-                path.display()
+                "  no anchor remembers the newest root: a store put back as a whole looks the same"
             );
         }
         Ok(())
     }
 }
 
-impl RmSlot {
-    fn run(self) -> Result<(), Failure> {
-        let mut vault = self.at.open(Access::ReadWrite)?;
-        let slots = vault.slots().into_iter().map(|slot| slot.slot_id);
-        let wanted = self.slot.to_ascii_lowercase();
-        let matching: Vec<_> = slots
-            .filter(|id| !wanted.is_empty() && hex(id).starts_with(&wanted))
-            .collect();
-        let hint = "`sandboxctl vault kek ls` lists the slots";
-        let id = match matching[..] {
-            [id] => id,
-            [] => {
-                let message = format!("the vault has no key slot `{}`", self.slot.escape_default());
-                return Err(Failure::new(message).hint(hint));
-            }
-            _ => {
-                let message = format!("several key slots begin with `{wanted}`");
-                return Err(Failure::new(message).hint(hint));
-            }
-        };
-        vault
-            .remove_slot(id)
-            .map_err(|error| self.at.explain(error))?;
-        println!("removed key slot {}", hex(&id));
-        println!("  a copy of the vault from before still opens with its key");
-        Ok(())
+/// How far a verification is, on a terminal.
+#[derive(Default)]
+struct Shown(u64);
+
+impl Shown {
+    fn tell(&mut self, progress: Progress) {
+        let percent = (progress.bytes * 100)
+            .checked_div(progress.of_bytes)
+            .unwrap_or(0);
+        // Nothing is shown for what takes no time, or to a file.
+        if percent > self.0 && progress.of_bytes > 64 << 20 && io::stderr().is_terminal() {
+            self.0 = percent;
+            let end = if percent == 100 { "\n" } else { "" };
+            let _ = write!(io::stderr(), "\r{percent:>3} % verified{end}");
+        }
     }
 }
 

@@ -186,6 +186,23 @@ impl Inner {
                     &self.bad(&format!("{change} failed: {error}")),
                 )]
             }
+            Record::Reloading { version, .. } => {
+                vec![self.event(at, "policy", &format!("version {version} is in force"))]
+            }
+            Record::NotReloaded { why } => {
+                let why = format!("not reloaded: {}", clean(why));
+                vec![self.event(at, "policy", &self.warn(&why))]
+            }
+            Record::Shadowed { gained, lost, .. } => {
+                let plus = gained.iter().map(|grant| format!("+{grant}"));
+                let minus = lost.iter().map(|grant| format!("-{grant}"));
+                let all: Vec<String> = plus.chain(minus).take(6).collect();
+                let text = match all.as_slice() {
+                    [] => "would decide the same".to_owned(),
+                    some => format!("would decide otherwise: {}", clean(&some.join(", "))),
+                };
+                vec![self.event(at, "shadow", &text)]
+            }
             Record::Kill { signal } => {
                 vec![self.event(at, "signal", &format!("passed on: {signal}"))]
             }

@@ -126,6 +126,74 @@ fn genuine_evidence_for_somebody_else_or_out_of_its_time_is_not_believed() {
     }
 }
 
+/// The key of RFC 8410, section 10.3: everybody has it.
+const KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC
+-----END PRIVATE KEY-----
+";
+
+#[test]
+fn firmware_is_judged_by_a_signed_table_and_the_verdict_travels_as_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((bundle, report_data)) = genuine(&folder) else {
+        return;
+    };
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (key, table, token) = (file("key.pem"), file("table"), file("token"));
+    std::fs::write(&key, KEY).unwrap();
+    let source = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../attestation/data/amd-tcb.json"
+    );
+    let signing = [
+        "sign-table",
+        source,
+        "--key",
+        &key,
+        "--name",
+        "tcb.example",
+        "-o",
+        &table,
+    ];
+    let output = sandboxctl(&signing);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let public = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    assert!(public.starts_with("tcb.example+"), "{public}");
+
+    let with = |public: &str| {
+        sandboxctl(&[
+            "explain",
+            &bundle,
+            "--report-data",
+            &report_data,
+            "--at",
+            AT,
+            "--tcb-table",
+            &table,
+            "--tcb-table-key",
+            public,
+            "--ear",
+            &token,
+            "--ear-key",
+            &key,
+        ])
+    };
+    let output = with(&public);
+    let text = String::from_utf8(output.stdout).unwrap();
+    // The table begins after this time, and so warns; it is read all the same.
+    assert!(text.contains("tcb         up-to-date"), "{text}");
+    assert!(text.contains("AMD-SB-3019"), "{text}");
+    let token = std::fs::read_to_string(&token).unwrap();
+    assert_eq!(token.split('.').count(), 3, "{token}");
+
+    let other = public.replace("tcb.example", "tcb.elsewhere");
+    assert!(!with(&other).status.success());
+}
+
 #[test]
 fn a_launch_digest_is_computed_and_a_different_one_explained() {
     let Some(snp) = vectors() else { return };

@@ -173,3 +173,123 @@ fn only_file(folder: &Path) -> PathBuf {
     assert!(files.next().is_none());
     file
 }
+
+#[test]
+fn shares_that_were_printed_once_open_the_vault_when_its_key_is_lost() {
+    let desk = Desk::new();
+    let add = ["vault", "kek", "add", "v.vault", "--new-recovery", "2-of-3"];
+    let said = desk.does(&[&add[..], FIRST].concat());
+    let lines: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("casemate-share-1-"))
+        .collect();
+    assert_eq!(lines.len(), 3);
+    fs::write(desk.path("alice"), lines[2]).unwrap();
+    fs::write(desk.path("bob"), format!("\n{}\n", lines[0])).unwrap();
+    let alice = ["--share-file", "alice"];
+    assert!(desk.fails(&get(&alice)).contains("2 are needed"));
+    let both = [&alice[..], &["--share-file", "bob"]].concat();
+    assert_eq!(desk.does(&get(&both)), "content");
+}
+
+#[test]
+fn rekeying_leaves_one_key_and_rotating_leaves_all() {
+    let desk = Desk::new();
+    let add = [
+        "vault",
+        "kek",
+        "add",
+        "v.vault",
+        "--new-key-file",
+        "second.key",
+    ];
+    desk.does(&[&add[..], FIRST].concat());
+    let said = desk.does(&[&["vault", "rotate", "v.vault"], FIRST].concat());
+    assert_eq!(said, "rotated the keys of 1 objects\n");
+    assert_eq!(desk.does(&get(SECOND)), "content");
+    let rekey = ["vault", "rekey", "v.vault", "--new-key-file", "third.key"];
+    let said = desk.does(&[&rekey[..], FIRST].concat());
+    assert!(said.contains("`third.key`"), "{said}");
+    for lost in [FIRST, SECOND] {
+        assert!(desk.fails(&get(lost)).contains("the key opens no slot"));
+    }
+    assert_eq!(desk.does(&get(&["--key-file", "third.key"])), "content");
+}
+
+#[test]
+fn objects_are_renamed_exported_imported_and_kept_in_a_snapshot() {
+    let desk = Desk::new();
+    desk.does(&[&["vault", "snapshot", "v.vault", "then"], FIRST].concat());
+    desk.does(&[&["vault", "mv", "v.vault", "names", "people"], FIRST].concat());
+    assert!(desk.fails(&get(FIRST)).contains("no object of that name"));
+    let then = [&["vault", "get", "then", "names/a"], FIRST].concat();
+    assert_eq!(desk.does(&then), "content");
+
+    let export = ["vault", "export", "v.vault", "out", "--prefix", "people/"];
+    desk.does(&[&export[..], &["--new-key-file", "out.key"], FIRST].concat());
+    let import = ["vault", "import", "v.vault", "out", "--under", "back/"];
+    let from = ["--prefix", "people/", "--from-key-file", "out.key"];
+    let import = [&import[..], &from, FIRST].concat();
+    desk.does(&import);
+    let back = [&["vault", "get", "v.vault", "back/a"], FIRST].concat();
+    assert_eq!(desk.does(&back), "content");
+    assert!(desk.fails(&import).contains("cannot share a name"));
+
+    let over = [&["vault", "mv", "v.vault", "back/a", "people/a"], FIRST].concat();
+    assert!(desk.fails(&over).contains("--replace"));
+    desk.does(&[&over[..], &["--replace"]].concat());
+    assert!(desk.fails(&back).contains("no object of that name"));
+}
+
+#[test]
+fn a_vault_is_erased_only_on_purpose() {
+    let desk = Desk::new();
+    let careless = desk.run(&["vault", "erase", "v.vault"]);
+    assert_eq!(careless.status.code(), Some(2));
+    assert!(desk.path("v.vault/vault").exists());
+    desk.does(&["vault", "erase", "v.vault", "--yes"]);
+    assert!(!desk.path("v.vault").exists());
+    assert!(
+        desk.fails(&["vault", "erase", "v.vault", "--yes"])
+            .contains("not a vault")
+    );
+}
+
+#[test]
+fn a_credential_of_a_service_opens_a_vault_and_nothing_outside_its_folder_does() {
+    let desk = Desk::new();
+    let with = |name: &str, folder: Option<PathBuf>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sandboxctl"));
+        command
+            .args(["vault", "ls", "v.vault", "--credential", name])
+            .current_dir(desk.0.path())
+            .env_remove("CREDENTIALS_DIRECTORY");
+        if let Some(folder) = folder {
+            command.env("CREDENTIALS_DIRECTORY", folder);
+        }
+        command.output().unwrap().status.success()
+    };
+    let folder = || Some(desk.0.path().to_owned());
+    assert!(with("first.key", folder()));
+    assert!(!with("first.key", None));
+    fs::create_dir(desk.path("empty")).unwrap();
+    assert!(!with("../first.key", Some(desk.path("empty"))));
+}
+
+#[test]
+fn a_vault_put_back_to_an_earlier_day_does_not_open_where_an_anchor_remembers_it() {
+    let desk = Desk::new();
+    let anchor = [FIRST, &["--anchor", "file:anchor"]].concat();
+    let verify = [&["vault", "verify", "v.vault"], &anchor[..]].concat();
+    assert!(desk.does(&verify).contains("no anchor remembers"));
+    desk.does(&[&["vault", "put", "v.vault", "b", "a.txt"], &anchor[..]].concat());
+    assert!(desk.does(&verify).contains("an anchor remembers"));
+    desk.does(&[&["vault", "snapshot", "v.vault", "old"], &anchor[..]].concat());
+    desk.does(&[&["vault", "rm", "v.vault", "b"], &anchor[..]].concat());
+    fs::rename(desk.path("v.vault"), desk.path("new")).unwrap();
+    fs::rename(desk.path("old"), desk.path("v.vault")).unwrap();
+    assert!(desk.fails(&verify).contains("put back to generation"));
+    desk.does(&[&["vault", "verify", "v.vault"], FIRST].concat());
+    let none = [FIRST, &["--anchor", "paper"]].concat();
+    assert!(desk.fails(&get(&none)).contains("`paper` is no anchor"));
+}

@@ -267,6 +267,23 @@ impl Cgroup {
         }
     }
 
+    /// What kills everything in the sandbox when `1` is written to it, where v2 gives that.
+    pub fn kill_switch(&self) -> Option<fs::File> {
+        let folder = self.placement.v2.as_ref()?;
+        let file = fs::File::options()
+            .write(true)
+            .open(folder.join("cgroup.kill"));
+        file.ok()
+    }
+
+    /// Lets what was killed while frozen die. The v1 freezer keeps even those; thawed, they die before
+    /// they execute another instruction. On v2 nothing is to be done.
+    pub fn let_die(&self) {
+        if let Some((folder, false)) = &self.freezer {
+            let _ = write(folder, "freezer.state", "THAWED");
+        }
+    }
+
     /// Kills everything in the sandbox at once, where v2 gives that.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The `container` backend: namespaces, a root file system of its own, cgroups.
 
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::SyncSender;
 
@@ -7,11 +8,13 @@ use rustix::process::{Pid, Signal};
 
 use super::cgroup::{Cgroup, Limits};
 use super::child::{Ending, FromInit, ToInit};
-use super::narrow::{Namespaces, Narrowing};
 use super::spawner::{Failure, Spawner};
+use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::plan::FileAccess;
+use crate::session::Killer;
 use crate::syscall::notify;
 
 /// Makes sandboxes of namespaces and cgroups.
@@ -150,7 +153,7 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     items.push(Item::full(
         2,
         "files",
-        "granted trees can be taken while it runs; files and folders open already stay open",
+        "granted trees can be taken while it runs, and given back; files and folders open already stay open",
     ));
     items
 }
@@ -172,7 +175,8 @@ struct Running {
 
 impl Running {
     fn tell(&self, message: &ToInit) -> Result<(), Failure> {
-        wire::send(self.control.as_fd(), message, &[])
+        // A frozen init hears nothing, and must keep nobody waiting.
+        wire::send_now(self.control.as_fd(), message)
             .map_err(Failure::at("speaking to the sandbox"))
     }
 
@@ -242,19 +246,27 @@ impl Instance for Running {
         }
     }
 
-    fn detach(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner.narrow(&self.namespaces, at, Narrowing::Detach)
+    fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        self.spawner.show_tree(&self.namespaces, at, access)
     }
 
-    fn make_read_only(&mut self, at: &str) -> Result<(), Failure> {
-        self.spawner
-            .narrow(&self.namespaces, at, Narrowing::ReadOnly)
+    fn killer(&self) -> Killer {
+        let (init, kill) = (self.pidfd.try_clone(), self.cgroup.kill_switch());
+        let mut kill = kill;
+        Box::new(move || {
+            // Either suffices, and nobody is left to tell of an error.
+            let _ = init
+                .as_ref()
+                .map(|init| rustix::process::pidfd_send_signal(init, Signal::KILL));
+            let _ = kill.as_mut().map(|file| file.write_all(b"1"));
+        })
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
         // The namespace dies with its init; the cgroup catches it in one stroke where there is one.
         let killed = self.cgroup.kill();
         let init = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.cgroup.let_die();
         match (killed, init) {
             (Ok(()), _) | (_, Ok(()) | Err(rustix::io::Errno::SRCH)) => Ok(()),
             (_, Err(error)) => Err(Failure::at("stopping the sandbox")(error.into())),

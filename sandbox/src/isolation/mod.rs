@@ -9,9 +9,9 @@ pub mod child;
 pub mod container;
 pub mod floor;
 pub mod namespace;
-pub mod narrow;
 pub mod rootfs;
 pub mod spawner;
+pub mod trees;
 mod wire;
 
 use std::os::fd::OwnedFd;
@@ -21,6 +21,8 @@ use rustix::process::Pid;
 
 use crate::enforcement::{Enforcement, Item};
 use crate::event::Event;
+use crate::plan::FileAccess;
+use crate::session::Killer;
 use cgroup::Limits;
 use floor::Floor;
 use spawner::Failure;
@@ -95,19 +97,15 @@ pub trait Instance: Send {
     /// When a task does not stop in time.
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure>;
 
-    /// Takes the granted tree at this path inside away.
+    /// Lets the granted tree at this path inside be seen with this access, or not at all.
     ///
     /// # Errors
     ///
-    /// When there is no such mount, or the kernel refuses.
-    fn detach(&mut self, at: &str) -> Result<(), Failure>;
+    /// When there is no such mount, or the kernel refuses. The tree is then as it was, or gone.
+    fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure>;
 
-    /// Makes the granted tree at this path inside read-only.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such mount, or the kernel refuses.
-    fn make_read_only(&mut self, at: &str) -> Result<(), Failure>;
+    /// Something that kills the sandbox from another thread, while a lever hangs in this one.
+    fn killer(&self) -> Killer;
 
     /// Kills everything in the sandbox.
     ///

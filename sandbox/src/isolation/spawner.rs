@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Pid;
@@ -16,9 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
-use super::narrow::{Namespaces, Narrowing, narrow};
+use super::trees::{Namespaces, Trees};
 use super::{child, namespace, rootfs, wire};
+use crate::plan::FileAccess;
 use crate::sys::process::{self, Forked};
+
+/// How long the spawner may take to change a mount of a running sandbox.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Name (`argv[0]`) under which a program is its own spawner.
 pub const NAME: &str = "casemate-spawner";
@@ -30,8 +35,8 @@ enum Request {
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
-    /// Narrow a mount. Descriptors: user namespace, mount namespace.
-    Narrow(String, Narrowing),
+    /// Let a granted tree be seen so, or not at all. Descriptors: user namespace, mount namespace.
+    ShowTree(String, Option<FileAccess>),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
@@ -77,6 +82,8 @@ impl Failure {
 pub struct Spawner {
     socket: OwnedFd,
     process: Child,
+    /// It did not answer in time, and is not asked again.
+    hangs: bool,
 }
 
 impl Spawner {
@@ -99,6 +106,7 @@ impl Spawner {
         Ok(Self {
             socket: ours,
             process: command.spawn()?,
+            hangs: false,
         })
     }
 
@@ -146,27 +154,37 @@ impl Spawner {
 }
 
 impl Spawner {
-    /// Narrows the mount at a path of the running sandbox. Returns when it is in force.
+    /// Lets a granted tree of the running sandbox be seen with this access, or not at all. Returns when
+    /// it is in force.
     ///
     /// # Errors
     ///
-    /// [`Failure`] when there is no such mount, or the kernel refuses.
-    pub fn narrow(
-        &self,
+    /// [`Failure`] when there is no such mount, the kernel refuses, or nothing is heard within
+    /// [`ANSWER_DEADLINE`]: a file system on the way may hang. After that nothing more is asked.
+    pub fn show_tree(
+        &mut self,
         namespaces: &Namespaces,
         at: &str,
-        narrowing: Narrowing,
+        access: Option<FileAccess>,
     ) -> Result<(), Failure> {
+        if self.hangs {
+            return Err(Failure::at("asking the spawner")(
+                io::ErrorKind::TimedOut.into(),
+            ));
+        }
         let descriptors = [namespaces.user.as_fd(), namespaces.mounts.as_fd()];
         wire::send(
             self.socket.as_fd(),
-            &Request::Narrow(at.to_owned(), narrowing),
+            &Request::ShowTree(at.to_owned(), access),
             &descriptors,
         )
         .map_err(Failure::at("asking the spawner"))?;
-        let answer =
-            wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
-        match answer {
+        let heard = wire::wait(self.socket.as_fd(), ANSWER_DEADLINE)
+            .and_then(|()| wire::receive(self.socket.as_fd()))
+            .map_err(Failure::at("hearing from the spawner"));
+        // An answer that comes later would be taken for that to another question.
+        self.hangs = heard.is_err();
+        match heard? {
             Some((Answer::Done, _)) => Ok(()),
             Some((Answer::Failed(failure), _)) => Err(failure),
             Some((Answer::Spawned { .. }, _)) | None => Err(ended()),
@@ -185,7 +203,10 @@ fn ended() -> Failure {
 impl Drop for Spawner {
     /// Ends the spawner, and with it whatever sandbox is left, and waits until both are gone.
     fn drop(&mut self) {
-        if wire::send(self.socket.as_fd(), &Request::End, &[]).is_err() {
+        if self.hangs {
+            // The sandbox's init is tied to it and goes with it.
+            let _ = self.process.kill();
+        } else if wire::send(self.socket.as_fd(), &Request::End, &[]).is_err() {
             let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         }
         let _ = self.process.wait();
@@ -208,6 +229,7 @@ fn serve() -> io::Result<()> {
     let socket = supervisor_socket()?;
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
+    let mut trees = Trees::default();
     loop {
         let mut watched = vec![PollFd::new(&socket, PollFlags::IN)];
         if let Some(init) = &sandbox {
@@ -240,22 +262,23 @@ fn serve() -> io::Result<()> {
                         };
                         wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
                         sandbox = Some(pidfd);
+                        trees = Trees::of(&floor);
                     }
                     Err(failure) => {
                         wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?;
                     }
                 }
             }
-            Some((Request::Narrow(at, narrowing), descriptors)) => {
-                let narrowed = match <[OwnedFd; 2]>::try_from(descriptors) {
-                    Ok([user, mounts]) => narrow(&Namespaces { user, mounts }, &at, narrowing),
+            Some((Request::ShowTree(at, access), descriptors)) => {
+                let shown = match <[OwnedFd; 2]>::try_from(descriptors) {
+                    Ok([user, mounts]) => trees.show(&Namespaces { user, mounts }, &at, access),
                     Err(_) => Err(Failure {
                         step: "taking the request".into(),
                         error: "descriptors are missing".into(),
                         errno: None,
                     }),
                 };
-                let answer = narrowed.map_or_else(Answer::Failed, |()| Answer::Done);
+                let answer = shown.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }
             last => {

@@ -4,6 +4,10 @@
 //! revocation reaches descriptors that are already open. Elsewhere the plaintext is put into a tmpfs
 //! of the sandbox, and taking it away truncates every file in it: open descriptors read nothing more,
 //! mappings fault. That is a gap (`data`), because the plaintext is all in memory from the start.
+//!
+//! With the lease go the vault's keys. So what comes back is a vault opened anew, with a key that was
+//! released anew: it is shown at the same place under a new lease, and what was open under the old one
+//! stays useless.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use vault::fuse::FuseServer;
 use vault::{Lease, LeaseTerms, LeaseUse, Rights, Vault};
 use zeroize::Zeroizing;
@@ -31,9 +35,12 @@ pub struct Vaults {
 
 /// One vault, open, and shown to the workload once its place exists.
 struct Shown {
-    vault: Arc<Vault>,
+    /// Until it is withdrawn: then its keys go with it.
+    vault: Option<Arc<Vault>>,
     lease: Option<Arc<Lease>>,
     view: Option<View>,
+    /// What was done under leases that have ended.
+    before: LeaseUse,
 }
 
 /// How the workload sees a vault.
@@ -56,9 +63,10 @@ impl Vaults {
         self.open.insert(
             name,
             Shown {
-                vault,
+                vault: Some(vault),
                 lease: None,
                 view: None,
+                before: LeaseUse::default(),
             },
         );
     }
@@ -69,12 +77,9 @@ impl Vaults {
             .iter()
             .map(|(name, shown)| {
                 // A page at least for each file, as the tmpfs counts.
-                let size = shown
-                    .vault
-                    .list()
-                    .iter()
-                    .map(|object| object.len.next_multiple_of(4096))
-                    .sum();
+                let objects = shown.vault.as_ref().map(|vault| vault.list());
+                let sizes = objects.iter().flatten();
+                let size = sizes.map(|object| object.len.next_multiple_of(4096)).sum();
                 (name.clone(), size)
             })
             .collect()
@@ -87,30 +92,9 @@ impl Vaults {
     /// When the vault cannot be served or read.
     pub fn show(&mut self, name: &str, place: Place) -> Result<Item, Failure> {
         let step = format!("showing vault `{name}`");
-        let Some(shown) = self.open.get_mut(name) else {
-            return Err(Failure {
-                step,
-                error: "it is not open".into(),
-                errno: None,
-            });
-        };
-        let terms = LeaseTerms {
-            subject: "workload".into(),
-            prefix: String::new(),
-            rights: Rights::READ,
-            expires: None,
-        };
-        let lease = shown.vault.lease(terms).map_err(io::Error::other);
-        let lease = Arc::new(lease.map_err(Failure::at(step.clone()))?);
-        let (events, data) = (self.events.clone(), name.to_owned());
-        lease.on_damage(move |damage| {
-            let what = format!("the {} of `{}`", damage.what, damage.object);
-            // A session that is over needs to hear no more.
-            let _ = events.send(Event::Damaged {
-                data: data.clone(),
-                what,
-            });
-        });
+        let events = self.events.clone();
+        let shown = self.open.get_mut(name).ok_or_else(|| not_open(&step))?;
+        let lease = shown.lease(name, events, &step)?;
         let (view, item) = match place {
             Place::Fuse(device) => {
                 let server = vault::fuse::serve(device, Arc::clone(&lease), (INSIDE_ID, INSIDE_ID))
@@ -133,6 +117,31 @@ impl Vaults {
         Ok(item)
     }
 
+    /// Shows a vault that was withdrawn, opened anew, at the place where it was.
+    ///
+    /// # Errors
+    ///
+    /// When the vault cannot be served or read; it stays withdrawn.
+    pub fn give_back(&mut self, name: &str, vault: Arc<Vault>) -> Result<(), Failure> {
+        let step = format!("giving vault `{name}` back");
+        let events = self.events.clone();
+        let shown = self.open.get_mut(name).ok_or_else(|| not_open(&step))?;
+        shown.vault = Some(vault);
+        let lease = shown.lease(name, events, &step)?;
+        let given = match &mut shown.view {
+            Some(View::Fuse(server)) => server.renew(Arc::clone(&lease)).map_err(io::Error::other),
+            Some(View::Memory(memory)) => memory.refill(&lease),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let given = given.map_err(Failure::at(step));
+        if given.is_err() {
+            lease.revoke();
+            shown.vault = None;
+        }
+        shown.lease = Some(lease);
+        given
+    }
+
     /// Takes a vault away: when this returns, no read gives a byte of it any more.
     ///
     /// # Errors
@@ -142,8 +151,10 @@ impl Vaults {
         let Some(shown) = self.open.get_mut(name) else {
             return Ok(());
         };
-        if let Some(lease) = &shown.lease {
+        shown.vault = None;
+        if let Some(lease) = shown.lease.take() {
             lease.revoke();
+            shown.before = sum(shown.before, lease.usage());
         }
         match &mut shown.view {
             Some(View::Fuse(server)) => {
@@ -160,7 +171,10 @@ impl Vaults {
     /// What nothing remembers: without an anchor, a vault that was put back as a whole to an earlier day
     /// looks like a fresh one.
     pub fn freshness(&self) -> impl Iterator<Item = Item> {
-        self.open.keys().map(|name| {
+        let unanchored = |(_, shown): &(&String, &Shown)| {
+            !shown.vault.as_ref().is_some_and(|vault| vault.is_anchored())
+        };
+        self.open.iter().filter(unanchored).map(|(name, _)| {
             let detail = format!("{name}: no anchor remembers its newest root; putting back the whole vault goes unseen");
             Item::partly(4, "freshness", detail)
         })
@@ -168,15 +182,66 @@ impl Vaults {
 
     /// What the workload read of each vault.
     pub fn usage(&self) -> BTreeMap<String, LeaseUse> {
-        self.open
-            .iter()
-            .filter_map(|(name, shown)| Some((name.clone(), shown.lease.as_ref()?.usage())))
+        let used = |shown: &Shown| {
+            let now = shown.lease.as_ref().map(|lease| lease.usage());
+            sum(shown.before, now.unwrap_or_default())
+        };
+        let all = self.open.iter();
+        all.map(|(name, shown)| (name.clone(), used(shown)))
             .collect()
+    }
+}
+
+impl Shown {
+    /// A new lease for the workload, whose damage is reported.
+    fn lease(
+        &self,
+        name: &str,
+        events: SyncSender<Event>,
+        step: &str,
+    ) -> Result<Arc<Lease>, Failure> {
+        let vault = self.vault.as_ref().ok_or_else(|| not_open(step))?;
+        let terms = LeaseTerms {
+            subject: "workload".into(),
+            prefix: String::new(),
+            rights: Rights::READ,
+            expires: None,
+        };
+        let lease = vault.lease(terms).map_err(io::Error::other);
+        let lease = Arc::new(lease.map_err(Failure::at(step))?);
+        let data = name.to_owned();
+        lease.on_damage(move |damage| {
+            let what = format!("the {} of `{}`", damage.what, damage.object);
+            // A session that is over needs to hear no more.
+            let _ = events.send(Event::Damaged {
+                data: data.clone(),
+                what,
+            });
+        });
+        Ok(lease)
+    }
+}
+
+fn not_open(step: &str) -> Failure {
+    Failure {
+        step: step.into(),
+        error: "it is not open".into(),
+        errno: None,
+    }
+}
+
+fn sum(one: LeaseUse, other: LeaseUse) -> LeaseUse {
+    LeaseUse {
+        opens: one.opens + other.opens,
+        reads: one.reads + other.reads,
+        bytes: one.bytes + other.bytes,
+        refused: one.refused + other.refused,
     }
 }
 
 /// A copy of a vault in a tmpfs that only the sandbox sees.
 struct Memory {
+    folder: OwnedFd,
     files: Vec<File>,
 }
 
@@ -196,7 +261,14 @@ impl Memory {
             copy(lease, &object.name, &mut file)?;
             files.push(file);
         }
-        Ok(Self { files })
+        Ok(Self { folder, files })
+    }
+
+    /// Fills new files, after the empty ones were removed: whoever has one of those open reads nothing.
+    fn refill(&mut self, lease: &Lease) -> io::Result<()> {
+        clear(self.folder.as_fd())?;
+        *self = Self::fill(self.folder.try_clone()?, lease)?;
+        Ok(())
     }
 
     fn empty(&mut self) -> io::Result<()> {
@@ -221,6 +293,27 @@ fn copy(lease: &Lease, name: &str, file: &mut File) -> io::Result<()> {
         file.write_all(&buffer[..read])?;
         offset += read as u64;
     }
+}
+
+/// Removes everything in a folder.
+fn clear(folder: BorrowedFd<'_>) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Err(rustix::io::Errno::ISDIR) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inner = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+                clear(inner.as_fd())?;
+                rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 fn enter(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {

@@ -10,6 +10,7 @@ use policy::Tables;
 use crate::adjust::Change;
 use crate::isolation::Instance;
 use crate::isolation::spawner::Failure;
+use crate::plan::FileAccess;
 use data::Vaults;
 
 /// Carries out one change. Returns when it is in force.
@@ -25,8 +26,15 @@ pub fn pull(
 ) -> Result<(), Failure> {
     match change {
         Change::Withdraw(name) => vaults.withdraw(name),
-        Change::Detach(at) => files::detach(instance, at),
-        Change::ReadOnly(at) => files::make_read_only(instance, at),
+        // Its key comes from elsewhere first: see `Vaults::give_back`.
+        Change::Release(name) => Err(Failure {
+            step: format!("giving vault `{name}` back"),
+            error: "its key was not released".into(),
+            errno: None,
+        }),
+        Change::Detach(at) => files::show(instance, at, None),
+        Change::ReadOnly(at) => files::show(instance, at, Some(FileAccess::Read)),
+        Change::Restore { at, access } => files::show(instance, at, Some(*access)),
         Change::Limit(tier) => resources::limit(instance, tables, *tier),
         Change::Freeze(frozen) => freeze::set(instance, *frozen),
         Change::Stop => freeze::stop(instance),

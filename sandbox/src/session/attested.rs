@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use attestation::{Appraisal, Attester, Challenge, UnixTime, Verifier};
+use attestation::{Appraisal, Challenge, UnixTime, Verifier};
 use policy::Bundle;
 
 use crate::error::describe;
 use crate::record::{Record, hex};
+
+use super::courier::SharedAttester;
 
 /// Shortest time between two tries to have evidence believed.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Who collects evidence, who appraises it, and what came of that.
 pub(super) struct Attested {
-    pub(super) attester: Box<dyn Attester>,
+    attester: SharedAttester,
     verifier: Verifier,
     appraisal: Option<Appraisal>,
     believed: Option<Duration>,
@@ -21,7 +23,7 @@ pub(super) struct Attested {
 }
 
 impl Attested {
-    pub(super) fn new(attester: Box<dyn Attester>, verifier: Verifier) -> Self {
+    pub(super) fn new(attester: SharedAttester, verifier: Verifier) -> Self {
         Self {
             attester,
             verifier,
@@ -66,8 +68,11 @@ impl Attested {
         bundle: &Bundle,
         now: Duration,
     ) -> Result<Appraisal, (String, String)> {
-        let evidence = self
-            .attester
+        let mut attester = self.attester.try_lock().map_err(|_| {
+            let busy = "the attester gives evidence to somebody else just now";
+            ("no-evidence".to_owned(), busy.to_owned())
+        })?;
+        let evidence = attester
             .attest(&challenge.report_data())
             .map_err(|error| ("no-evidence".to_owned(), describe(&error)))?;
         let appraisal = self

@@ -1,18 +1,23 @@
 //! Describing a session before it runs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
 use policy::{BackendName, Bundle};
+use vault::anchor::FreshnessAnchor;
 use vault::audit::Log;
 
 use super::Session;
 use super::attested::Attested;
+use super::courier::{Courier, SharedAttester};
 use super::journal::Journal;
+use super::reload::Shadow;
 use super::watch::Watch;
 use crate::error::SessionError;
 use crate::event::{Clock, Event};
@@ -36,9 +41,11 @@ pub struct SessionBuilder {
     attester: Option<Box<dyn Attester>>,
     verifier: Option<Verifier>,
     broker: Option<Box<dyn KeyBroker>>,
+    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     backend: Option<Box<dyn Backend>>,
     stdio: Option<[OwnedFd; 3]>,
     watcher: Watcher,
+    shadow: Option<Bundle>,
 }
 
 impl SessionBuilder {
@@ -49,9 +56,11 @@ impl SessionBuilder {
             attester: None,
             verifier: None,
             broker: None,
+            anchors: BTreeMap::new(),
             backend: None,
             stdio: None,
             watcher: Box::new(|_, _| {}),
+            shadow: None,
         }
     }
 
@@ -77,6 +86,18 @@ impl SessionBuilder {
         self
     }
 
+    /// Sets what remembers the latest commit of a vault, by the name of its `[data]` entry. Without it,
+    /// that the vault was not put back to an earlier day is a gap (`freshness`).
+    #[must_use]
+    pub fn anchored_by(
+        mut self,
+        data: impl Into<String>,
+        anchor: Arc<dyn FreshnessAnchor>,
+    ) -> Self {
+        self.anchors.insert(data.into(), anchor);
+        self
+    }
+
     /// Sets where the workload runs, instead of the backend that the policy names.
     #[must_use]
     pub fn on(mut self, backend: impl Backend + 'static) -> Self {
@@ -89,6 +110,14 @@ impl SessionBuilder {
     #[must_use]
     pub fn stdio(mut self, input: OwnedFd, output: OwnedFd, error: OwnedFd) -> Self {
         self.stdio = Some([input, output, error]);
+        self
+    }
+
+    /// Sets a bundle that is decided beside the one in force: what it would grant otherwise is recorded,
+    /// and not enforced.
+    #[must_use]
+    pub fn shadowed_by(mut self, candidate: Bundle) -> Self {
+        self.shadow = Some(candidate);
         self
     }
 
@@ -120,20 +149,28 @@ impl SessionBuilder {
             None => own_stdio().map_err(SessionError::Stdio)?,
         };
         let (sender, events) = mpsc::sync_channel(WAITING_EVENTS);
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             policy_digest: self.bundle.digest(),
             log_key: log.public_key(),
-            release_key: ReleaseKey::generate().map_err(|_| SessionError::Random)?,
-        };
+            release_key: Arc::new(ReleaseKey::generate().map_err(|_| SessionError::Random)?),
+        });
+        let attester: SharedAttester = Arc::new(Mutex::new(attester));
+        let courier = Courier::new(
+            self.broker,
+            self.anchors,
+            Arc::clone(&identity),
+            Arc::clone(&attester),
+        );
         let clock = Clock::start();
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
             watch: Watch::new(&self.bundle),
+            shadow: self.shadow.map(Shadow::of),
             bundle: self.bundle,
             base: self.base,
             identity,
             attested: Attested::new(attester, verifier),
-            broker: self.broker,
+            courier,
             backend: Some(backend),
             stdio: Some(stdio),
             journal: Journal::new(log, self.watcher, clock),
@@ -141,11 +178,14 @@ impl SessionBuilder {
             deadline: None,
             gaps: Default::default(),
             plan: Plan::default(),
+            ceiling: Plan::default(),
+            arrived: None,
             withdrawn: Default::default(),
             asked_to_end: false,
             started: false,
             events,
             sender,
+            watchdog: None,
             instance: None,
             vaults,
         })
@@ -163,6 +203,19 @@ impl Handle {
     pub fn kill(&self, signal: i32) {
         // A session that is over hears nothing, and needs to hear nothing.
         let _ = self.sender.send(Event::Kill(signal));
+    }
+
+    /// Takes another bundle into force, of the same name and a higher version: rules, risk, limits, and
+    /// entries of tables that go. What is built into the floor cannot change; such a bundle is refused.
+    /// Either is a record: `reloading` before it is in force, `not-reloaded` with the reason.
+    pub fn reload(&self, newer: Bundle) {
+        let _ = self.sender.send(Event::Reload(Ok(newer)));
+    }
+
+    /// Records that a bundle which was to be taken into force could not even be read. The one in force
+    /// stays.
+    pub fn not_reloaded(&self, why: impl Into<String>) {
+        let _ = self.sender.send(Event::Reload(Err(why.into())));
     }
 
     /// Raises the risk by the policy's weight for `operator`, for this reason.

@@ -4,11 +4,13 @@ use attestation::UnixTime;
 use policy::{Decision, Facts, Grant};
 use sha2::{Digest, Sha256};
 
-use super::{Session, builder, reasons, watch};
+use super::watchdog::Watchdog;
+use super::{Session, adjusting, builder, reasons, watch};
 use crate::adjust::Change;
 use crate::error::{SessionError, describe};
 use crate::facts;
 use crate::isolation::Launch;
+use crate::isolation::spawner::Failure;
 use crate::plan::{self, Run};
 use crate::record::{Record, hex};
 use crate::release;
@@ -41,7 +43,9 @@ impl Session {
     pub(super) fn decide(&mut self) -> Result<Decision, SessionError> {
         let facts = self.facts();
         let decision = self.bundle.decide(&facts);
-        self.journal.note(Record::decided(facts, &decision))?;
+        self.journal
+            .note(Record::decided(facts.clone(), &decision))?;
+        self.note_shadow(&facts, &decision)?;
         if decision.live() {
             return Ok(decision);
         }
@@ -58,27 +62,13 @@ impl Session {
     pub(super) fn open_vaults(&mut self) -> Result<(), SessionError> {
         let paths = release::vault_paths(&self.bundle, &self.base);
         for name in &self.plan.data.clone() {
-            let path = &paths[name];
             self.journal
                 .announce(Record::Releasing { data: name.clone() })?;
-            let broker = self.broker.as_deref_mut().ok_or(SessionError::NoBroker)?;
             let now = UnixTime(self.clock.now().as_secs());
-            let opened = release::open_vault(
-                name,
-                path,
-                &self.identity,
-                &mut *self.attested.attester,
-                broker,
-                now,
-            );
-            match opened {
+            let opened = self.courier.open(name, &paths[name], now);
+            match opened.ok_or(SessionError::NoBroker)? {
                 Ok(vault) => {
-                    self.journal.note(Record::Released {
-                        data: name.clone(),
-                        vault: hex(&vault.id()),
-                        root: hex(&vault.root()),
-                        generation: vault.generation(),
-                    })?;
+                    self.journal.note(adjusting::released(name, &vault))?;
                     self.vaults.insert(name.clone(), vault);
                 }
                 Err(error) => {
@@ -121,11 +111,15 @@ impl Session {
             enforcement: enforcement.items().to_vec(),
             pid: instance.pid().as_raw_nonzero().get(),
         };
+        let watchdog = Watchdog::start(instance.killer());
+        self.watchdog = Some(watchdog.map_err(Failure::at("starting the watchdog"))?);
         self.instance = Some(instance);
         self.journal.note(record)?;
         if self.plan.run == Run::Frozen {
+            // Not in force yet, so that following the change is what brings the plan there.
+            self.plan.run = Run::Running;
             self.apply(
-                &Change::Freeze(true),
+                Change::Freeze(true),
                 vec!["not granted from the start: proceed".into()],
             )?;
         }

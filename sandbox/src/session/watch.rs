@@ -6,15 +6,17 @@ use std::time::Duration;
 use policy::{Bundle, Risk, RiskModel};
 
 use super::attested::Attested;
+use super::tally::Tally;
 use crate::enforcement::Item;
 use crate::event::Event;
 use crate::record::Record;
-use crate::sensor::{self, Kind, Look, Sensor, Signal};
+use crate::sensor::{self, Kind, Look, Sensor};
 
 /// What looks, and what it adds up to.
 pub(super) struct Watch {
     sensors: Vec<Box<dyn Sensor>>,
     risk: Risk,
+    tally: Tally,
 }
 
 impl Watch {
@@ -22,19 +24,31 @@ impl Watch {
         Self {
             sensors: sensor::all(),
             risk: Risk::new(RiskModel::from(bundle)),
+            tally: Tally::default(),
         }
+    }
+
+    /// Weighs by another bundle from now on; what was signalled stays.
+    pub(super) fn adopt(&mut self, bundle: &Bundle) {
+        self.risk.adopt(RiskModel::from(bundle));
     }
 
     pub(super) fn risk(&self, now: Duration) -> u8 {
         self.risk.score(now)
     }
 
-    /// When the risk next falls by itself.
+    /// When the risk next falls by itself, or a signal that was counted has to be recorded.
     pub(super) fn next_change(&self, now: Duration) -> Option<Duration> {
-        self.risk.next_change(now)
+        let times = [self.risk.next_change(now), self.tally.due()];
+        times.into_iter().flatten().min()
     }
 
-    /// Shows the sensors what happened, and how things are. Equal signals become one record.
+    /// Records of signals that were counted and are not recorded yet; needed before a decision.
+    pub(super) fn counted(&mut self, now: Duration) -> Vec<Record> {
+        self.tally.take(now, true)
+    }
+
+    /// Shows the sensors what happened, and how things are. Gives the records that are due.
     pub(super) fn look(
         &mut self,
         events: &[Event],
@@ -43,7 +57,6 @@ impl Watch {
         bundle: &Bundle,
         now: Duration,
     ) -> Vec<Record> {
-        let mut seen: Vec<(Signal, u32)> = Vec::new();
         for happened in events.iter().map(Some).chain([None]) {
             let look = Look {
                 happened,
@@ -62,16 +75,10 @@ impl Watch {
                     Kind::Began => self.risk.hold(signal.sensor, now),
                     Kind::Ended => self.risk.release(signal.sensor, now),
                 }
-                match seen.iter_mut().find(|(known, _)| *known == signal) {
-                    Some((_, count)) => *count += 1,
-                    None => seen.push((signal, 1)),
-                }
+                self.tally.add(signal, self.risk.score(now));
             }
         }
-        let risk = self.risk.score(now);
-        seen.into_iter()
-            .map(|(signal, count)| Record::signal(signal, count, risk))
-            .collect()
+        self.tally.take(now, false)
     }
 }
 

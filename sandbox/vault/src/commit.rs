@@ -20,6 +20,7 @@ use crate::format::index::{self, Index};
 use crate::format::manifest::{self, Manifest, Segment};
 use crate::format::{ChunkSize, Id, Malformed, Padding};
 use crate::sealed::{self, sha256};
+use crate::secret::SecretKey;
 use crate::store::{Place, Store, file_name};
 use crate::vault::Access;
 
@@ -28,7 +29,7 @@ pub(crate) const FIRST_HEADER_EPOCH: u64 = 1;
 
 /// What an open vault and its leases have in common.
 pub(crate) struct Shared {
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     pub(crate) keys: Keys,
     pub(crate) chunk: ChunkSize,
     pub(crate) padding: Padding,
@@ -92,26 +93,42 @@ pub(crate) fn first(
         root: [0; 32],
         index: Arc::default(),
     };
-    match write(
-        shared,
-        &before,
-        Index::new(),
-        FIRST_HEADER_EPOCH,
+    let next = Next {
+        index: Index::new(),
+        header_epoch: FIRST_HEADER_EPOCH,
+        key_epoch: FIRST_EPOCH,
         time,
-        anchor,
-    ) {
+    };
+    match write(shared, &before, next, anchor) {
         Ok(_) => Ok(()),
         Err(failed) => Err(failed.error),
     }
 }
 
-/// Makes `next` the state after `before`, under the header of this epoch.
+/// What the next state shall be.
+pub(crate) struct Next {
+    pub(crate) index: Index,
+    pub(crate) header_epoch: u64,
+    pub(crate) key_epoch: u64,
+    pub(crate) time: u64,
+}
+
+/// Makes `next` the state after `before`.
 pub(crate) fn write(
     shared: &Shared,
     before: &Commit,
-    next: Index,
-    header_epoch: u64,
-    time: u64,
+    next: Next,
+    anchor: Option<&dyn FreshnessAnchor>,
+) -> Result<Commit, Failed> {
+    write_and(shared, before, next, || Ok(()), anchor)
+}
+
+/// Makes `next` the state after `before`, and does something more before the anchor hears of it.
+pub(crate) fn write_and(
+    shared: &Shared,
+    before: &Commit,
+    next: Next,
+    more: impl FnOnce() -> Result<(), VaultError>,
     anchor: Option<&dyn FreshnessAnchor>,
 ) -> Result<Commit, Failed> {
     let generation = before.manifest.generation + 1;
@@ -123,9 +140,10 @@ pub(crate) fn write(
     let manifest = Manifest {
         generation,
         previous: before.root,
-        header_epoch,
-        time,
-        objects: next.len() as u64,
+        header_epoch: next.header_epoch,
+        key_epoch: next.key_epoch,
+        time: next.time,
+        objects: next.index.len() as u64,
         segments: vec![segment],
         ..before.manifest.clone()
     };
@@ -134,7 +152,7 @@ pub(crate) fn write(
     let next = Commit {
         manifest,
         root,
-        index: Arc::new(next),
+        index: Arc::new(next.index),
     };
     // From here on the disk may hold the new state, whatever a failing call says.
     let undecided = |error| Failed {
@@ -143,6 +161,7 @@ pub(crate) fn write(
     };
     write_slot(&shared.store, generation, &slot)
         .map_err(VaultError::io(IO))
+        .and_then(|()| more())
         .map_err(undecided)?;
     if let Some(anchor) = anchor {
         let from = (generation > 1).then(|| before.anchored());
@@ -161,11 +180,15 @@ pub(crate) fn write(
 ///
 /// A writer may overtake a reader between the two manifests, or between manifest and index. So what
 /// does not fit together is looked at again, and is tampered with only if the manifests stood still.
-pub(crate) fn newest(shared: &Shared, header: &Header) -> Result<Commit, VaultError> {
+pub(crate) fn newest(
+    shared: &Shared,
+    header: &Header,
+    root_key: &SecretKey,
+) -> Result<Commit, VaultError> {
     let mut before = None;
     for _ in 0..MAX_LOOKS {
         let slots = read_slots(&shared.store)?;
-        let outcome = state(shared, header, &slots);
+        let outcome = state(shared, header, root_key, &slots);
         if !matches!(outcome, Err(VaultError::Tampered { .. })) || before.as_ref() == Some(&slots) {
             return outcome;
         }
@@ -181,13 +204,19 @@ const MAX_LOOKS: usize = 1000;
 type Slots = [Option<Vec<u8>>; 2];
 
 /// The state that these manifests and the index tell of.
-fn state(shared: &Shared, header: &Header, slots: &Slots) -> Result<Commit, VaultError> {
+fn state(
+    shared: &Shared,
+    header: &Header,
+    root_key: &SecretKey,
+    slots: &Slots,
+) -> Result<Commit, VaultError> {
     let (manifest, root) = newest_manifest(shared, slots)?;
     let epoch = manifest.header_epoch;
     // One ahead: a writer renewed the header and died before its commit.
     if header.epoch != epoch && Some(header.epoch) != epoch.checked_add(1) {
         return Err(VaultError::damaged(Part::Header));
     }
+    shared.keys.enter(root_key, manifest.key_epoch)?;
     let index = Arc::new(read_index(shared, &manifest)?);
     Ok(Commit {
         manifest,
@@ -196,27 +225,28 @@ fn state(shared: &Shared, header: &Header, slots: &Slots) -> Result<Commit, Vaul
     })
 }
 
-/// Compares the state found with the one remembered.
+/// Compares the state found with the one remembered; `false` if nothing is remembered.
 pub(crate) fn check_anchor(
     shared: &Shared,
     found: &Commit,
     access: Access,
     anchor: &dyn FreshnessAnchor,
-) -> Result<(), VaultError> {
+) -> Result<bool, VaultError> {
     let vault = &shared.keys.vault_id;
     let remembered = anchor.read(vault).map_err(VaultError::Anchor)?;
     let generation = found.manifest.generation;
     let Some(remembered) = remembered else {
         // A vault that was never anchored: the first writer to bring an anchor sets it.
         return match access {
-            Access::ReadOnly => Ok(()),
+            Access::ReadOnly => Ok(false),
             Access::ReadWrite => anchor
                 .advance(vault, None, found.anchored())
+                .map(|()| true)
                 .map_err(VaultError::Anchor),
         };
     };
     if remembered == found.anchored() {
-        return Ok(());
+        return Ok(true);
     }
     if generation < remembered.generation {
         let expected = remembered.generation;
@@ -229,9 +259,10 @@ pub(crate) fn check_anchor(
     let one_ahead = remembered.generation.checked_add(1) == Some(generation)
         && found.manifest.previous == remembered.root;
     match (one_ahead, access) {
-        (true, Access::ReadOnly) => Ok(()),
+        (true, Access::ReadOnly) => Ok(true),
         (true, Access::ReadWrite) => anchor
             .advance(vault, Some(remembered), found.anchored())
+            .map(|()| true)
             .map_err(VaultError::Anchor),
         (false, _) => Err(VaultError::Forked { generation }),
     }
@@ -281,12 +312,13 @@ pub(crate) fn orphans(store: &Store, now: &Commit) -> io::Result<Vec<(Place, Id)
     Ok(orphans)
 }
 
-fn write_segment(shared: &Shared, index: &Index, generation: u64) -> Result<Segment, VaultError> {
+fn write_segment(shared: &Shared, next: &Next, generation: u64) -> Result<Segment, VaultError> {
     let Shared { store, keys, .. } = shared;
-    let body = index::encode(index).map_err(|_| VaultError::TooLarge)?;
+    let key = keys.at(next.key_epoch).ok_or(VaultError::Crypto)?;
+    let body = index::encode(&next.index).map_err(|_| VaultError::TooLarge)?;
     let id = random_id()?;
     let mut file = index::front(&keys.vault_id, &id, generation, body.len());
-    let sealed = sealed::seal(keys.index(), INDEX_LABEL, &file, &body)?;
+    let sealed = sealed::seal(&key.index, INDEX_LABEL, &file, &body)?;
     file.extend_from_slice(&sealed);
     let len = file.len() as u64;
     if len > index::MAX_LEN {
@@ -336,7 +368,8 @@ fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Index, VaultError>
     if front != index::front(&keys.vault_id, &segment.id, manifest.generation, body_len) {
         return Err(tampered());
     }
-    let body = sealed::open(keys.index(), INDEX_LABEL, front, sealed).map_err(|_| tampered())?;
+    let key = keys.at(manifest.key_epoch).ok_or_else(tampered)?;
+    let body = sealed::open(&key.index, INDEX_LABEL, front, sealed).map_err(|_| tampered())?;
     let index = index::parse(&body).map_err(VaultError::tampered(Part::Index))?;
     if index.len() as u64 != manifest.objects {
         return Err(tampered());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::commit::{self, Shared};
 use crate::envelope::{Keys, random_id};
@@ -19,6 +20,14 @@ pub(crate) fn create(
     options: CreateOptions,
     open: &OpenOptions,
 ) -> Result<(), VaultError> {
+    appear(dir, |beside| make(beside, kek, options, open))
+}
+
+/// Makes a directory appear at `dir` whole or not at all: it is made beside, and renamed there.
+pub(crate) fn appear(
+    dir: &Path,
+    make: impl FnOnce(&Path) -> Result<(), VaultError>,
+) -> Result<(), VaultError> {
     let io = VaultError::io("create the vault");
     if fs::symlink_metadata(dir).is_ok() {
         return Err(VaultError::Exists);
@@ -33,7 +42,7 @@ pub(crate) fn create(
         _ => Path::new("."),
     };
 
-    let made = make(&beside, kek, options, open).and_then(|()| {
+    let made = make(&beside).and_then(|()| {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         match renameat_with(CWD, &beside, CWD, dir, RenameFlags::NOREPLACE) {
             Ok(()) => fs::File::open(parent)
@@ -77,7 +86,7 @@ fn make(
     store.write_at(&file, &bytes, 0).map_err(&io)?;
     store.sync(&file).map_err(&io)?;
     let shared = Shared {
-        store,
+        store: Arc::new(store),
         keys,
         chunk: options.chunk,
         padding: options.padding,

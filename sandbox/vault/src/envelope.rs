@@ -4,6 +4,7 @@
 //! slot       box(KEK, "slot", vault | slot | epoch | kind | wrap | parameters)  holds the VRK
 //! PRK        HKDF-Extract(salt = vault id, VRK)          the VRK is dropped after this
 //! labels     HKDF-Expand(PRK, "casemate-vault v1 " + {header, manifest, index, wrap} | 0 | suite | epoch)
+//!            index and wrap by key epoch: the manifest's, and for wraps the one before it too
 //! DEK        32 random bytes for each object version, AES-256-GCM-SIV under `wrap`, in the index
 //! extent     (K_enc | K_com) = HKDF-Expand(DEK, "… extent" | 0 | suite | vault | SHA-256(front))
 //! ```
@@ -12,6 +13,7 @@
 //! keeps even a repeated nonce from giving keys away.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
@@ -40,6 +42,12 @@ pub enum SlotKind {
     Broker,
     /// A passphrase, stretched with Argon2id.
     Passphrase,
+    /// A random KEK, kept as shares of which some give it back.
+    Recovery,
+    /// A random KEK, sealed by a TPM 2.0 to its PCRs.
+    Tpm,
+    /// A KEK that a key in an HSM derives (PKCS #11).
+    Pkcs11,
     /// A kind of this number, which this version does not know.
     Other(u8),
 }
@@ -49,6 +57,9 @@ impl SlotKind {
         match self {
             Self::Broker => 1,
             Self::Passphrase => 2,
+            Self::Recovery => 3,
+            Self::Tpm => 4,
+            Self::Pkcs11 => 5,
             Self::Other(number) => number,
         }
     }
@@ -57,6 +68,9 @@ impl SlotKind {
         match number {
             1 => Self::Broker,
             2 => Self::Passphrase,
+            3 => Self::Recovery,
+            4 => Self::Tpm,
+            5 => Self::Pkcs11,
             other => Self::Other(other),
         }
     }
@@ -67,6 +81,9 @@ impl fmt::Display for SlotKind {
         match self {
             Self::Broker => f.write_str("broker"),
             Self::Passphrase => f.write_str("passphrase"),
+            Self::Recovery => f.write_str("recovery"),
+            Self::Tpm => f.write_str("tpm"),
+            Self::Pkcs11 => f.write_str("pkcs11"),
             Self::Other(number) => write!(f, "unknown ({number})"),
         }
     }
@@ -97,9 +114,15 @@ pub(crate) struct Keys {
     pub(crate) vault_id: Id,
     header: SecretKey,
     manifest: SecretKey,
-    index: SecretKey,
+    /// The manifest's, the one before it, and those that it had while this vault was open.
+    epochs: RwLock<Vec<Arc<EpochKeys>>>,
+}
+
+/// The keys of one key epoch. While DEKs are rotated, those not rotated yet are of the one before.
+pub(crate) struct EpochKeys {
+    epoch: u64,
+    pub(crate) index: SecretKey,
     wrap: SecretKey,
-    wrap_epoch: u64,
 }
 
 /// The key epoch of a new vault.
@@ -112,9 +135,20 @@ impl Keys {
         provider: &dyn KekProvider,
     ) -> Result<(Self, Slot), VaultError> {
         let arena = Arena::default();
-        let root = SecretKey::random(&arena).map_err(VaultError::io("protect memory for keys"))?;
+        let root = SecretKey::random(&arena).map_err(VaultError::io(MEMORY))?;
         let slot = new_slot(vault_id, FIRST_HEADER_EPOCH, provider, &root)?;
-        Ok((Self::derive(arena, vault_id, &root)?, slot))
+        let keys = Self::derive(arena, vault_id, &root)?;
+        keys.enter(&root, FIRST_EPOCH)?;
+        Ok((keys, slot))
+    }
+
+    /// Draws the root key that takes this one's place; returns it and its keys, in this epoch.
+    pub(crate) fn renewed(&self, epoch: u64) -> Result<(Self, SecretKey), VaultError> {
+        let arena = Arena::default();
+        let root = SecretKey::random(&arena).map_err(VaultError::io(MEMORY))?;
+        let keys = Self::derive(arena, self.vault_id, &root)?;
+        keys.enter(&root, epoch)?;
+        Ok((keys, root))
     }
 
     /// Opens the first slot that belongs to the provider's key; returns the root key too, which
@@ -135,18 +169,41 @@ impl Keys {
     fn derive(arena: Arena, vault_id: Id, root: &SecretKey) -> Result<Self, VaultError> {
         let prk = sealed::extract(&vault_id, root);
         let key = |label, epoch| {
-            sealed::expand_key(&prk, label, epoch, &arena)
-                .map_err(VaultError::io("protect memory for keys"))
+            sealed::expand_key(&prk, label, epoch, &arena).map_err(VaultError::io(MEMORY))
         };
         Ok(Self {
             header: key("casemate-vault v1 header", 0)?,
             manifest: key("casemate-vault v1 manifest", 0)?,
-            index: key("casemate-vault v1 index", FIRST_EPOCH)?,
-            wrap: key("casemate-vault v1 wrap", FIRST_EPOCH)?,
-            wrap_epoch: FIRST_EPOCH,
+            epochs: RwLock::default(),
             vault_id,
             arena,
         })
+    }
+
+    /// Derives the keys that a manifest of this key epoch needs. Those that are there already stay:
+    /// a lease may need them.
+    pub(crate) fn enter(&self, root: &SecretKey, epoch: u64) -> Result<(), VaultError> {
+        let wanted = [epoch, epoch.saturating_sub(1)];
+        let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
+        let prk = sealed::extract(&self.vault_id, root);
+        for epoch in wanted.into_iter().filter(|epoch| *epoch >= FIRST_EPOCH) {
+            if epochs.iter().any(|keys| keys.epoch == epoch) {
+                continue;
+            }
+            let key = |label| {
+                sealed::expand_key(&prk, label, epoch, &self.arena).map_err(VaultError::io(MEMORY))
+            };
+            let index = key("casemate-vault v1 index")?;
+            let wrap = key("casemate-vault v1 wrap")?;
+            epochs.push(Arc::new(EpochKeys { epoch, index, wrap }));
+        }
+        Ok(())
+    }
+
+    /// The keys of a key epoch; `None` if the manifest never was of it, nor of the one after.
+    pub(crate) fn at(&self, epoch: u64) -> Option<Arc<EpochKeys>> {
+        let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
+        epochs.iter().find(|keys| keys.epoch == epoch).cloned()
     }
 
     /// The bytes of a header's file.
@@ -178,15 +235,6 @@ impl Keys {
         &self.manifest
     }
 
-    pub(crate) fn index(&self) -> &SecretKey {
-        &self.index
-    }
-
-    /// The epoch of new wraps.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.wrap_epoch
-    }
-
     /// The weakest protection of the memory that holds keys.
     pub(crate) fn protection(&self) -> MemoryProtection {
         self.arena
@@ -194,20 +242,33 @@ impl Keys {
             .unwrap_or(MemoryProtection::Ordinary)
     }
 
-    /// Draws a DEK for one object version, and wraps it.
+    /// Draws a DEK for one object version, and wraps it in this key epoch.
     pub(crate) fn new_dek(
         &self,
         object: &Id,
         version: u64,
+        epoch: u64,
     ) -> Result<(SecretKey, [u8; WRAPPED_LEN]), VaultError> {
-        let dek =
-            SecretKey::random(&self.arena).map_err(VaultError::io("protect memory for keys"))?;
+        let dek = SecretKey::random(&self.arena).map_err(VaultError::io(MEMORY))?;
+        let wrapped = self.wrap(&dek, object, version, epoch)?;
+        Ok((dek, wrapped))
+    }
+
+    /// Wraps the DEK of one object version.
+    pub(crate) fn wrap(
+        &self,
+        dek: &SecretKey,
+        object: &Id,
+        version: u64,
+        epoch: u64,
+    ) -> Result<[u8; WRAPPED_LEN], VaultError> {
         let mut nonce = [0; 12];
         rand::fill(&mut nonce).map_err(|_| VaultError::Crypto)?;
         let mut body = Zeroizing::new([0; 32]);
         body.copy_from_slice(dek.expose());
-        let aad = Aad::from(self.dek_context(object, version, self.wrap_epoch));
-        let tag = self
+        let aad = Aad::from(self.dek_context(object, version, epoch));
+        let keys = self.at(epoch).ok_or(VaultError::Crypto)?;
+        let tag = keys
             .wrapper()
             .and_then(|aead| {
                 let nonce = Nonce::assume_unique_for_key(nonce);
@@ -219,21 +280,19 @@ impl Keys {
         wrapped[..12].copy_from_slice(&nonce);
         wrapped[12..44].copy_from_slice(&body[..]);
         wrapped[44..].copy_from_slice(tag.as_ref());
-        Ok((dek, wrapped))
+        Ok(wrapped)
     }
 
     /// Unwraps the DEK of a record; `None` if it is not this object's, version's or vault's.
     pub(crate) fn dek(&self, record: &Record) -> std::io::Result<Option<SecretKey>> {
         SecretKey::filled(&self.arena, |dek| {
-            if record.key_epoch != self.wrap_epoch {
-                return None;
-            }
+            let keys = self.at(record.key_epoch)?;
             let (nonce, rest) = record.wrapped_dek.split_first_chunk::<12>()?;
             let (ciphertext, tag) = rest.split_at_checked(32)?;
             let context = self.dek_context(&record.object_id, record.version, record.key_epoch);
             let nonce = Nonce::assume_unique_for_key(*nonce);
             let aad = Aad::from(context);
-            self.wrapper()?
+            keys.wrapper()?
                 .open_separate_gather(nonce, aad, ciphertext, tag, dek)
                 .ok()
         })
@@ -253,16 +312,18 @@ impl Keys {
         )
     }
 
-    fn wrapper(&self) -> Option<LessSafeKey> {
-        UnboundKey::new(&AES_256_GCM_SIV, self.wrap.expose())
-            .ok()
-            .map(LessSafeKey::new)
-    }
-
     fn dek_context(&self, object: &Id, version: u64, epoch: u64) -> [u8; 32] {
         let label: &[u8] = b"casemate-vault v1 dek";
         let (version, epoch) = (version.to_le_bytes(), epoch.to_le_bytes());
         sha256(&[label, &[0], &self.vault_id, object, &version, &epoch])
+    }
+}
+
+impl EpochKeys {
+    fn wrapper(&self) -> Option<LessSafeKey> {
+        UnboundKey::new(&AES_256_GCM_SIV, self.wrap.expose())
+            .ok()
+            .map(LessSafeKey::new)
     }
 }
 
@@ -273,15 +334,24 @@ pub(crate) fn random_id() -> Result<Id, VaultError> {
     Ok(id)
 }
 
-/// The root key, from the first slot that belongs to the provider's key; `None` if none does.
+/// The root key, from the first slot that belongs to the provider's key; `None` if none does, and
+/// [`KekError::Refused`] if the provider gave no key for some of them.
 pub(crate) fn root_key(
     header: &Header,
     provider: &dyn KekProvider,
     arena: &Arena,
 ) -> Result<Option<SecretKey>, VaultError> {
     let kind = provider.kind().number();
+    let mut refused = None;
     for slot in header.slots.iter().filter(|slot| slot.kind == kind) {
-        let kek = provider.kek(&slot.info(&header.vault_id))?;
+        let kek = match provider.kek(&slot.info(&header.vault_id)) {
+            // Sealed elsewhere, or to another state of the device: the next slot may be its own.
+            Err(error @ KekError::Refused(_)) => {
+                refused = Some(error);
+                continue;
+            }
+            kek => kek?,
+        };
         let context = slot.context(&header.vault_id);
         match sealed::open(kek.key(), SLOT_LABEL, &context, &slot.sealed_key) {
             Ok(mut root) => {
@@ -290,13 +360,13 @@ pub(crate) fn root_key(
                     .ok_or(VaultError::damaged(Part::Slot))?;
                 return SecretKey::take_into(arena, root)
                     .map(Some)
-                    .map_err(VaultError::io("protect memory for keys"));
+                    .map_err(VaultError::io(MEMORY));
             }
             Err(Unopened::Commitment) => {}
             Err(Unopened::Content) => return Err(VaultError::damaged(Part::Slot)),
         }
     }
-    Ok(None)
+    refused.map_or(Ok(None), |error| Err(error.into()))
 }
 
 /// Makes a slot that the provider's key opens, for the header of this epoch.
@@ -349,4 +419,5 @@ impl Slot {
     }
 }
 
+const MEMORY: &str = "protect memory for keys";
 const SLOT_LABEL: &str = "casemate-vault v1 slot";

@@ -1,6 +1,7 @@
 //! Finding a vault's state behind a key: header, slot, manifest, index.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::commit::{self, Commit, Shared};
 use crate::envelope::Keys;
@@ -21,36 +22,33 @@ pub(crate) struct Found {
 
 /// Opens a slot of the header, and the newest state.
 ///
-/// A writer may replace the header and commit while a reader is between the two. So a header that
-/// does not go with the manifest is tampered with only if it stands still.
-pub(crate) fn find(mut store: Store, kek: &dyn KekProvider) -> Result<Found, VaultError> {
+/// A writer may replace the header, and the root key with it, while a reader is between header and
+/// manifest. So what does not go with the header is tampered with only if the header stands still.
+pub(crate) fn find(store: Store, kek: &dyn KekProvider) -> Result<Found, VaultError> {
+    let store = Arc::new(store);
     let mut file = read_header(&store)?;
     for _ in 0..MAX_LOOKS {
         let (header, keys, root) = unlock(&file, kek)?;
         let shared = Shared {
-            store,
+            store: Arc::clone(&store),
             keys,
             chunk: header.chunk,
             padding: header.padding,
         };
-        match commit::newest(&shared, &header) {
-            Err(VaultError::Tampered {
-                what: Part::Header, ..
-            }) => {}
-            outcome => {
-                return outcome.map(|commit| Found {
-                    header,
-                    root,
-                    shared,
-                    commit,
-                });
-            }
-        }
-        let now = read_header(&shared.store)?;
+        let outcome = commit::newest(&shared, &header, &root);
+        let Err(VaultError::Tampered { .. }) = outcome else {
+            return outcome.map(|commit| Found {
+                header,
+                root,
+                shared,
+                commit,
+            });
+        };
+        let now = read_header(&store)?;
         if now == file {
-            break;
+            return Err(outcome.err().unwrap_or(VaultError::damaged(Part::Header)));
         }
-        (file, store) = (now, shared.store);
+        file = now;
     }
     Err(VaultError::damaged(Part::Header))
 }

@@ -26,17 +26,24 @@ mod lease;
 mod name;
 mod object;
 mod secret;
+pub mod tpm;
 mod vault;
 
 mod commit;
+mod copy;
 mod create;
 mod envelope;
+mod erase;
 mod find;
+mod rename;
+mod rotate;
 mod sealed;
 mod slots;
+mod snapshot;
 mod store;
 mod stream;
 mod tree;
+mod verify;
 
 // The one place with unsafe code: memory that is locked, and hidden from dumps.
 #[allow(unsafe_code)]
@@ -44,6 +51,9 @@ mod sys;
 
 #[cfg(feature = "fuse")]
 pub mod fuse;
+
+#[doc(hidden)]
+pub mod fuzz;
 
 pub use crate::envelope::{SlotInfo, SlotKind};
 pub use crate::error::{Part, ReadError, VaultError};
@@ -53,11 +63,12 @@ pub use crate::lease::{
 };
 pub use crate::name::NameError;
 pub use crate::object::Object;
+pub use crate::rotate::Rotation;
 pub use crate::secret::{Kek, SecretKey};
 pub use crate::sys::MemoryProtection;
-pub use crate::vault::{
-    Access, Clock, CreateOptions, ObjectInfo, OpenOptions, Progress, Vault, Verified,
-};
+pub use crate::vault::{Access, Clock, CreateOptions, ObjectInfo, OpenOptions, Vault};
+
+pub use crate::verify::{Progress, Verified};
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use crate::envelope::{self, SlotInfo};
 use crate::error::VaultError;
 use crate::format::header::{FILE, Header, MAX_SLOTS, NEXT_FILE};
 use crate::format::index::Index;
-use crate::kek::KekProvider;
+use crate::kek::{KekError, KekProvider};
 use crate::store::{Place, Store};
 use crate::vault::Vault;
 
@@ -35,8 +35,10 @@ impl Vault {
         if self.header.slots.len() >= MAX_SLOTS {
             return Err(VaultError::SlotsFull);
         }
-        if envelope::root_key(&self.header, kek, &self.shared.keys.arena)?.is_some() {
-            return Err(VaultError::KeyInUse);
+        match envelope::root_key(&self.header, kek, &self.shared.keys.arena) {
+            Ok(Some(_)) => return Err(VaultError::KeyInUse),
+            Ok(None) | Err(VaultError::Kek(KekError::Refused(_))) => {}
+            Err(error) => return Err(error),
         }
         let mut next = self.next_header()?;
         let slot = envelope::new_slot(next.vault_id, next.epoch, kek, root)?;
@@ -69,7 +71,7 @@ impl Vault {
         self.replace_header(next)
     }
 
-    fn next_header(&self) -> Result<Header, VaultError> {
+    pub(crate) fn next_header(&self) -> Result<Header, VaultError> {
         let epoch = self.header.epoch.checked_add(1);
         Ok(Header {
             epoch: epoch.ok_or(VaultError::TooLarge)?,
@@ -79,26 +81,37 @@ impl Vault {
 
     fn replace_header(&mut self, next: Header) -> Result<(), VaultError> {
         let bytes = self.shared.keys.seal_header(&next);
-        let store = &self.shared.store;
-        let io = VaultError::io("replace the vault's header");
-        if let Err(e) = write_next(store, &bytes) {
-            // Left there it is harmless, and removed by the next writer.
-            let _ = store.remove(Place::Root, NEXT_FILE);
-            return Err(io(e));
-        }
+        self.write_next_header(&bytes)?;
         // From here on the disk may hold either header, so any failure needs a fresh look.
-        let renamed = store
-            .rename(NEXT_FILE, FILE)
-            .and_then(|()| store.sync_dir(Place::Root))
-            .map_err(io);
-        let replaced = renamed.and_then(|()| {
+        let replaced = self.rename_next_header().and_then(|()| {
             self.header = next;
             self.commit(Index::clone(&self.commit.index))
         });
         self.poisoned |= replaced.is_err();
         replaced
     }
+
+    /// Makes the next header durable beside the one that counts.
+    pub(crate) fn write_next_header(&self, bytes: &[u8]) -> Result<(), VaultError> {
+        let store = &self.shared.store;
+        write_next(store, bytes).map_err(|e| {
+            // Left there it is harmless, and removed by the next writer.
+            let _ = store.remove(Place::Root, NEXT_FILE);
+            VaultError::io(REPLACE)(e)
+        })
+    }
+
+    /// Makes the next header the one that counts.
+    pub(crate) fn rename_next_header(&self) -> Result<(), VaultError> {
+        let store = &self.shared.store;
+        store
+            .rename(NEXT_FILE, FILE)
+            .and_then(|()| store.sync_dir(Place::Root))
+            .map_err(VaultError::io(REPLACE))
+    }
 }
+
+const REPLACE: &str = "replace the vault's header";
 
 fn write_next(store: &Store, bytes: &[u8]) -> std::io::Result<()> {
     store.remove(Place::Root, NEXT_FILE)?;

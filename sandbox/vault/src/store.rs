@@ -14,6 +14,9 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::format::Id;
 
+#[cfg(test)]
+pub(crate) mod faults;
+
 /// A directory of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -45,9 +48,20 @@ pub(crate) struct Store {
 
 /// A lock that ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Lock(#[allow(dead_code)] File);
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that another thread forked has the file open until it
+        // executes something else, and would keep the lock for so long.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 impl Store {
+    /// Every lock file.
+    pub(crate) const LOCKS: [&str; 2] = [WRITER_LOCK, READERS_LOCK];
+
     /// Opens the directories; `NotFound` if this is not a vault's directory.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
@@ -109,7 +123,10 @@ impl Store {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = rustix::fs::openat(self.dir(place), name, flags | OFlags::CLOEXEC, mode)?;
-        Ok(File::from(fd))
+        let file = File::from(fd);
+        #[cfg(test)]
+        self.faults.opened(place, name, &file);
+        Ok(file)
     }
 
     /// Opens a file of the root for writing in place, or creates it.
@@ -117,9 +134,18 @@ impl Store {
         self.gate()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(File::from(rustix::fs::openat(
-            &self.root, name, flags, mode,
-        )?))
+        let file = File::from(rustix::fs::openat(&self.root, name, flags, mode)?);
+        #[cfg(test)]
+        self.faults.opened(Place::Root, name, &file);
+        Ok(file)
+    }
+
+    /// Opens a file that must exist, for writing over it.
+    pub(crate) fn open_to_overwrite(&self, place: Place, name: &str) -> io::Result<File> {
+        self.gate()?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::openat(self.dir(place), name, flags, Mode::empty())?;
+        Ok(File::from(fd))
     }
 
     pub(crate) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -127,20 +153,26 @@ impl Store {
         if let Err(e) = self.faults.step() {
             // What a dying machine leaves: half of it.
             file.write_all_at(&bytes[..bytes.len() / 2], offset).ok();
-            return Err(e);
+            return Err(e.now());
         }
+        #[cfg(test)]
+        self.faults.wrote(file, bytes, offset);
         file.write_all_at(bytes, offset)
     }
 
     /// Makes a file's bytes durable.
     pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
         self.gate()?;
+        #[cfg(test)]
+        self.faults.synced(file);
         file.sync_data()
     }
 
     /// Makes a directory's entries durable.
     pub(crate) fn sync_dir(&self, place: Place) -> io::Result<()> {
         self.gate()?;
+        #[cfg(test)]
+        self.faults.synced_dir(place);
         rustix::fs::fsync(self.dir(place))?;
         Ok(())
     }
@@ -148,13 +180,24 @@ impl Store {
     /// Puts one file of the root in the place of another: whoever opens it finds the one or the other.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.gate()?;
+        #[cfg(test)]
+        self.faults.renamed(from, to);
         rustix::fs::renameat(&self.root, from, &self.root, to)?;
+        Ok(())
+    }
+
+    /// Gives a file a name in another store too; fails between file systems.
+    pub(crate) fn link(&self, to: &Self, place: Place, name: &str) -> io::Result<()> {
+        let (from, to) = (self.dir(place), to.dir(place));
+        rustix::fs::linkat(from, name, to, name, AtFlags::empty())?;
         Ok(())
     }
 
     /// Removes a file; one that is gone already is no error.
     pub(crate) fn remove(&self, place: Place, name: &str) -> io::Result<()> {
         self.gate()?;
+        #[cfg(test)]
+        self.faults.removed(place, name);
         match rustix::fs::unlinkat(self.dir(place), name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
@@ -202,7 +245,7 @@ impl Store {
     #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
     fn gate(&self) -> io::Result<()> {
         #[cfg(test)]
-        self.faults.step()?;
+        self.faults.step().map_err(faults::Death::now)?;
         Ok(())
     }
 }
@@ -221,33 +264,4 @@ fn parse_id(name: &str) -> Option<Id> {
         return None;
     }
     u128::from_str_radix(name, 16).ok().map(u128::to_be_bytes)
-}
-
-/// A process that dies before its n-th step, for tests.
-#[cfg(test)]
-pub(crate) mod faults {
-    use std::io;
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    pub(crate) struct Faults(AtomicI64);
-
-    impl Default for Faults {
-        fn default() -> Self {
-            Self(AtomicI64::new(i64::MAX))
-        }
-    }
-
-    impl Faults {
-        /// Lets `steps` more steps happen, and none after.
-        pub(crate) fn die_after(&self, steps: i64) {
-            self.0.store(steps, Ordering::SeqCst);
-        }
-
-        pub(super) fn step(&self) -> io::Result<()> {
-            if self.0.fetch_sub(1, Ordering::SeqCst) <= 0 {
-                return Err(io::Error::other("killed by the test"));
-            }
-            Ok(())
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
 use crate::anchor::FreshnessAnchor;
-use crate::commit::{self, Commit, Shared};
+use crate::commit::{self, Commit, Failed, Next, Shared};
 use crate::create;
 use crate::envelope::random_id;
 use crate::error::VaultError;
@@ -91,31 +91,6 @@ pub struct ObjectInfo {
     pub version: u64,
 }
 
-/// How far [`Vault::verify`] has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Objects verified.
-    pub objects: u64,
-    /// Objects in all.
-    pub of_objects: u64,
-    /// Bytes of content verified.
-    pub bytes: u64,
-    /// Bytes of content in all.
-    pub of_bytes: u64,
-}
-
-/// What [`Vault::verify`] found to be in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// Objects, each read to its last chunk.
-    pub objects: u64,
-    /// Bytes of their content.
-    pub bytes: u64,
-    /// Files in the store that belong to no object: left by an interrupted writer, and removed by
-    /// the next one.
-    pub orphans: u64,
-}
-
 /// An open vault.
 ///
 /// Holding one proves that a key opened it and that header, manifest and index are whole; what is
@@ -128,7 +103,8 @@ pub struct Vault {
     pub(crate) commit: Commit,
     access: Access,
     clock: Clock,
-    anchor: Option<Arc<dyn FreshnessAnchor>>,
+    pub(crate) anchor: Option<Arc<dyn FreshnessAnchor>>,
+    anchored: bool,
     pub(crate) poisoned: bool,
     _lock: Lock,
 }
@@ -235,9 +211,10 @@ impl Vault {
             shared,
             commit,
         } = find(store, kek)?;
-        if let Some(anchor) = &anchor {
-            commit::check_anchor(&shared, &commit, access, anchor.as_ref())?;
-        }
+        let anchored = match &anchor {
+            Some(anchor) => commit::check_anchor(&shared, &commit, access, anchor.as_ref())?,
+            None => false,
+        };
         if access == Access::ReadWrite {
             commit::collect(&shared.store, &commit);
         }
@@ -249,6 +226,7 @@ impl Vault {
             access,
             clock,
             anchor,
+            anchored,
             poisoned: false,
             _lock: lock,
         };
@@ -272,6 +250,12 @@ impl Vault {
     /// How many commits there were, from 1 (the empty vault).
     pub fn generation(&self) -> u64 {
         self.commit.manifest.generation
+    }
+
+    /// Whether an anchor remembers this state, or the one before it: without, a store that was put
+    /// back as a whole to an earlier day cannot be told from a fresh one.
+    pub fn is_anchored(&self) -> bool {
+        self.anchored
     }
 
     /// How well the memory that holds this vault's keys is protected.
@@ -386,46 +370,6 @@ impl Vault {
         self.commit(next)
     }
 
-    /// Reads every chunk of every object, and tells how far it has come.
-    ///
-    /// # Errors
-    ///
-    /// [`VaultError::Tampered`] with the first part that is not what was written.
-    pub fn verify(&self, mut progress: impl FnMut(Progress)) -> Result<Verified, VaultError> {
-        let index = &self.commit.index;
-        let of_bytes = index
-            .values()
-            .fold(0u64, |sum, r| sum.saturating_add(r.len));
-        let of_objects = index.len() as u64;
-        let mut now = Progress {
-            objects: 0,
-            of_objects,
-            bytes: 0,
-            of_bytes,
-        };
-        progress(now);
-        for (name, record) in index.iter() {
-            let before = now.bytes;
-            Object::open(&self.shared.store, &self.shared.keys, record)
-                .and_then(|object| {
-                    object.verify(|bytes| {
-                        now.bytes = before.saturating_add(bytes);
-                        progress(now);
-                    })
-                })
-                .map_err(|e| e.of(name))?;
-            now.objects += 1;
-            progress(now);
-        }
-        let orphans = commit::orphans(&self.shared.store, &self.commit)
-            .map_err(VaultError::io("list the vault's files"))?;
-        Ok(Verified {
-            objects: now.objects,
-            bytes: now.bytes,
-            orphans: orphans.len() as u64,
-        })
-    }
-
     /// Grants a subject a view of this vault as it is now.
     ///
     /// The lease stands on its own: later puts and removes are not seen through it, and files it
@@ -475,7 +419,8 @@ impl Vault {
             chunk,
             padding,
         } = &*self.shared;
-        let (dek, wrapped_dek) = keys.new_dek(&object_id, version)?;
+        let key_epoch = self.commit.manifest.key_epoch;
+        let (dek, wrapped_dek) = keys.new_dek(&object_id, version, key_epoch)?;
         let (chunk, padding) = (*chunk, *padding);
         let plan = stream::Plan {
             chunk,
@@ -485,7 +430,7 @@ impl Vault {
             version,
         };
         let (extent, len) = stream::write(store, keys, &dek, &plan, reader)?;
-        let (modified, key_epoch) = ((self.clock)(), keys.epoch());
+        let modified = (self.clock)();
         Ok(Record {
             object_id,
             version,
@@ -497,16 +442,31 @@ impl Vault {
         })
     }
 
-    pub(crate) fn commit(&mut self, next: Index) -> Result<(), VaultError> {
-        let (anchor, epoch) = (self.anchor.as_deref(), self.header.epoch);
-        let time = (self.clock)();
-        match commit::write(&self.shared, &self.commit, next, epoch, time, anchor) {
+    pub(crate) fn commit(&mut self, index: Index) -> Result<(), VaultError> {
+        let next = self.next(index);
+        let written = commit::write(&self.shared, &self.commit, next, self.anchor.as_deref());
+        self.committed(written)
+    }
+
+    /// A next state that differs in its objects only.
+    pub(crate) fn next(&self, index: Index) -> Next {
+        Next {
+            index,
+            header_epoch: self.header.epoch,
+            key_epoch: self.commit.manifest.key_epoch,
+            time: (self.clock)(),
+        }
+    }
+
+    /// Takes the outcome of a commit for the state of this handle.
+    pub(crate) fn committed(&mut self, outcome: Result<Commit, Failed>) -> Result<(), VaultError> {
+        match outcome {
             Ok(commit) => {
                 let before = std::mem::replace(&mut self.commit, commit);
                 commit::retire(&self.shared.store, before, &self.commit);
                 Ok(())
             }
-            Err(commit::Failed { error, undecided }) => {
+            Err(Failed { error, undecided }) => {
                 self.poisoned = undecided;
                 Err(error)
             }
@@ -535,7 +495,7 @@ impl Vault {
 const STRETCH: u64 = 1 << 20;
 
 /// A name must be valid, and must not be a directory of another or lie under a file.
-fn check_place(index: &Index, name: &str) -> Result<(), NameError> {
+pub(crate) fn check_place(index: &Index, name: &str) -> Result<(), NameError> {
     name::check(name)?;
     let under = format!("{name}/");
     let taken = index

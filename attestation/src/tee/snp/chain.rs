@@ -10,11 +10,12 @@
 
 use std::fmt;
 
-use ring::digest::{SHA256, digest};
-
 use super::platform::Product;
 use crate::encoding::Hex;
-use crate::endorsement::{Certificate, Crl, EC_P384, RSA_ENCRYPTION, X509Error};
+use crate::endorsement::{
+    Certificate, EC_P384, LinkError, Lists, RSA_ENCRYPTION, Remembered, X509Error, current, issued,
+    key_digest,
+};
 use crate::evidence::Endorsements;
 use crate::time::UnixTime;
 
@@ -221,6 +222,8 @@ pub(super) struct Sources<'a> {
     /// Intermediates and roots of the verifier, DER.
     pub(super) store: &'a [Vec<u8>],
     pub(super) crls: Vec<&'a [u8]>,
+    /// Signatures that verified before.
+    pub(super) known: Option<&'a Remembered>,
 }
 
 pub(super) fn verify<'a>(
@@ -235,7 +238,7 @@ pub(super) fn verify<'a>(
     let intermediate = sources.find(Intermediate, vek.issuer)?;
     let root = sources.find(Root, intermediate.issuer)?;
 
-    let spki = sha256(root.spki);
+    let spki = key_digest(root.spki);
     let anchor = *anchors
         .iter()
         .find(|anchor| anchor.spki == spki)
@@ -255,16 +258,21 @@ pub(super) fn verify<'a>(
     if vek.may_sign_certificates() {
         return Err(ChainError::Usage(Vek));
     }
-    issued(Root, &root, &root)?;
-    issued(Intermediate, &intermediate, &root)?;
-    issued(Vek, &vek, &intermediate)?;
-
+    for (which, certificate, issuer) in [
+        (Root, &root, &root),
+        (Intermediate, &intermediate, &root),
+        (Vek, &vek, &intermediate),
+    ] {
+        issued(certificate, issuer, sources.known).map_err(|error| broken(which, error))?;
+    }
     let mut not_after = UnixTime(u64::MAX);
     for (which, certificate) in [(Root, &root), (Intermediate, &intermediate), (Vek, &vek)] {
-        current(which, certificate, now)?;
-        not_after = not_after.min(certificate.not_after);
+        let end = current(certificate, now).map_err(|error| broken(which, error))?;
+        not_after = not_after.min(end);
     }
-    let crl_end = unrevoked(&intermediate, &root, &sources.crls, now)?;
+    let crl_end = Lists::read(sources.crls.iter().copied())
+        .and_then(|lists| lists.permit(&intermediate, &root, now))
+        .map_err(|error| broken(Intermediate, error))?;
     Ok(Chain {
         anchor,
         kind,
@@ -334,77 +342,17 @@ fn authority(which: CertificateKind, certificate: &Certificate<'_>) -> Result<()
     Ok(())
 }
 
-fn issued(
-    which: CertificateKind,
-    certificate: &Certificate<'_>,
-    issuer: &Certificate<'_>,
-) -> Result<(), ChainError> {
-    if certificate.issuer != issuer.subject {
-        return Err(ChainError::Issuer(which));
+fn broken(which: CertificateKind, link: LinkError) -> ChainError {
+    match link {
+        LinkError::Issuer => ChainError::Issuer(which),
+        LinkError::Signature => ChainError::Signature(which),
+        LinkError::NotYetValid(not_before) => ChainError::NotYetValid { which, not_before },
+        LinkError::Expired(not_after) => ChainError::Expired { which, not_after },
+        LinkError::Crl(source) => ChainError::Crl(source),
+        LinkError::CrlSignature => ChainError::CrlSignature,
+        LinkError::CrlNotYetValid(from) => ChainError::CrlNotYetValid(from),
+        LinkError::CrlExpired(end) => ChainError::CrlExpired(end),
+        LinkError::CrlWithoutEnd => ChainError::CrlWithoutEnd,
+        LinkError::Revoked(serial) => ChainError::Revoked(serial),
     }
-    if !certificate.is_signed_by(issuer.public_key) {
-        return Err(ChainError::Signature(which));
-    }
-    Ok(())
-}
-
-/// RFC 5280: valid from `notBefore` through `notAfter`, both inclusive.
-fn current(
-    which: CertificateKind,
-    certificate: &Certificate<'_>,
-    now: UnixTime,
-) -> Result<(), ChainError> {
-    let (not_before, not_after) = (certificate.not_before, certificate.not_after);
-    if now < not_before {
-        return Err(ChainError::NotYetValid { which, not_before });
-    }
-    if now > not_after {
-        return Err(ChainError::Expired { which, not_after });
-    }
-    Ok(())
-}
-
-/// Checks the intermediate against every CRL of this root; gives the end of the newest one.
-///
-/// CRLs of other roots say nothing here. An expired one still revokes, for there is no way back
-/// onto good terms, but does not count as having been checked.
-fn unrevoked(
-    intermediate: &Certificate<'_>,
-    root: &Certificate<'_>,
-    crls: &[&[u8]],
-    now: UnixTime,
-) -> Result<Option<UnixTime>, ChainError> {
-    let mut newest: Option<UnixTime> = None;
-    for der in crls {
-        let crl = Crl::parse(der).map_err(ChainError::Crl)?;
-        if crl.issuer != root.subject {
-            continue;
-        }
-        if !crl.is_signed_by(root.public_key) {
-            // Whole names are compared above, so a list of the simulated root is not mistaken for AMD's.
-            return Err(ChainError::CrlSignature);
-        }
-        if crl.lists(intermediate.serial).map_err(ChainError::Crl)? {
-            return Err(ChainError::Revoked(hexadecimal(intermediate.serial)));
-        }
-        if now < crl.this_update {
-            return Err(ChainError::CrlNotYetValid(crl.this_update));
-        }
-        let end = crl.next_update.ok_or(ChainError::CrlWithoutEnd)?;
-        newest = newest.max(Some(end));
-    }
-    match newest {
-        Some(end) if now > end => Err(ChainError::CrlExpired(end)),
-        other => Ok(other),
-    }
-}
-
-fn sha256(bytes: &[u8]) -> Hex<32> {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    Hex(hash)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

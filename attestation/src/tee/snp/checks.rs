@@ -5,10 +5,12 @@
 
 use super::chain::{Chain, VekKind};
 use super::platform::{Product, TcbVersion};
-use super::report::PlatformFlag;
+use super::report::{PlatformFlag, PolicyFlag};
+use super::tcb_table::{TcbTable, Verdict as Level};
 use crate::appraisal::{Check, SnpClaims, TcbStatus, TrustTier};
 use crate::reference::SnpReferenceValues;
 use crate::tee::checklist::{List, REFERENCE};
+use crate::time::UnixTime;
 
 /// What is checked, and against what.
 pub(super) struct Subject<'a> {
@@ -16,6 +18,10 @@ pub(super) struct Subject<'a> {
     pub(super) reference: &'a SnpReferenceValues,
     pub(super) chain: &'a Chain<'a>,
     pub(super) revocation_required: bool,
+    pub(super) tcb_table: Option<&'a TcbTable>,
+    /// What the table says of this platform.
+    pub(super) level: Option<&'a Level>,
+    pub(super) now: UnixTime,
 }
 
 /// All checks and what follows from them.
@@ -178,6 +184,33 @@ fn guest_policy(list: &mut List, subject: &Subject<'_>) {
         let observed = format!("{:#x}", unknown << 26);
         list.unknown("snp.policy.reserved", observed, "all zero", SOURCE);
     }
+    // The firmware refuses to launch such a guest, so a report of one is not to be explained away.
+    let smt = claims.platform_info & PlatformFlag::Smt.mask() != 0;
+    list.contraindicated(
+        "snp.policy.smt",
+        claims.smt_allowed || !smt,
+        format!("platform {}", onoff(smt)),
+        if claims.smt_allowed {
+            "on or off"
+        } else {
+            "off"
+        },
+        SOURCE,
+    );
+    policy_flags(
+        list,
+        "snp.policy.required",
+        claims,
+        &reference.required_policy,
+        true,
+    );
+    policy_flags(
+        list,
+        "snp.policy.forbidden",
+        claims,
+        &reference.forbidden_policy,
+        false,
+    );
     list.contraindicated(
         "snp.vmpl",
         claims.vmpl <= reference.max_vmpl,
@@ -185,6 +218,32 @@ fn guest_policy(list: &mut List, subject: &Subject<'_>) {
         &format!("at most {}", reference.max_vmpl),
         REFERENCE,
     );
+}
+
+/// Whether each of these bits is as it should be.
+fn policy_flags(
+    list: &mut List,
+    id: &'static str,
+    claims: &SnpClaims,
+    flags: &[PolicyFlag],
+    on: bool,
+) {
+    let names = |flags: &[PolicyFlag]| {
+        let names: Vec<&str> = flags.iter().map(|flag| flag.name()).collect();
+        names.join(", ")
+    };
+    let is_on = |flag: &PolicyFlag| claims.policy & flag.mask() != 0;
+    let odd: Vec<PolicyFlag> = flags.iter().copied().filter(|it| is_on(it) != on).collect();
+    if flags.is_empty() {
+        return list.skipped(id, format!("{:#x}", claims.policy), REFERENCE);
+    }
+    let observed = if odd.is_empty() {
+        format!("{:#x}", claims.policy)
+    } else {
+        format!("{} {}", names(&odd), onoff(!on))
+    };
+    let required = format!("{} {}", names(flags), onoff(on));
+    list.contraindicated(id, odd.is_empty(), observed, &required, REFERENCE);
 }
 
 fn guest_identity(list: &mut List, subject: &Subject<'_>) {
@@ -308,11 +367,103 @@ fn firmware(list: &mut List, subject: &Subject<'_>) -> TcbStatus {
         ABI,
         TrustTier::Warning,
     );
-    minimum_tcb(
-        list,
-        &claims.reported_tcb,
-        reference.minimum_tcb.get(&claims.product),
-    )
+    let minimum = reference.minimum_tcb.get(&claims.product);
+    let Some(table) = subject.tcb_table else {
+        return minimum_tcb(list, &claims.reported_tcb, minimum);
+    };
+    let by_table = tcb_level(list, subject, table);
+    if minimum.is_none() {
+        list.skipped(
+            "snp.minimum-tcb",
+            claims.reported_tcb.to_string(),
+            REFERENCE,
+        );
+        return by_table;
+    }
+    by_table.or_worse(minimum_tcb(list, &claims.reported_tcb, minimum))
+}
+
+/// The status by the table, and how far behind the platform is.
+fn tcb_level(list: &mut List, subject: &Subject<'_>, table: &TcbTable) -> TcbStatus {
+    const SOURCE: &str = "AMD TCB table";
+    let (claims, reference, now) = (subject.claims, subject.reference, subject.now);
+    let version = table.version();
+    let recent = reference
+        .minimum_tcb_table
+        .is_none_or(|minimum| version >= minimum);
+    let current = (table.issued()..=table.next_update()).contains(&now);
+    list.judged(
+        "snp.tcb-table",
+        recent && current,
+        format!(
+            "version {version}, {} to {}, covers {}",
+            table.issued(),
+            table.next_update(),
+            table.covers().join(", ")
+        ),
+        &match reference.minimum_tcb_table {
+            Some(minimum) => format!("current, at least version {minimum}"),
+            None => "current".to_owned(),
+        },
+        SOURCE,
+        TrustTier::Warning,
+    );
+    let Some(level) = subject.level else {
+        list.unknown(
+            "snp.tcb",
+            claims.reported_tcb.to_string(),
+            "a level of this product",
+            SOURCE,
+        );
+        return TcbStatus::Unknown;
+    };
+    let accepted = reference
+        .products
+        .as_ref()
+        .is_some_and(|products| products.contains(&claims.product));
+    let distrusted = level.distrusted.as_ref();
+    list.contraindicated(
+        "snp.generation",
+        distrusted.is_none() || accepted,
+        distrusted.map_or_else(
+            || "not distrusted".to_owned(),
+            |why| format!("distrusted {why}"),
+        ),
+        "one that the table does not distrust, or `products` naming it",
+        SOURCE,
+    );
+    let status = match distrusted {
+        Some(_) if !accepted => TcbStatus::Revoked,
+        _ => level.status,
+    };
+    let grace = reference
+        .tcb_grace_days
+        .zip(level.behind_since)
+        .map(|(days, since)| since.plus_seconds(u64::from(days).saturating_mul(24 * 60 * 60)));
+    let in_grace = status == TcbStatus::OutOfDate && grace.is_some_and(|end| now <= end);
+    let mut observed = format!("{}, as of {} ({})", status.name(), level.date, level.source);
+    if in_grace && let Some(end) = grace {
+        observed = format!("{observed}, in grace until {end}");
+    }
+    let required = match &level.next {
+        Some(next) => format!(
+            "up-to-date: {} levels behind, the next takes {next}",
+            level.behind
+        ),
+        None => "up-to-date".to_owned(),
+    };
+    let otherwise = match status {
+        TcbStatus::Revoked => TrustTier::Contraindicated,
+        _ => TrustTier::Warning,
+    };
+    let met = status == TcbStatus::UpToDate || in_grace;
+    list.judged("snp.tcb", met, observed, &required, SOURCE, otherwise);
+    let advisories = match claims.advisories.as_slice() {
+        [] => "none of those covered".to_owned(),
+        some => some.join(", "),
+    };
+    list.skipped("snp.advisories", advisories, SOURCE);
+    status
 }
 
 fn minimum_tcb(list: &mut List, tcb: &TcbVersion, minimum: Option<&TcbVersion>) -> TcbStatus {

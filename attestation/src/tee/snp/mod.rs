@@ -4,6 +4,7 @@
 //! report.rs     the 1184 bytes, as fields
 //! platform.rs   processor generations and their TCB versions
 //! chain.rs      VEK ◀ ASK | ASVK ◀ ARK, dates, revocation
+//! tcb_table.rs  what firmware versions are worth
 //! verifier.rs   authenticity first, then one check per claim
 //! table.rs      the certificate table that comes with a report
 //! attester.rs   evidence from the kernel
@@ -18,6 +19,7 @@ mod device;
 mod platform;
 pub(crate) mod report;
 mod table;
+mod tcb_table;
 mod vek;
 mod verifier;
 
@@ -26,8 +28,9 @@ pub use chain::{CertificateKind, ChainError};
 #[cfg(feature = "sev-guest")]
 pub use device::DeviceAttester;
 pub use platform::{Product, TcbVersion};
-pub use report::{PlatformFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
+pub use report::{PlatformFlag, PolicyFlag, REPORT_LENGTH, Report, ReportError, SigningKey};
 pub use table::{CertificateTable, certificate_table};
+pub use tcb_table::{MAX_TCB_TABLE, TcbTable, TcbTableError};
 
 pub(crate) use chain::{Anchor, amd_anchors, is_certificate};
 #[cfg(test)]

@@ -147,6 +147,57 @@ impl PlatformFlag {
     }
 }
 
+/// One bit of POLICY that a relying party may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PolicyFlag {
+    /// The guest may run with simultaneous multithreading.
+    Smt,
+    /// The guest runs on one socket only.
+    SingleSocket,
+    /// Devices on CXL may be attached.
+    Cxl,
+    /// Memory is encrypted with AES-256-XTS.
+    Aes256Xts,
+    /// Running average power limits must be off.
+    RaplDisabled,
+    /// Ciphertext in memory must be hidden from the host.
+    CiphertextHiding,
+    /// The host may not swap pages of the guest, which moves their ciphertext.
+    PageSwapDisabled,
+}
+
+impl PolicyFlag {
+    /// The bit of POLICY.
+    #[must_use]
+    pub fn mask(self) -> u64 {
+        match self {
+            Self::Smt => 1 << 16,
+            Self::SingleSocket => 1 << 20,
+            Self::Cxl => 1 << 21,
+            Self::Aes256Xts => 1 << 22,
+            Self::RaplDisabled => 1 << 23,
+            Self::CiphertextHiding => 1 << 24,
+            Self::PageSwapDisabled => 1 << 25,
+        }
+    }
+
+    /// The name in reference values.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smt => "smt",
+            Self::SingleSocket => "single-socket",
+            Self::Cxl => "cxl",
+            Self::Aes256Xts => "aes256-xts",
+            Self::RaplDisabled => "rapl-disabled",
+            Self::CiphertextHiding => "ciphertext-hiding",
+            Self::PageSwapDisabled => "page-swap-disabled",
+        }
+    }
+}
+
 impl Report {
     /// Takes the bytes of a report.
     ///

@@ -70,7 +70,7 @@ pub(super) fn read<'a>(
 fn tcb(vek: &Certificate<'_>, product: Product) -> Result<[u8; 8], &'static str> {
     let arcs = match product {
         Product::Milan | Product::Genoa => LEGACY_TCB,
-        Product::Turin => TURIN_TCB,
+        Product::Turin | Product::Venice => TURIN_TCB,
     };
     let mut bytes = [0; 8];
     for (byte, arc) in bytes.iter_mut().zip(arcs) {
@@ -97,7 +97,7 @@ fn tcb(vek: &Certificate<'_>, product: Product) -> Result<[u8; 8], &'static str>
 pub(super) fn component_at(index: usize, product: Product) -> &'static str {
     let arcs = match product {
         Product::Milan | Product::Genoa => LEGACY_TCB,
-        Product::Turin => TURIN_TCB,
+        Product::Turin | Product::Venice => TURIN_TCB,
     };
     arcs.get(index).map_or("spl", |arc| component(*arc))
 }

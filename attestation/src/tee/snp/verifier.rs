@@ -16,9 +16,11 @@ use super::chain::{self, Anchor, Chain, Sources, VekKind};
 use super::checks;
 use super::platform::{Product, TcbVersion, reserved_tcb_bytes};
 use super::report::{HOST_VMPL, PlatformFlag, Report, SigningKey, at};
+use super::tcb_table::{Platform, TcbTable};
 use super::vek::{self, Identity, VekExtensions};
 use crate::appraisal::{Appraisal, Claims, SnpClaims};
 use crate::encoding::Hex;
+use crate::endorsement::Remembered;
 use crate::evidence::{Evidence, Tee};
 use crate::reference::SnpReferenceValues;
 use crate::time::UnixTime;
@@ -33,6 +35,10 @@ pub(crate) struct Inputs<'a> {
     pub(crate) store: &'a [Vec<u8>],
     /// CRLs of the verifier, DER.
     pub(crate) crls: &'a [Vec<u8>],
+    /// Signatures that verified before.
+    pub(crate) known: Option<&'a Remembered>,
+    /// What firmware versions are worth.
+    pub(crate) tcb_table: Option<&'a TcbTable>,
     pub(crate) reference: &'a SnpReferenceValues,
     pub(crate) now: UnixTime,
 }
@@ -49,6 +55,7 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
             .map(Vec::as_slice)
             .chain(inputs.evidence.crls())
             .collect(),
+        known: inputs.known,
     };
     let chain = chain::verify(&sources, inputs.anchors, inputs.now)?;
     signature_verifies(&report, chain.vek.public_key)?;
@@ -62,14 +69,32 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
         return Err(AppraiseError::Binding);
     }
 
-    let claims = claims(&report, product, &vek);
+    let mut claims = claims(&report, product, &vek);
+    let level = inputs.tcb_table.and_then(|table| {
+        table.judge(&Platform {
+            product,
+            tcb: claims.reported_tcb,
+            firmware: claims.committed_firmware,
+            mitigations: claims.current_mitigations,
+            flags: &claims.platform,
+        })
+    });
+    claims.tcb_table = inputs.tcb_table.map(TcbTable::version);
+    claims.tcb_date = level.as_ref().map(|level| level.date);
+    claims.advisories = level
+        .as_ref()
+        .map_or_else(Vec::new, |level| level.advisories.clone());
     let revocation_required = inputs.reference.require_revocation_check || !inputs.crls.is_empty();
     let verdict = checks::verdict(&checks::Subject {
         claims: &claims,
         reference: inputs.reference,
         chain: &chain,
         revocation_required,
+        tcb_table: inputs.tcb_table,
+        level: level.as_ref(),
+        now: inputs.now,
     });
+    let table_end = inputs.tcb_table.map(TcbTable::next_update);
     let mut evidence_digest = [0; 32];
     evidence_digest.copy_from_slice(digest(&SHA256, report.signed()).as_ref());
     Ok(Appraisal {
@@ -82,7 +107,10 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
         tier: verdict.tier,
         tcb_status: verdict.tcb_status,
         appraised_at: inputs.now,
-        not_after: chain.not_after,
+        // A table that has ended already warns, and does not end what it could not affirm.
+        not_after: table_end
+            .filter(|end| *end >= inputs.now)
+            .map_or(chain.not_after, |end| end.min(chain.not_after)),
         evidence_digest: Hex(evidence_digest),
         root: chain.anchor.spki,
         claims: Claims::SevSnp(Box::new(claims)),
@@ -210,6 +238,9 @@ fn claims(report: &Report, product: Product, vek: &VekExtensions<'_>) -> SnpClai
         launch_mitigations: report.launch_mitigations(),
         current_mitigations: report.current_mitigations(),
         reserved_in_use: reserved_in_use(report, product),
+        tcb_table: None,
+        tcb_date: None,
+        advisories: Vec::new(),
     }
 }
 

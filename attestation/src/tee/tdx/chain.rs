@@ -11,10 +11,11 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ring::digest::{SHA256, digest};
 
 use crate::encoding::Hex;
-use crate::endorsement::{Certificate, Crl, EC_P256, X509Error};
+use crate::endorsement::{
+    Certificate, EC_P256, LinkError, Lists, Remembered, X509Error, current, issued, key_digest,
+};
 use crate::evidence::MAX_CERTIFICATE;
 use crate::time::UnixTime;
 
@@ -191,10 +192,10 @@ impl Bundle {
             let (body, after) = body
                 .and_then(|body| body.split_once(END))
                 .ok_or(ChainError::Pem)?;
-            let text: Vec<u8> = body
-                .bytes()
-                .filter(|byte| !byte.is_ascii_whitespace())
-                .collect();
+            let mut text = Vec::with_capacity(body.len());
+            for line in body.split_ascii_whitespace() {
+                text.extend_from_slice(line.as_bytes());
+            }
             if text.len() / 4 > MAX_CERTIFICATE / 3 {
                 return Err(ChainError::Pem);
             }
@@ -233,7 +234,8 @@ pub(super) struct Chain<'a> {
 pub(super) fn verify<'a>(
     bundle: &'a Bundle,
     anchors: &[Hex<32>],
-    crls: &[&[u8]],
+    lists: &Lists<'_>,
+    known: Option<&Remembered>,
     now: UnixTime,
 ) -> Result<Chain<'a>, ChainError> {
     use CertificateKind::{Intermediate, Pck, Root};
@@ -242,7 +244,7 @@ pub(super) fn verify<'a>(
     let intermediate = parse(Intermediate, intermediate)?;
     let root = parse(Root, root)?;
 
-    let spki = sha256(root.spki);
+    let spki = key_digest(root.spki);
     if !anchors.contains(&spki) {
         return Err(ChainError::UnknownRoot { spki });
     }
@@ -256,17 +258,24 @@ pub(super) fn verify<'a>(
     is_authority(Root, &root, true)?;
     is_authority(Intermediate, &intermediate, true)?;
     is_authority(Pck, &pck, false)?;
-    issued(Root, &root, &root)?;
-    issued(Intermediate, &intermediate, &root)?;
-    issued(Pck, &pck, &intermediate)?;
-
+    for (which, certificate, issuer) in [
+        (Root, &root, &root),
+        (Intermediate, &intermediate, &root),
+        (Pck, &pck, &intermediate),
+    ] {
+        issued(certificate, issuer, known).map_err(|error| broken(which, error))?;
+    }
     let mut not_after = UnixTime(u64::MAX);
     for (which, certificate) in [(Root, &root), (Intermediate, &intermediate), (Pck, &pck)] {
-        current(which, certificate, now)?;
-        not_after = not_after.min(certificate.not_after);
+        let end = current(certificate, now).map_err(|error| broken(which, error))?;
+        not_after = not_after.min(end);
     }
-    let by_root = unrevoked(Intermediate, &intermediate, &root, crls, now)?;
-    let by_intermediate = unrevoked(Pck, &pck, &intermediate, crls, now)?;
+    let permit = |which, certificate, issuer| {
+        let end = lists.permit(certificate, issuer, now);
+        end.map_err(|error| broken(which, error))
+    };
+    let by_root = permit(Intermediate, &intermediate, &root)?;
+    let by_intermediate = permit(Pck, &pck, &intermediate)?;
     for end in [by_root, by_intermediate].into_iter().flatten() {
         not_after = not_after.min(end);
     }
@@ -287,7 +296,8 @@ pub(super) fn tcb_signing<'a>(
     bundled: Option<&'a [u8]>,
     store: &'a [Vec<u8>],
     chain: &Chain<'_>,
-    crls: &[&[u8]],
+    lists: &Lists<'_>,
+    known: Option<&Remembered>,
     now: UnixTime,
 ) -> Result<Certificate<'a>, ChainError> {
     const WHICH: CertificateKind = CertificateKind::TcbSigning;
@@ -299,14 +309,15 @@ pub(super) fn tcb_signing<'a>(
             .iter()
             .filter_map(|der| Certificate::parse(der).ok())
             .filter(|certificate| certificate.common_name == NAME)
-            .max_by_key(|certificate| current(WHICH, certificate, now).is_ok())
+            .max_by_key(|certificate| current(certificate, now).is_ok())
             .ok_or(ChainError::Missing(WHICH))?,
     };
     named(WHICH, &certificate, &[NAME])?;
     is_authority(WHICH, &certificate, false)?;
-    issued(WHICH, &certificate, &chain.root)?;
-    current(WHICH, &certificate, now)?;
-    unrevoked(WHICH, &certificate, &chain.root, crls, now)?;
+    issued(&certificate, &chain.root, known)
+        .and_then(|()| current(&certificate, now))
+        .and_then(|_| lists.permit(&certificate, &chain.root, now))
+        .map_err(|error| broken(WHICH, error))?;
     Ok(certificate)
 }
 
@@ -341,75 +352,17 @@ fn is_authority(
     Ok(())
 }
 
-fn issued(
-    which: CertificateKind,
-    certificate: &Certificate<'_>,
-    issuer: &Certificate<'_>,
-) -> Result<(), ChainError> {
-    if certificate.issuer != issuer.subject {
-        return Err(ChainError::Issuer(which));
+pub(super) fn broken(which: CertificateKind, link: LinkError) -> ChainError {
+    match link {
+        LinkError::Issuer => ChainError::Issuer(which),
+        LinkError::Signature => ChainError::Signature(which),
+        LinkError::NotYetValid(not_before) => ChainError::NotYetValid { which, not_before },
+        LinkError::Expired(not_after) => ChainError::Expired { which, not_after },
+        LinkError::Crl(source) => ChainError::Crl(source),
+        LinkError::CrlSignature => ChainError::CrlSignature,
+        LinkError::CrlNotYetValid(from) => ChainError::CrlNotYetValid(from),
+        LinkError::CrlExpired(end) => ChainError::CrlExpired(end),
+        LinkError::CrlWithoutEnd => ChainError::CrlWithoutEnd,
+        LinkError::Revoked(serial) => ChainError::Revoked { which, serial },
     }
-    if !certificate.is_signed_by(issuer.public_key) {
-        return Err(ChainError::Signature(which));
-    }
-    Ok(())
-}
-
-/// RFC 5280: valid from `notBefore` through `notAfter`, both inclusive.
-fn current(
-    which: CertificateKind,
-    certificate: &Certificate<'_>,
-    now: UnixTime,
-) -> Result<(), ChainError> {
-    let (not_before, not_after) = (certificate.not_before, certificate.not_after);
-    if now < not_before {
-        return Err(ChainError::NotYetValid { which, not_before });
-    }
-    if now > not_after {
-        return Err(ChainError::Expired { which, not_after });
-    }
-    Ok(())
-}
-
-/// Checks a certificate against every CRL of its issuer; gives the end of the newest one.
-///
-/// CRLs of others say nothing here. An expired one still revokes, for there is no way back onto good
-/// terms, but does not count as having been checked.
-fn unrevoked(
-    which: CertificateKind,
-    certificate: &Certificate<'_>,
-    issuer: &Certificate<'_>,
-    crls: &[&[u8]],
-    now: UnixTime,
-) -> Result<Option<UnixTime>, ChainError> {
-    let mut newest: Option<UnixTime> = None;
-    for der in crls {
-        let crl = Crl::parse(der).map_err(ChainError::Crl)?;
-        if crl.issuer != issuer.subject {
-            continue;
-        }
-        if !crl.is_signed_by(issuer.public_key) {
-            return Err(ChainError::CrlSignature);
-        }
-        if crl.lists(certificate.serial).map_err(ChainError::Crl)? {
-            let serial = certificate.serial.iter();
-            let serial = serial.map(|byte| format!("{byte:02x}")).collect();
-            return Err(ChainError::Revoked { which, serial });
-        }
-        if now < crl.this_update {
-            return Err(ChainError::CrlNotYetValid(crl.this_update));
-        }
-        let end = crl.next_update.ok_or(ChainError::CrlWithoutEnd)?;
-        newest = newest.max(Some(end));
-    }
-    match newest {
-        Some(end) if now > end => Err(ChainError::CrlExpired(end)),
-        other => Ok(other),
-    }
-}
-
-fn sha256(bytes: &[u8]) -> Hex<32> {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    Hex(hash)
 }

@@ -176,12 +176,36 @@ pub(super) struct ModuleSigner {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "FlatIdentity")]
 pub(super) struct ModuleIdentity {
     pub(super) id: String,
-    #[serde(flatten)]
     pub(super) signer: ModuleSigner,
     pub(super) tcb_levels: Vec<EnclaveLevel>,
+}
+
+/// A [`ModuleIdentity`] as it is written. Serde's own flattening would collect it twice.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FlatIdentity {
+    id: String,
+    mrsigner: Hex<48>,
+    attributes: Hex<8>,
+    attributes_mask: Hex<8>,
+    tcb_levels: Vec<EnclaveLevel>,
+}
+
+impl From<FlatIdentity> for ModuleIdentity {
+    fn from(flat: FlatIdentity) -> Self {
+        Self {
+            id: flat.id,
+            signer: ModuleSigner {
+                mrsigner: flat.mrsigner,
+                attributes: flat.attributes,
+                attributes_mask: flat.attributes_mask,
+            },
+            tcb_levels: flat.tcb_levels,
+        }
+    }
 }
 
 /// One level of a module or an enclave.
@@ -281,6 +305,61 @@ struct SignedQeIdentity<'a> {
     signature: Hex<64>,
 }
 
+/// What collateral says of itself, believed by nobody: for a cache to know what it holds, and when to
+/// fetch it anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CollateralSummary {
+    /// The family of platforms that TCB info is about; QE identity is about all.
+    pub fmspc: Option<Hex<6>>,
+    /// `tcbEvaluationDataNumber`: greater for what takes more events into account.
+    pub evaluation: u32,
+    /// When it was issued.
+    pub issued: UnixTime,
+    /// When its successor is due.
+    pub next_update: UnixTime,
+    /// How many levels it has, of platforms and modules or of the enclave.
+    pub levels: usize,
+}
+
+impl CollateralSummary {
+    /// Reads TCB info for TDX, without looking at its signature.
+    ///
+    /// # Errors
+    ///
+    /// [`CollateralError`] if it is not of the supported form.
+    pub fn of_tcb_info(json: &[u8]) -> Result<Self, CollateralError> {
+        let signed: SignedTcbInfo<'_> = parse(json, TCB_INFO)?;
+        let info = TcbInfo::of(signed.tcb_info.get())?;
+        let modules = info.tdx_module_identities.iter();
+        let levels = modules.map(|module| module.tcb_levels.len()).sum::<usize>();
+        Ok(Self {
+            fmspc: Some(info.fmspc),
+            evaluation: info.tcb_evaluation_data_number,
+            issued: info.issue_date.0,
+            next_update: info.next_update.0,
+            levels: levels.saturating_add(info.tcb_levels.len()),
+        })
+    }
+
+    /// Reads the identity of the TD quoting enclave, without looking at its signature.
+    ///
+    /// # Errors
+    ///
+    /// [`CollateralError`] if it is not of the supported form.
+    pub fn of_qe_identity(json: &[u8]) -> Result<Self, CollateralError> {
+        let signed: SignedQeIdentity<'_> = parse(json, QE_IDENTITY)?;
+        let identity = QeIdentity::of(signed.enclave_identity.get())?;
+        Ok(Self {
+            fmspc: None,
+            evaluation: identity.tcb_evaluation_data_number,
+            issued: identity.issue_date.0,
+            next_update: identity.next_update.0,
+            levels: identity.tcb_levels.len(),
+        })
+    }
+}
+
 /// When the part of collateral with this name is replaced, as it says itself: not authenticated.
 pub(crate) fn next_update(json: &[u8], part: &str) -> Option<UnixTime> {
     #[derive(Deserialize)]
@@ -300,6 +379,10 @@ impl TcbInfo {
         let signed: SignedTcbInfo<'_> = parse(json, TCB_INFO)?;
         let inner = signed.tcb_info.get();
         is_signed(inner, &signed.signature, public_key, TCB_INFO)?;
+        Self::of(inner)
+    }
+
+    fn of(inner: &str) -> Result<Self, CollateralError> {
         let info: Self = parse(inner.as_bytes(), TCB_INFO)?;
         if info.id != "TDX" {
             return Err(CollateralError::Kind {
@@ -370,6 +453,10 @@ impl QeIdentity {
         let signed: SignedQeIdentity<'_> = parse(json, QE_IDENTITY)?;
         let inner = signed.enclave_identity.get();
         is_signed(inner, &signed.signature, public_key, QE_IDENTITY)?;
+        Self::of(inner)
+    }
+
+    fn of(inner: &str) -> Result<Self, CollateralError> {
         let identity: Self = parse(inner.as_bytes(), QE_IDENTITY)?;
         if identity.id != "TD_QE" {
             return Err(CollateralError::Kind {

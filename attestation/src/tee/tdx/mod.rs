@@ -30,7 +30,7 @@ mod verifier;
 pub use crate::eventlog::{Event, EventLog, EventLogError, MAX_EVENT_LOG, Registers};
 pub use attester::TdxAttester;
 pub use chain::{CertificateKind, ChainError};
-pub use collateral::CollateralError;
+pub use collateral::{CollateralError, CollateralSummary};
 pub use qgs::{QgsError, TD_REPORT_LENGTH, quote_from_qgs};
 pub use quote::{Quote, QuoteError, ServiceTd, TdReport};
 pub use registers::{TDX_MEASUREMENTS, rtmrs_at};

@@ -234,7 +234,7 @@ fn converged(whole: TcbStatus, part: Found) -> TcbStatus {
         }
         (whole, OutOfDate) => whole,
         // Intel gives modules and enclaves no other status. Should one come, the worse counts.
-        (whole, part) => worse(whole, part),
+        (whole, part) => whole.or_worse(part),
     }
 }
 
@@ -248,28 +248,12 @@ fn relaunched(launch: TcbStatus, current: TcbStatus) -> TcbStatus {
     match (launch, current) {
         (Revoked, _) | (_, Revoked) => Revoked,
         (Unknown, _) | (_, Unknown) => Unknown,
-        (_, OutOfDate | OutOfDateConfigurationNeeded) => worse(launch, current),
+        (_, OutOfDate | OutOfDateConfigurationNeeded) => launch.or_worse(current),
         (OutOfDate, ConfigurationNeeded | ConfigurationAndSwHardeningNeeded)
         | (OutOfDateConfigurationNeeded, _) => TdRelaunchAdvisedConfigurationNeeded,
         (OutOfDate, _) => TdRelaunchAdvised,
-        (launch, current) => worse(launch, current),
+        (launch, current) => launch.or_worse(current),
     }
-}
-
-fn worse(one: TcbStatus, other: TcbStatus) -> TcbStatus {
-    let rank = |status| match status {
-        TcbStatus::UpToDate => 0,
-        TcbStatus::SwHardeningNeeded => 1,
-        TcbStatus::ConfigurationNeeded => 2,
-        TcbStatus::ConfigurationAndSwHardeningNeeded => 3,
-        TcbStatus::TdRelaunchAdvised => 4,
-        TcbStatus::TdRelaunchAdvisedConfigurationNeeded => 5,
-        TcbStatus::OutOfDate => 6,
-        TcbStatus::OutOfDateConfigurationNeeded => 7,
-        TcbStatus::Unknown => 8,
-        TcbStatus::Revoked => 9,
-    };
-    if rank(other) > rank(one) { other } else { one }
 }
 
 #[cfg(test)]

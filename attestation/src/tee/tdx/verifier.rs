@@ -12,7 +12,7 @@
 use ring::digest::{Context, SHA256, digest};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
-use super::chain::{self, Bundle, Chain};
+use super::chain::{self, Bundle, CertificateKind, Chain};
 use super::checks;
 use super::collateral::{CollateralError, QE_IDENTITY, QeIdentity, TCB_INFO, TcbInfo};
 use super::pck::{self, PckExtensions};
@@ -20,6 +20,7 @@ use super::quote::{QeReport, Quote};
 use super::status::{self, Judgement};
 use crate::appraisal::{Appraisal, Claims, TdxClaims};
 use crate::encoding::Hex;
+use crate::endorsement::{Lists, Remembered};
 use crate::evidence::{Endorsements, Evidence, Tee};
 use crate::reference::TdxReferenceValues;
 use crate::time::UnixTime;
@@ -37,25 +38,24 @@ pub(crate) struct Inputs<'a> {
     pub(crate) collateral: &'a [Endorsements],
     /// CRLs of the verifier, DER.
     pub(crate) crls: &'a [Vec<u8>],
+    /// Signatures that verified before.
+    pub(crate) known: Option<&'a Remembered>,
     pub(crate) reference: &'a TdxReferenceValues,
     pub(crate) now: UnixTime,
 }
 
 pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> {
     let quote = Quote::parse(inputs.evidence.report())?;
-    let crls: Vec<&[u8]> = inputs
-        .crls
-        .iter()
-        .map(Vec::as_slice)
-        .chain(inputs.evidence.crls())
-        .collect();
+    let crls = inputs.crls.iter().map(Vec::as_slice);
+    let lists = Lists::read(crls.chain(inputs.evidence.crls()))
+        .map_err(|error| chain::broken(CertificateKind::Pck, error))?;
     let bundle = Bundle::from_pem(quote.certificates)?;
-    let chain = chain::verify(&bundle, inputs.anchors, &crls, inputs.now)?;
+    let chain = chain::verify(&bundle, inputs.anchors, &lists, inputs.known, inputs.now)?;
     signed_by_platform(&quote, chain.pck.public_key)?;
 
     let pck =
         pck::read(&chain.pck).map_err(|extension| AppraiseError::PckExtension { extension })?;
-    let collateral = Collateral::newest(inputs, &chain, &pck, &crls)?;
+    let collateral = Collateral::newest(inputs, &chain, &pck, &lists)?;
     is_quoting_enclave(quote.qe_report, collateral.as_ref())?;
     let judgement = collateral
         .as_ref()
@@ -147,9 +147,9 @@ impl Collateral {
         inputs: &Inputs<'_>,
         chain: &Chain<'_>,
         pck: &PckExtensions,
-        crls: &[&[u8]],
+        lists: &Lists<'_>,
     ) -> Result<Option<Self>, AppraiseError> {
-        let read = |endorsements| Self::read(endorsements, inputs, chain, pck, crls);
+        let read = |endorsements| Self::read(endorsements, inputs, chain, pck, lists);
         let mut newest = read(inputs.evidence.endorsements())?;
         let mut refusal = None;
         for stored in inputs.collateral {
@@ -179,7 +179,7 @@ impl Collateral {
         inputs: &Inputs<'_>,
         chain: &Chain<'_>,
         pck: &PckExtensions,
-        crls: &[&[u8]],
+        lists: &Lists<'_>,
     ) -> Result<Option<Self>, AppraiseError> {
         let (info, identity) = match (endorsements.tcb_info(), endorsements.qe_identity()) {
             (None, None) => return Ok(None),
@@ -189,7 +189,7 @@ impl Collateral {
         };
         let (now, minimum) = (inputs.now, inputs.reference.minimum_tcb_evaluation);
         let signer = endorsements.tcb_signing();
-        let signer = chain::tcb_signing(signer, inputs.store, chain, crls, now)?;
+        let signer = chain::tcb_signing(signer, inputs.store, chain, lists, inputs.known, now)?;
         let info = TcbInfo::read(info, signer.public_key)?;
         let identity = QeIdentity::read(identity, signer.public_key)?;
         info.is_about(pck.fmspc, pck.pce_id)?;

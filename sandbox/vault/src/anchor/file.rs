@@ -7,9 +7,6 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{AnchorError, Anchored, FreshnessAnchor};
 
-const MAGIC: &[u8; 8] = b"CSMANCHR";
-const LEN: usize = 8 + 16 + 8 + 32;
-
 /// Remembers one vault in one file: `"CSMANCHR"` | vault id 16 | generation u64 | root 32.
 ///
 /// Worth as much as the place of the file: whoever can put back both store and file is not noticed.
@@ -34,7 +31,9 @@ impl FileAnchor {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(AnchorError::Unreachable(e)),
         };
-        parse(&bytes, vault).map(Some).ok_or(AnchorError::Damaged)
+        super::parse(&bytes, vault)
+            .map(Some)
+            .ok_or(AnchorError::Damaged)
     }
 }
 
@@ -58,22 +57,9 @@ impl FreshnessAnchor for FileAnchor {
         if self.load(vault)? != from {
             return Err(AnchorError::Moved);
         }
-        let mut bytes = Vec::with_capacity(LEN);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(vault);
-        bytes.extend_from_slice(&to.generation.to_le_bytes());
-        bytes.extend_from_slice(&to.root);
+        let bytes = super::encode(vault, to);
         replace(&self.path, &bytes).map_err(AnchorError::Unreachable)
     }
-}
-
-fn parse(bytes: &[u8], vault: &[u8; 16]) -> Option<Anchored> {
-    let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(vault)?;
-    let (generation, root) = rest.split_first_chunk::<8>()?;
-    Some(Anchored {
-        generation: u64::from_le_bytes(*generation),
-        root: root.try_into().ok()?,
-    })
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {

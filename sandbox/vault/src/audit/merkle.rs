@@ -104,6 +104,39 @@ impl Edge {
         }
     }
 
+    /// Adds the leaves of a whole tile, whose root is known, and hands every tile that is completed to
+    /// `full`. Only between two tiles.
+    pub(super) fn push_tile(
+        &mut self,
+        leaves: &[Hash],
+        root: Hash,
+        mut full: impl FnMut(TileId, &[Hash]),
+    ) {
+        debug_assert!(self.size.is_multiple_of(TILE_WIDTH) && leaves.len() as u64 == TILE_WIDTH);
+        let mut number = self.size / TILE_WIDTH;
+        self.size += TILE_WIDTH;
+        full(TileId { level: 0, number }, leaves);
+        if self.levels.is_empty() {
+            self.levels.push(Vec::with_capacity(TILE_WIDTH as usize));
+        }
+        let mut hash = root;
+        for level in 1u8.. {
+            number /= TILE_WIDTH;
+            let at = usize::from(level);
+            if self.levels.len() == at {
+                self.levels.push(Vec::with_capacity(TILE_WIDTH as usize));
+            }
+            let tile = &mut self.levels[at];
+            tile.push(hash);
+            if (tile.len() as u64) < TILE_WIDTH {
+                return;
+            }
+            full(TileId { level, number }, tile);
+            hash = subtree(tile);
+            tile.clear();
+        }
+    }
+
     /// The root: the Merkle Tree Hash of all leaves.
     pub fn root(&self) -> Hash {
         // Peaks from left to right: coarse levels stand left of fine ones.
@@ -142,10 +175,11 @@ fn peaks(hashes: &[Hash]) -> Vec<Hash> {
 pub(super) fn subtree(hashes: &[Hash]) -> Hash {
     let mut level = hashes.to_vec();
     while level.len() > 1 {
-        level = level
-            .chunks_exact(2)
-            .map(|pair| node_hash(&pair[0], &pair[1]))
-            .collect();
+        // Into the front of what was read already.
+        for at in 0..level.len() / 2 {
+            level[at] = node_hash(&level[2 * at], &level[2 * at + 1]);
+        }
+        level.truncate(level.len() / 2);
     }
     level.first().copied().unwrap_or_else(empty_root)
 }

@@ -20,10 +20,13 @@ mod checkpoint;
 mod commit;
 mod disk;
 mod error;
+pub(crate) mod fuzz;
 mod key;
+mod leaf;
 mod merkle;
 mod proof;
 mod record;
+mod scan;
 mod store;
 mod verify;
 mod wal;
@@ -67,7 +70,7 @@ pub struct Log {
     shared: Arc<Shared>,
     publisher: Option<JoinHandle<()>>,
     /// Holds the lock on the directory.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What [`Log::append`] gives for a record that is durable.
@@ -312,7 +315,7 @@ impl Log {
         limits: Limits,
         store: Store,
         wal: Wal,
-        lock: File,
+        lock: Lock,
     ) -> Result<Log, LogError> {
         let boot = new_boot(dir)?;
         let shared = Arc::new(Shared::new(dir, origin, boot, key, limits, store, wal));
@@ -347,14 +350,24 @@ impl std::fmt::Debug for Log {
     }
 }
 
+/// The one writer's place. Given up explicitly: a child that another thread forked has the file open
+/// until it executes something else.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the one writer's place. The lock is on the directory itself: a lock file could be replaced.
-fn lock(dir: &Path) -> Result<File, LogError> {
+fn lock(dir: &Path) -> Result<Lock, LogError> {
     let file = File::open(dir).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => LogError::NoLog(dir.to_owned()),
         _ => LogError::io("opened", dir, e),
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(LogError::Locked(dir.to_owned())),
         Err(std::fs::TryLockError::Error(e)) => Err(LogError::io("locked", dir, e)),
     }

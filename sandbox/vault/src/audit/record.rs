@@ -20,6 +20,8 @@ use std::time::Duration;
 use ciborium::value::Value as Cbor;
 use serde_json::Value;
 
+use super::leaf::{Leaf, is_kind};
+
 /// The most bytes a payload may take in CBOR: 16 KiB. Bigger evidence is recorded by its digest.
 pub const MAX_PAYLOAD: usize = 16 * 1024;
 
@@ -118,39 +120,19 @@ impl Entry {
     /// [`RecordError::Malformed`] for anything that [`Entry::encode`] would not have written,
     /// byte for byte.
     pub fn decode(bytes: &[u8]) -> Result<Entry, RecordError> {
-        if bytes.len() > MAX_ENTRY {
-            return Err(RecordError::Malformed("longer than a record may be"));
-        }
-        let entry = Entry::read(bytes)?;
-        // What was read is written again: one record has one spelling, and no unread corner.
-        if entry.encode()? != bytes {
-            return Err(RecordError::Malformed("not in deterministic encoding"));
-        }
-        Ok(entry)
-    }
-
-    fn read(bytes: &[u8]) -> Result<Entry, RecordError> {
-        let mut rest = bytes;
-        let value: Cbor = ciborium::de::from_reader_with_recursion_limit(&mut rest, MAX_DEPTH + 8)
-            .map_err(|_| RecordError::Malformed("not CBOR"))?;
-        let fields = value
-            .into_map()
-            .map_err(|_| RecordError::Malformed("not a map"))?;
-        let [seq, boot, kind, mono, time, origin, payload] = <[(Cbor, Cbor); 7]>::try_from(fields)
-            .map_err(|_| RecordError::Malformed("not seven fields"))?;
-        let boot = named(boot, "boot")?
-            .into_bytes()
-            .ok()
-            .and_then(|b| b.try_into().ok());
+        let leaf = Leaf::scan(bytes)?;
+        let payload: Cbor =
+            ciborium::de::from_reader_with_recursion_limit(leaf.payload, MAX_DEPTH + 8)
+                .map_err(|_| RecordError::Malformed("not CBOR"))?;
         Ok(Entry {
-            seq: uint(named(seq, "seq")?)?,
-            boot: boot.ok_or(RecordError::Malformed("boot is not 16 bytes"))?,
-            origin: text(named(origin, "origin")?)?,
+            seq: leaf.seq,
+            boot: leaf.boot,
+            origin: leaf.origin.to_owned(),
             record: Record {
-                kind: Cow::Owned(text(named(kind, "kind")?)?),
-                time: Duration::from_nanos(uint(named(time, "time")?)?),
-                mono_ns: uint(named(mono, "mono")?)?,
-                payload: to_json(named(payload, "payload")?)?,
+                kind: Cow::Owned(leaf.kind.to_owned()),
+                time: Duration::from_nanos(leaf.time_ns),
+                mono_ns: leaf.mono_ns,
+                payload: to_json(payload)?,
             },
         })
     }
@@ -217,8 +199,7 @@ impl Draft {
         boot: &[u8; 16],
         origin: &str,
     ) -> Result<Draft, RecordError> {
-        let ok = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
-        if !(1..=64).contains(&record.kind.len()) || !record.kind.bytes().all(ok) {
+        if !is_kind(&record.kind) {
             return Err(RecordError::Kind);
         }
         let time = u64::try_from(record.time.as_nanos()).map_err(|_| RecordError::Time)?;
@@ -258,26 +239,6 @@ impl Draft {
     }
 }
 
-fn named((key, value): (Cbor, Cbor), name: &'static str) -> Result<Cbor, RecordError> {
-    match key {
-        Cbor::Text(key) if key == name => Ok(value),
-        _ => Err(RecordError::Malformed("fields are not those of a record")),
-    }
-}
-
-fn uint(value: Cbor) -> Result<u64, RecordError> {
-    let integer = value
-        .into_integer()
-        .map_err(|_| RecordError::Malformed("not an integer"))?;
-    u64::try_from(integer).map_err(|_| RecordError::Malformed("integer out of range"))
-}
-
-fn text(value: Cbor) -> Result<String, RecordError> {
-    value
-        .into_text()
-        .map_err(|_| RecordError::Malformed("not text"))
-}
-
 fn to_json(value: Cbor) -> Result<Value, RecordError> {
     Ok(match value {
         Cbor::Null => Value::Null,
@@ -295,6 +256,10 @@ fn to_json(value: Cbor) -> Result<Value, RecordError> {
             Value::Array(items.into_iter().map(to_json).collect::<Result<_, _>>()?)
         }
         Cbor::Map(fields) => {
+            let text = |key: Cbor| {
+                key.into_text()
+                    .map_err(|_| RecordError::Malformed("not text"))
+            };
             let field = |(key, value)| Ok((text(key)?, to_json(value)?));
             Value::Object(fields.into_iter().map(field).collect::<Result<_, _>>()?)
         }

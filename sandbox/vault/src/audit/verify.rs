@@ -10,8 +10,9 @@ use super::checkpoint::{Checkpoint, NoteError};
 use super::disk;
 use super::error::LogError;
 use super::key::{KeyError, LogVerifier};
-use super::merkle::{Edge, Hash, TILE_WIDTH, TileId, leaf_hash};
+use super::merkle::{Edge, Hash, TILE_WIDTH, TileId};
 use super::record::{Entry, RecordError};
+use super::scan::{self, Bundle, Next, Seen};
 use super::store::{self, Entries, MAX_BUNDLE, bundle_path, read_bundle, tile_path};
 use super::wal;
 
@@ -206,15 +207,18 @@ fn verify_at(
     let mut clock = Clock::default();
     check.root_at_expected_size();
     let mut outcome = Ok(());
-    let mut records = Records::new(dir, checkpoint.clone());
-    while let Some(next) = records.next_leaf() {
-        match next {
-            Ok((entry, leaf)) => {
-                clock.see(&entry);
-                check.leaf(leaf);
-            }
-            Err(error) => outcome = Err(error),
+    scan::bundles(dir, checkpoint, |bundle| {
+        outcome = check.bundle(bundle, &mut clock);
+        match outcome {
+            Ok(()) => Next::More,
+            Err(_) => Next::Stop,
         }
+    });
+    if outcome.is_ok() && check.tree.size() < checkpoint.size() {
+        outcome = Err(VerifyError::OtherRoot);
+    }
+    if outcome.is_ok() && check.tree.root() != *checkpoint.root() {
+        outcome = Err(VerifyError::OtherRoot);
     }
     if matches!(outcome, Ok(()) | Err(VerifyError::OtherRoot)) {
         check.edge();
@@ -294,7 +298,7 @@ pub struct Records {
     checkpoint: Checkpoint,
     tree: Edge,
     bundle: std::vec::IntoIter<Vec<u8>>,
-    last: Option<([u8; 16], u64)>,
+    clock: Clock,
     done: bool,
 }
 
@@ -302,24 +306,6 @@ impl Iterator for Records {
     type Item = Result<Entry, VerifyError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_leaf().map(|next| next.map(|(entry, _)| entry))
-    }
-}
-
-impl Records {
-    fn new(dir: &Path, checkpoint: Checkpoint) -> Records {
-        let (bundle, tree) = (Vec::new().into_iter(), Edge::new());
-        Records {
-            dir: dir.to_owned(),
-            checkpoint,
-            tree,
-            bundle,
-            last: None,
-            done: false,
-        }
-    }
-
-    fn next_leaf(&mut self) -> Option<Result<(Entry, Hash), VerifyError>> {
         if self.done {
             return None;
         }
@@ -333,71 +319,76 @@ impl Records {
         self.done = read.is_err();
         Some(read)
     }
+}
 
-    fn read(&mut self, index: u64) -> Result<(Entry, Hash), VerifyError> {
+impl Records {
+    fn new(dir: &Path, checkpoint: Checkpoint) -> Records {
+        let (bundle, tree) = (Vec::new().into_iter(), Edge::new());
+        Records {
+            dir: dir.to_owned(),
+            checkpoint,
+            tree,
+            bundle,
+            clock: Clock::default(),
+            done: false,
+        }
+    }
+
+    fn read(&mut self, index: u64) -> Result<Entry, VerifyError> {
         if index.is_multiple_of(TILE_WIDTH) {
             let (number, size) = (index / TILE_WIDTH, self.checkpoint.size());
             let width = (size - index).min(TILE_WIDTH);
             let bytes = read_bundle(&self.dir, number, width)
-                .map_err(|error| self.without(number, width, error))?;
+                .map_err(|error| without(&self.dir, size, number, width, error))?;
             let entries: Vec<Vec<u8>> = Entries::new(&bytes).map(<[u8]>::to_vec).collect();
             self.bundle = entries.into_iter();
         }
         let bytes = self.bundle.next().ok_or(VerifyError::OtherRoot)?;
-        let leaf = leaf_hash(&bytes);
+        let seen = scan::look_at(&bytes, index, self.checkpoint.origin())?;
+        self.clock.see(index, &seen)?;
         let entry = Entry::decode(&bytes);
         let entry = entry.map_err(|source| VerifyError::Record { index, source })?;
-        let out_of_place = |why| Err(VerifyError::OutOfPlace { index, why });
-        if entry.seq != index {
-            return out_of_place("it bears another number");
-        }
-        if entry.origin != self.checkpoint.origin() {
-            return out_of_place("it was written for another log");
-        }
-        let clock = (entry.boot, entry.record.mono_ns);
-        if self
-            .last
-            .is_some_and(|(boot, mono)| boot == clock.0 && mono > clock.1)
-        {
-            return out_of_place("its monotonic clock runs backwards");
-        }
-        self.last = Some(clock);
-        self.tree.push(leaf, |_, _| ());
-        Ok((entry, leaf))
+        self.tree.push(seen.leaf, |_, _| ());
+        Ok(entry)
     }
+}
 
-    /// Tells what a bundle that cannot be read means: the tail or the middle is gone, or damaged.
-    fn without(&self, number: u64, width: u64, error: LogError) -> VerifyError {
-        let signed = self.checkpoint.size();
-        let have = match bundle_widths(&self.dir, number) {
-            Ok(widths) => widths.into_iter().filter(|have| *have < width).max(),
-            Err(error) => return error,
-        };
-        let last = signed.div_ceil(TILE_WIDTH);
-        let later = (number + 1..last).any(|n| {
-            let there = |width| self.dir.join(bundle_path(n, width)).exists();
-            there(TILE_WIDTH) || (n + 1 == last && there(signed % TILE_WIDTH))
-        });
-        match error {
-            LogError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                match later {
-                    true => VerifyError::Missing(path),
-                    false => {
-                        let have = number * TILE_WIDTH + have.unwrap_or(0);
-                        VerifyError::TailLost { have, signed }
-                    }
-                }
-            }
-            LogError::Damaged { path, why } => match disk::read(&path, MAX_BUNDLE) {
-                // Cut inside the last bundle: whole entries are left, but too few.
-                Ok(bytes) if !later && Entries::new(&bytes).number() < width => {
-                    let have = number * TILE_WIDTH + Entries::new(&bytes).number();
+/// Tells what a bundle that cannot be read means: the tail or the middle is gone, or damaged.
+pub(super) fn without(
+    dir: &Path,
+    signed: u64,
+    number: u64,
+    width: u64,
+    error: LogError,
+) -> VerifyError {
+    let have = match bundle_widths(dir, number) {
+        Ok(widths) => widths.into_iter().filter(|have| *have < width).max(),
+        Err(error) => return error,
+    };
+    let last = signed.div_ceil(TILE_WIDTH);
+    let later = (number + 1..last).any(|n| {
+        let there = |width| dir.join(bundle_path(n, width)).exists();
+        there(TILE_WIDTH) || (n + 1 == last && there(signed % TILE_WIDTH))
+    });
+    match error {
+        LogError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            match later {
+                true => VerifyError::Missing(path),
+                false => {
+                    let have = number * TILE_WIDTH + have.unwrap_or(0);
                     VerifyError::TailLost { have, signed }
                 }
-                _ => VerifyError::Damaged { path, why },
-            },
-            error => from_log(error),
+            }
         }
+        LogError::Damaged { path, why } => match disk::read(&path, MAX_BUNDLE) {
+            // Cut inside the last bundle: whole entries are left, but too few.
+            Ok(bytes) if !later && Entries::new(&bytes).number() < width => {
+                let have = number * TILE_WIDTH + Entries::new(&bytes).number();
+                VerifyError::TailLost { have, signed }
+            }
+            _ => VerifyError::Damaged { path, why },
+        },
+        error => from_log(error),
     }
 }
 
@@ -413,6 +404,37 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// Takes the next records, up to the first that is not in order.
+    fn bundle(&mut self, bundle: Bundle, clock: &mut Clock) -> Result<(), VerifyError> {
+        let Bundle { seen, root, error } = bundle;
+        let first = self.tree.size();
+        let mut sound = seen.len();
+        let mut failed = error;
+        for (at, seen) in seen.iter().enumerate() {
+            if let Err(error) = clock.see(first + at as u64, seen) {
+                (sound, failed) = (at, Some(error));
+                break;
+            }
+        }
+        let leaves: Vec<Hash> = seen.iter().take(sound).map(|seen| seen.leaf).collect();
+        let inside = first + 1..first + TILE_WIDTH;
+        let cut = self.expected.is_some_and(|e| inside.contains(&e.size()));
+        match root.filter(|_| sound as u64 == TILE_WIDTH && !cut) {
+            Some(root) => self.whole_tile(&leaves, root),
+            None => leaves.into_iter().for_each(|leaf| self.leaf(leaf)),
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn whole_tile(&mut self, leaves: &[Hash], root: Hash) {
+        let mut full = Vec::new();
+        self.tree
+            .push_tile(leaves, root, |id, hashes| full.push((id, hashes.to_vec())));
+        full.into_iter()
+            .for_each(|(id, hashes)| self.tile(id, &hashes));
+        self.root_at_expected_size();
+    }
+
     fn leaf(&mut self, leaf: Hash) {
         let mut full = Vec::new();
         self.tree
@@ -460,23 +482,32 @@ impl Check<'_> {
     }
 }
 
-/// Counts how often wall clock and monotonic clock part.
+/// Sees that the monotonic clock goes forward, and counts how often the wall clock parts from it.
 #[derive(Default)]
 struct Clock {
-    last: Option<([u8; 16], i128)>,
+    last: Option<([u8; 16], u64, u64)>,
     jumps: u64,
 }
 
 impl Clock {
-    fn see(&mut self, entry: &Entry) {
+    fn see(&mut self, index: u64, seen: &Seen) -> Result<(), VerifyError> {
         const SECOND: u128 = 1_000_000_000;
-        let wall = entry.record.time.as_nanos() as i128;
-        let apart = wall - i128::from(entry.record.mono_ns);
-        let jumped = self
+        let now = (seen.boot, seen.mono_ns, seen.time_ns);
+        let Some((_, mono, time)) = self
             .last
-            .is_some_and(|(boot, last)| boot == entry.boot && last.abs_diff(apart) > SECOND);
+            .replace(now)
+            .filter(|(boot, ..)| *boot == seen.boot)
+        else {
+            return Ok(());
+        };
+        if mono > seen.mono_ns {
+            let why = "its monotonic clock runs backwards";
+            return Err(VerifyError::OutOfPlace { index, why });
+        }
+        let apart = |time, mono| i128::from(time) - i128::from(mono);
+        let jumped = apart(time, mono).abs_diff(apart(seen.time_ns, seen.mono_ns)) > SECOND;
         self.jumps += u64::from(jumped);
-        self.last = Some((entry.boot, apart));
+        Ok(())
     }
 }
 

@@ -364,6 +364,17 @@ pub(super) fn scan(
     }
 }
 
+/// Reads one segment that begins with record `first`, without a key.
+pub(super) fn scan_bytes(
+    bytes: &[u8],
+    first: u64,
+    path: &Path,
+    each: &mut impl FnMut(Entries<'_>) -> Result<(), LogError>,
+) -> Result<Tail, LogError> {
+    let seal = read_head(bytes, first, None, path)?;
+    scan_segment(bytes, &seal, first, first, path, each)
+}
+
 fn scan_segment(
     bytes: &[u8],
     seal: &Seal,

@@ -27,7 +27,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -67,6 +67,9 @@ pub enum ServeError {
     /// The lease does not let names be listed, or has ended.
     #[error("the lease cannot be served")]
     Lease(#[from] LeaseError),
+    /// The lease that is served has not ended, so no other takes its place.
+    #[error("the lease that is being served has not ended")]
+    Held,
     /// No descriptor or thread was to be had.
     #[error("could not start serving")]
     Io(#[source] io::Error),
@@ -94,13 +97,12 @@ pub fn serve(
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let wake = wake.map_err(|e| ServeError::Io(e.into()))?;
     let device = Arc::new(device);
-    let (damaged, damage) = channel::<Damage>();
+    let (damaged, damage) = channel::<(Arc<Lease>, Damage)>();
     let inner = Arc::new(Inner {
         device: Mutex::new(Some(Arc::clone(&device))),
         wake,
         stopping: AtomicBool::new(false),
-        lease,
-        tree,
+        shown: RwLock::new(Arc::new(Shown { lease, tree })),
         owner,
         files: Mutex::default(),
         next_handle: AtomicU64::new(1),
@@ -115,22 +117,12 @@ pub fn serve(
         server.spawn(format!("vault-fuse-{number}"), move || inner.work(&device))?;
     }
     // A thread of its own: whoever is told may revoke the lease, which no worker could wait for.
-    let lease = Arc::clone(&inner.lease);
     server.spawn("vault-fuse-damage".to_owned(), move || {
-        for damage in damage {
+        for (lease, damage) in damage {
             lease.tell(&damage);
         }
     })?;
-    if inner.lease.terms().expires.is_some() {
-        let inner = Arc::clone(&inner);
-        server.spawn("vault-fuse-clock".to_owned(), move || inner.watch())?;
-    }
-    let told = Arc::downgrade(&inner);
-    inner.lease.at_end(move || {
-        if let Some(inner) = told.upgrade() {
-            inner.invalidate();
-        }
-    });
+    server.follow(&inner.shown())?;
     Ok(server)
 }
 
@@ -146,7 +138,54 @@ impl FuseServer {
     /// The end of the lease does this by itself, before [`Lease::revoke`] returns. If the kernel
     /// refuses, the service is stopped instead: nothing stays readable.
     pub fn invalidate(&self) {
-        self.inner.invalidate();
+        self.inner.invalidate(&self.inner.shown());
+    }
+
+    /// Serves another lease at the same place, after the one before it has ended.
+    ///
+    /// What was opened under the ended lease stays as it is: no descriptor, mapping or working folder
+    /// reads a byte again. Whoever wants to read looks the name up anew, and sees what the new lease
+    /// shows, which may be another state of the vault.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::Lease`] if the new lease does not let names be listed or has ended;
+    /// [`ServeError::Held`] if the old one has not; [`ServeError::Io`] if the service has stopped.
+    pub fn renew(&mut self, lease: Arc<Lease>) -> Result<(), ServeError> {
+        let before = self.inner.shown();
+        if !before.lease.has_ended() {
+            return Err(ServeError::Held);
+        }
+        if !self.is_serving() {
+            return Err(ServeError::Io(io::ErrorKind::NotConnected.into()));
+        }
+        // One that ended by its time may not have been taken back from the kernel yet.
+        before.lease.revoke();
+        let tree = before.tree.next(lease.list()?);
+        let shown = Arc::new(Shown { lease, tree });
+        self.follow(&shown)?;
+        *self
+            .inner
+            .shown
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
+
+    /// Has the end of a lease heard of: by time, and by revocation.
+    fn follow(&mut self, shown: &Arc<Shown>) -> Result<(), ServeError> {
+        let lease = &shown.lease;
+        if lease.terms().expires.is_some() {
+            let (inner, lease) = (Arc::clone(&self.inner), Arc::clone(lease));
+            self.spawn("vault-fuse-clock".to_owned(), move || inner.watch(&lease))?;
+        }
+        let (told, what) = (Arc::downgrade(&self.inner), Arc::downgrade(shown));
+        lease.at_end(move || {
+            if let (Some(inner), Some(shown)) = (told.upgrade(), what.upgrade()) {
+                inner.invalidate(&shown);
+            }
+        });
+        Ok(())
     }
 
     /// Whether requests are still answered: not after a shutdown, and not once it is unmounted.
@@ -172,7 +211,7 @@ impl FuseServer {
 impl Drop for FuseServer {
     fn drop(&mut self) {
         if self.is_serving() {
-            self.inner.invalidate();
+            self.invalidate();
         }
         self.inner.stop();
         let this = std::thread::current().id();
@@ -198,13 +237,25 @@ struct Inner {
     device: Mutex<Option<Arc<OwnedFd>>>,
     wake: OwnedFd,
     stopping: AtomicBool,
-    lease: Arc<Lease>,
-    tree: Tree,
+    /// Replaced only when its lease has ended.
+    shown: RwLock<Arc<Shown>>,
     owner: (u32, u32),
-    files: Mutex<HashMap<u64, Arc<LeasedObject>>>,
+    files: Mutex<HashMap<u64, Arc<Opened>>>,
     next_handle: AtomicU64,
     /// Takes each damaged object once, so it holds few. Closed when the service stops.
-    damaged: Mutex<Option<Sender<Damage>>>,
+    damaged: Mutex<Option<Sender<(Arc<Lease>, Damage)>>>,
+}
+
+/// A lease, and the names it shows.
+struct Shown {
+    lease: Arc<Lease>,
+    tree: Tree,
+}
+
+/// An open file: it reads under the lease it was opened under, and under no later one.
+struct Opened {
+    shown: Arc<Shown>,
+    object: LeasedObject,
 }
 
 /// What a worker does after a request.
@@ -214,216 +265,7 @@ enum Next {
     Stop,
 }
 
-impl Inner {
-    /// Answers requests until the service stops or the file system is unmounted.
-    fn work(&self, device: &OwnedFd) {
-        let mut request = vec![0; wire::REQUEST_LEN];
-        let mut data = vec![0; wire::MAX_READ];
-        while !self.stopping.load(Ordering::Acquire) {
-            match rustix::io::read(device, &mut request[..]) {
-                Ok(len) => {
-                    let Some(request) = wire::parse(&request[..len]) else {
-                        break;
-                    };
-                    if self.answer(device, request, &mut data) == Next::Stop {
-                        break;
-                    }
-                }
-                Err(Errno::AGAIN) => self.wait(device),
-                // The request was interrupted before we had it.
-                Err(Errno::INTR | Errno::NOENT) => {}
-                // ENODEV: unmounted. Anything else: the connection cannot be relied on.
-                Err(_) => break,
-            }
-        }
-        self.stop();
-    }
-
-    fn wait(&self, device: &OwnedFd) {
-        let mut fds = [
-            PollFd::new(device, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
-        ];
-        // Why it woke up shows when it reads.
-        let _ = poll(&mut fds, None);
-    }
-
-    /// Ends the lease when its time has come, also while nobody asks for anything.
-    fn watch(&self) {
-        while !self.stopping.load(Ordering::Acquire) {
-            if self.lease.has_ended() {
-                self.lease.revoke();
-                return;
-            }
-            let left = self
-                .lease
-                .terms()
-                .expires
-                .as_ref()
-                .map_or(VALID, |expiry| expiry.left());
-            // Not longer than a second: the clock is the caller's and may jump.
-            let left = left.min(VALID).max(Duration::from_millis(1));
-            let left = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&left));
-        }
-    }
-
-    fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        // The counter is never read, so everybody who waits wakes up, now and later.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        self.device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        self.damaged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-    }
-
-    fn pass_on_damage<T>(&self, object: &str, outcome: &Result<T, LeaseError>) {
-        if let Some(damage) = self.lease.new_damage(object, outcome) {
-            let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-            // A service that stops meanwhile has nobody left to tell.
-            let _ = damaged.as_ref().map(|damaged| damaged.send(damage));
-        }
-    }
-
-    /// Must not be called by a worker: the kernel may wait for an answer before it returns.
-    fn invalidate(&self) {
-        let device = self
-            .device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let Some(device) = device else { return };
-        for (number, node) in self.tree.known() {
-            if number != ROOT {
-                let (code, name) = wire::forget_entry(node.parent, node.name.as_bytes());
-                // A name that stays is harmless: its node is invalidated next.
-                let _ = send(&device, 0, code, name.as_slice());
-            }
-            let (code, forget) = wire::forget_node(number);
-            match send(&device, 0, code, forget.as_slice()) {
-                // NOENT: the kernel has forgotten it already. NODEV: unmounted.
-                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
-                Err(_) => return self.stop(),
-            }
-        }
-    }
-
-    fn answer(&self, device: &OwnedFd, request: Request<'_>, data: &mut [u8]) -> Next {
-        let unique = request.unique;
-        let sent = match request.operation {
-            Operation::Silent => return Next::GoOn,
-            Operation::Destroy => {
-                let _ = send(device, unique, 0, &[]);
-                return Next::Stop;
-            }
-            Operation::Read {
-                handle,
-                offset,
-                size,
-            } => self.read(device, unique, handle, offset, size, data),
-            _ => match self.reply(&request) {
-                Ok(out) => send(device, unique, 0, out.as_slice()),
-                Err(errno) => send(device, unique, -errno.raw_os_error(), &[]),
-            },
-        };
-        match sent {
-            // NOENT: whoever asked was interrupted and does not wait any more.
-            Ok(()) | Err(Errno::NOENT) => Next::GoOn,
-            Err(_) => Next::Stop,
-        }
-    }
-
-    /// Answers everything that carries no content.
-    fn reply(&self, request: &Request<'_>) -> Result<Out, Errno> {
-        let node = request.node;
-        match request.operation {
-            Operation::Lookup { name } => {
-                self.alive()?;
-                let child = self.tree.child(node, name).ok_or(Errno::NOENT)?;
-                let attr = self.tree.attr(child, self.owner).ok_or(Errno::NOENT)?;
-                Ok(wire::entry(&attr, self.valid()))
-            }
-            Operation::GetAttr => {
-                // The root stays visible: without it nobody could even leave it.
-                if node != ROOT {
-                    self.alive()?;
-                }
-                let attr = self.tree.attr(node, self.owner).ok_or(Errno::NOENT)?;
-                Ok(wire::attributes(&attr, self.valid()))
-            }
-            Operation::Open { write: true } | Operation::Change => Err(Errno::ROFS),
-            Operation::Open { write: false } => self.open(node),
-            Operation::OpenDir => self.alive().map(|()| wire::opened(0)),
-            Operation::ReadDir { offset, size } => self.read_dir(node, offset, size),
-            Operation::StatFs => Ok(wire::statistics(self.tree.bytes(), self.tree.len())),
-            Operation::Release { handle } => {
-                self.files
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(&handle);
-                Ok(Out::default())
-            }
-            Operation::ReleaseDir => Ok(Out::default()),
-            // A second INIT is no part of the protocol.
-            Operation::Init { .. } => Err(Errno::IO),
-            _ => Err(Errno::NOSYS),
-        }
-    }
-
-    fn open(&self, node: u64) -> Result<Out, Errno> {
-        let node = self.tree.get(node).ok_or(Errno::NOENT)?;
-        let Kind::File { object, .. } = &node.kind else {
-            return Err(Errno::ISDIR);
-        };
-        let opened = self.lease.open_untold(object);
-        self.pass_on_damage(object, &opened);
-        let object = opened.map_err(|e| errno(&e))?;
-        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.insert(handle, Arc::new(object));
-        Ok(wire::opened(handle))
-    }
-
-    /// Reads and answers in one, so that no data is on its way once the lease has ended.
-    fn read(
-        &self,
-        device: &OwnedFd,
-        unique: u64,
-        handle: u64,
-        offset: u64,
-        size: u32,
-        data: &mut [u8],
-    ) -> Result<(), Errno> {
-        let file = self
-            .files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&handle)
-            .cloned();
-        let Some(file) = file else {
-            return send(device, unique, -Errno::BADF.raw_os_error(), &[]);
-        };
-        let size = (size as usize).min(data.len());
-        let data = &mut data[..size];
-        let read = self
-            .lease
-            .read_and(&file, data, offset, |data| send(device, unique, 0, data));
-        self.pass_on_damage(file.name(), &read);
-        data.fill(0);
-        match read {
-            Ok(sent) => sent,
-            Err(e) => send(device, unique, -errno(&e).raw_os_error(), &[]),
-        }
-    }
-
+impl Shown {
     fn read_dir(&self, number: u64, offset: u64, size: u32) -> Result<Out, Errno> {
         self.alive()?;
         let node = self.tree.get(number).ok_or(Errno::NOENT)?;
@@ -466,6 +308,222 @@ impl Inner {
             .expires
             .as_ref()
             .map_or(VALID, |expiry| expiry.left().min(VALID))
+    }
+}
+
+impl Inner {
+    fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Answers requests until the service stops or the file system is unmounted.
+    fn work(&self, device: &OwnedFd) {
+        let mut request = vec![0; wire::REQUEST_LEN];
+        let mut data = vec![0; wire::MAX_READ];
+        while !self.stopping.load(Ordering::Acquire) {
+            match rustix::io::read(device, &mut request[..]) {
+                Ok(len) => {
+                    let Some(request) = wire::parse(&request[..len]) else {
+                        break;
+                    };
+                    if self.answer(device, request, &mut data) == Next::Stop {
+                        break;
+                    }
+                }
+                Err(Errno::AGAIN) => self.wait(device),
+                // The request was interrupted before we had it.
+                Err(Errno::INTR | Errno::NOENT) => {}
+                // ENODEV: unmounted. Anything else: the connection cannot be relied on.
+                Err(_) => break,
+            }
+        }
+        self.stop();
+    }
+
+    fn wait(&self, device: &OwnedFd) {
+        let mut fds = [
+            PollFd::new(device, PollFlags::IN),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        // Why it woke up shows when it reads.
+        let _ = poll(&mut fds, None);
+    }
+
+    /// Ends the lease when its time has come, also while nobody asks for anything.
+    fn watch(&self, lease: &Lease) {
+        while !self.stopping.load(Ordering::Acquire) {
+            if lease.has_ended() {
+                lease.revoke();
+                return;
+            }
+            let left = lease
+                .terms()
+                .expires
+                .as_ref()
+                .map_or(VALID, |expiry| expiry.left());
+            // Not longer than a second: the clock is the caller's and may jump.
+            let left = left.min(VALID).max(Duration::from_millis(1));
+            let left = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&left));
+        }
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        // The counter is never read, so everybody who waits wakes up, now and later.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.damaged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn pass_on_damage<T>(&self, lease: &Arc<Lease>, object: &str, outcome: &Result<T, LeaseError>) {
+        if let Some(damage) = lease.new_damage(object, outcome) {
+            let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            let damage = (Arc::clone(lease), damage);
+            // A service that stops meanwhile has nobody left to tell.
+            let _ = damaged.as_ref().map(|damaged| damaged.send(damage));
+        }
+    }
+
+    /// Must not be called by a worker: the kernel may wait for an answer before it returns.
+    fn invalidate(&self, shown: &Shown) {
+        let device = self
+            .device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(device) = device else { return };
+        for (number, node) in shown.tree.known() {
+            if number != ROOT {
+                let (code, name) = wire::forget_entry(node.parent, node.name.as_bytes());
+                // A name that stays is harmless: its node is invalidated next.
+                let _ = send(&device, 0, code, name.as_slice());
+            }
+            let (code, forget) = wire::forget_node(number);
+            match send(&device, 0, code, forget.as_slice()) {
+                // NOENT: the kernel has forgotten it already. NODEV: unmounted.
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(_) => return self.stop(),
+            }
+        }
+    }
+
+    fn answer(&self, device: &OwnedFd, request: Request<'_>, data: &mut [u8]) -> Next {
+        let unique = request.unique;
+        let sent = match request.operation {
+            Operation::Silent => return Next::GoOn,
+            Operation::Destroy => {
+                let _ = send(device, unique, 0, &[]);
+                return Next::Stop;
+            }
+            Operation::Read {
+                handle,
+                offset,
+                size,
+            } => self.read(device, unique, handle, offset, size, data),
+            _ => match self.reply(&request) {
+                Ok(out) => send(device, unique, 0, out.as_slice()),
+                Err(errno) => send(device, unique, -errno.raw_os_error(), &[]),
+            },
+        };
+        match sent {
+            // NOENT: whoever asked was interrupted and does not wait any more.
+            Ok(()) | Err(Errno::NOENT) => Next::GoOn,
+            Err(_) => Next::Stop,
+        }
+    }
+
+    /// Answers everything that carries no content.
+    fn reply(&self, request: &Request<'_>) -> Result<Out, Errno> {
+        let (node, shown) = (request.node, self.shown());
+        match request.operation {
+            Operation::Lookup { name } => {
+                shown.alive()?;
+                let child = shown.tree.child(node, name).ok_or(Errno::NOENT)?;
+                let attr = shown.tree.attr(child, self.owner).ok_or(Errno::NOENT)?;
+                Ok(wire::entry(&attr, shown.valid()))
+            }
+            Operation::GetAttr => {
+                // The root stays visible: without it nobody could even leave it.
+                if node != ROOT {
+                    shown.alive()?;
+                }
+                let attr = shown.tree.attr(node, self.owner).ok_or(Errno::NOENT)?;
+                Ok(wire::attributes(&attr, shown.valid()))
+            }
+            Operation::Open { write: true } | Operation::Change => Err(Errno::ROFS),
+            Operation::Open { write: false } => self.open(shown, node),
+            Operation::OpenDir => shown.alive().map(|()| wire::opened(0)),
+            Operation::ReadDir { offset, size } => shown.read_dir(node, offset, size),
+            Operation::StatFs => Ok(wire::statistics(shown.tree.bytes(), shown.tree.len())),
+            Operation::Release { handle } => {
+                self.files
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&handle);
+                Ok(Out::default())
+            }
+            Operation::ReleaseDir => Ok(Out::default()),
+            // A second INIT is no part of the protocol.
+            Operation::Init { .. } => Err(Errno::IO),
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    fn open(&self, shown: Arc<Shown>, node: u64) -> Result<Out, Errno> {
+        let node = shown.tree.get(node).ok_or(Errno::NOENT)?;
+        let Kind::File { object, .. } = &node.kind else {
+            return Err(Errno::ISDIR);
+        };
+        let opened = shown.lease.open_untold(object);
+        self.pass_on_damage(&shown.lease, object, &opened);
+        let object = opened.map_err(|e| errno(&e))?;
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(handle, Arc::new(Opened { shown, object }));
+        Ok(wire::opened(handle))
+    }
+
+    /// Reads and answers in one, so that no data is on its way once the lease has ended.
+    fn read(
+        &self,
+        device: &OwnedFd,
+        unique: u64,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        data: &mut [u8],
+    ) -> Result<(), Errno> {
+        let file = self
+            .files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&handle)
+            .cloned();
+        let Some(file) = file else {
+            return send(device, unique, -Errno::BADF.raw_os_error(), &[]);
+        };
+        let size = (size as usize).min(data.len());
+        let data = &mut data[..size];
+        let lease = &file.shown.lease;
+        let read = lease.read_and(&file.object, data, offset, |data| {
+            send(device, unique, 0, data)
+        });
+        self.pass_on_damage(lease, file.object.name(), &read);
+        data.fill(0);
+        match read {
+            Ok(sent) => sent,
+            Err(e) => send(device, unique, -errno(&e).raw_os_error(), &[]),
+        }
     }
 }
 
@@ -525,6 +583,11 @@ fn errno(error: &LeaseError) -> Errno {
         LeaseError::Read(_) => Errno::IO,
         _ => Errno::ACCESS,
     }
+}
+
+/// Reads bytes as the kernel's request.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = wire::parse(bytes);
 }
 
 #[cfg(test)]

@@ -143,6 +143,36 @@ fn after_revocation_open_descriptors_and_cached_pages_yield_nothing() {
     assert!(fs::read_dir(&mounted.at).is_err());
 }
 
+#[test]
+fn a_new_lease_gives_names_back_but_no_descriptor_of_the_old_one() {
+    let mut later = None;
+    let mounted = mounted_after(None, |_, vault| later = Some(vault.lease(terms()).unwrap()));
+    let Some(mut mounted) = mounted else { return };
+    let later = Arc::new(later.unwrap());
+    let server = mounted.server.as_mut().unwrap();
+    assert!(
+        matches!(server.renew(Arc::clone(&later)), Err(ServeError::Held)),
+        "two leases at once"
+    );
+    let old = File::open(mounted.at.join("a")).unwrap();
+    let mut byte = [0];
+    old.read_exact_at(&mut byte, 0).unwrap();
+    let before = old.metadata().unwrap().ino();
+    mounted.lease.revoke();
+    assert!(File::open(mounted.at.join("a")).is_err());
+    server.renew(Arc::clone(&later)).unwrap();
+    assert_eq!(fs::read(mounted.at.join("a")).unwrap(), content(1, 300_000));
+    assert_eq!(fs::read(mounted.at.join("dir/b")).unwrap(), content(2, 10));
+    assert_ne!(
+        fs::metadata(mounted.at.join("a")).unwrap().ino(),
+        before,
+        "the kernel could take old pages for new ones"
+    );
+    assert!(old.read_at(&mut byte, 0).is_err(), "an old descriptor reads");
+    later.revoke();
+    assert!(fs::read(mounted.at.join("a")).is_err());
+}
+
 /// A process must not fault in pages that it serves itself: it would wait for its own answer with its
 /// own memory locked. So what maps is a process of its own, as a workload is.
 #[test]

@@ -9,10 +9,12 @@ use crate::vault::ObjectInfo;
 /// The root's number in the protocol.
 pub(super) const ROOT: u64 = 1;
 
-/// All nodes, numbered from 1 in the order of the names: a number means the same node for as long as
-/// the lease lasts.
+/// All nodes, in the order of the names. A number means one node for as long as the file system is
+/// mounted, over all leases that it is served under; only the root's is always the same.
 pub(super) struct Tree {
     nodes: Vec<Node>,
+    /// What is added to the place of a node other than the root, to make its number.
+    base: u64,
     bytes: u64,
 }
 
@@ -32,8 +34,18 @@ pub(super) enum Kind {
 
 impl Tree {
     pub(super) fn new(objects: Vec<ObjectInfo>) -> Self {
+        Self::numbered_from(ROOT, objects)
+    }
+
+    /// The tree of a later lease: none of its nodes has a number that a node of this one has.
+    pub(super) fn next(&self, objects: Vec<ObjectInfo>) -> Self {
+        Self::numbered_from(self.base + self.len(), objects)
+    }
+
+    fn numbered_from(base: u64, objects: Vec<ObjectInfo>) -> Self {
         let mut tree = Self {
             nodes: Vec::with_capacity(objects.len() + 1),
+            base,
             bytes: 0,
         };
         tree.add(
@@ -66,8 +78,15 @@ impl Tree {
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&Node> {
-        self.nodes
-            .get(usize::try_from(number.checked_sub(1)?).ok()?)
+        self.nodes.get(self.place(number)?)
+    }
+
+    fn place(&self, number: u64) -> Option<usize> {
+        if number == ROOT {
+            return Some(0);
+        }
+        let place = number.checked_sub(self.base)?;
+        usize::try_from(place).ok().filter(|place| *place > 0)
     }
 
     /// The number of a directory's child.
@@ -96,7 +115,8 @@ impl Tree {
 
     /// The nodes that the kernel may have cached, with their numbers.
     pub(super) fn known(&self) -> impl Iterator<Item = (u64, &Node)> {
-        (ROOT..)
+        std::iter::once(ROOT)
+            .chain(self.base + 1..)
             .zip(&self.nodes)
             .filter(|(_, node)| node.known.load(Ordering::Relaxed))
     }
@@ -111,7 +131,10 @@ impl Tree {
 
     fn add(&mut self, parent: u64, name: &str, modified: u64, kind: Kind) -> u64 {
         let (name, known) = (name.to_owned(), AtomicBool::new(false));
-        let number = self.len() + 1;
+        let number = match self.len() {
+            0 => ROOT,
+            place => self.base + place,
+        };
         if let Some(Kind::Directory { children }) = self.kind_mut(parent) {
             children.insert(name.clone(), number);
         }
@@ -128,7 +151,8 @@ impl Tree {
     /// A directory is as young as the youngest file below it.
     fn touch(&mut self, mut directory: u64, modified: u64) {
         loop {
-            let Some(node) = self.nodes.get_mut(directory as usize - 1) else {
+            let place = self.place(directory);
+            let Some(node) = place.and_then(|place| self.nodes.get_mut(place)) else {
                 return;
             };
             node.modified = node.modified.max(modified);
@@ -140,8 +164,8 @@ impl Tree {
     }
 
     fn kind_mut(&mut self, number: u64) -> Option<&mut Kind> {
-        let index = usize::try_from(number.checked_sub(1)?).ok()?;
-        self.nodes.get_mut(index).map(|node| &mut node.kind)
+        let place = self.place(number)?;
+        self.nodes.get_mut(place).map(|node| &mut node.kind)
     }
 }
 

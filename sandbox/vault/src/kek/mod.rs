@@ -4,11 +4,20 @@
 
 mod broker;
 mod passphrase;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
+mod recovery;
+mod tpm;
 
 use std::io;
 
 pub use broker::Released;
 pub use passphrase::{Cost, Passphrase};
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::Pkcs11;
+pub use recovery::{Recovery, ShareError};
+pub use tpm::Tpm;
+pub(crate) use tpm::parse as parse_tpm;
 
 use crate::envelope::{SlotInfo, SlotKind};
 use crate::secret::Kek;
@@ -43,6 +52,12 @@ pub enum KekError {
     /// The slot's parameters are malformed, or beyond what is safe to compute.
     #[error("the parameters of the key slot are damaged or out of bounds")]
     Parameters,
+    /// The shares do not give a key back.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The device that keeps the key does not give this one out; another slot's it may.
+    #[error("the device does not give the key out")]
+    Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The key exists, but cannot be had now.
     #[error("the key cannot be had")]
     Unavailable(#[source] io::Error),

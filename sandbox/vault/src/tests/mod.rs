@@ -4,8 +4,12 @@
 
 mod basics;
 mod crash;
+mod devices;
 mod freshness;
 mod lease;
+mod model;
+mod power;
+mod renewal;
 mod residue;
 mod slots;
 mod tamper;

@@ -74,7 +74,7 @@ fn no_key_is_in_readable_memory_while_a_vault_is_open_or_after() {
     let keys = [
         masked(dek.expose()),
         masked(object.key.expose()),
-        masked(vault.shared().keys.index().expose()),
+        masked(vault.shared().keys.at(1).unwrap().index.expose()),
     ];
     drop(dek);
     let lease = vault.lease(terms()).unwrap();

@@ -86,7 +86,7 @@ fn a_provider_that_fails_leaves_the_vault_closed() {
     ));
 }
 
-fn released(byte: u8) -> Released {
+pub(super) fn released(byte: u8) -> Released {
     Released::take(&mut [byte; 32]).unwrap()
 }
 

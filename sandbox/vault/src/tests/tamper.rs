@@ -496,7 +496,7 @@ fn a_file_that_opens_under_two_keys_is_refused_by_its_commitment() {
     vault.put("a", &content(1, LEN)[..]).unwrap();
     let keys = &vault.shared().keys;
     let record = vault.index()["a"].clone();
-    let (_, wrapped_dek) = keys.new_dek(&record.object_id, record.version).unwrap();
+    let (_, wrapped_dek) = keys.new_dek(&record.object_id, record.version, 1).unwrap();
     let other_key = crate::format::index::Record {
         wrapped_dek,
         ..record

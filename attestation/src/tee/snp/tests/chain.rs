@@ -421,3 +421,36 @@ fn an_expired_authority_ends_the_chain() {
     let appraisal = appraise(tee().edit_authorities(soon, keep)).unwrap();
     assert_eq!(appraisal.not_after(), NOW.plus_seconds(1));
 }
+
+#[test]
+fn a_remembered_chain_gets_every_verdict_that_a_new_one_gets() {
+    let verifier = Verifier::builder()
+        .reference_values(reference())
+        .remember(8)
+        .dangerous()
+        .accept_simulated()
+        .build()
+        .unwrap();
+    let guest = evidence(tee().vek_validity(NOW, NOW.plus_seconds(YEAR)));
+    let first = verifier.appraise(&guest, &challenge(), NOW).unwrap();
+    assert_eq!(verifier.appraise(&guest, &challenge(), NOW).unwrap(), first);
+    let code = |evidence: &Evidence, now| {
+        let verdict = verifier.appraise(evidence, &challenge(), now);
+        verdict.unwrap_err().code()
+    };
+    let late = NOW.plus_seconds(YEAR + 1);
+    assert_eq!(code(&guest, late), "certificate-expired");
+    let revoked = simulated_crl(NOW, Some(NOW.plus_seconds(9)), true).unwrap();
+    let revoked = guest.clone().with_crl(revoked).unwrap();
+    assert_eq!(code(&revoked, NOW), "revoked");
+    // Under the same names and keys, and never signed.
+    for which in 0..3 {
+        let mut changed = certificates(&guest);
+        *changed[which].last_mut().unwrap() ^= 1;
+        let changed = with_certificates(&guest, changed);
+        assert_eq!(code(&changed, NOW), "certificate-signature");
+    }
+    let mut report = guest.report().to_vec();
+    report[0x90] ^= 1;
+    assert_eq!(code(&with_report(&guest, report), NOW), "signature");
+}

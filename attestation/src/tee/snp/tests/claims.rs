@@ -389,3 +389,34 @@ fn names_are_those_of_the_serialized_form() {
         assert_eq!(serde_json::to_value(status).unwrap(), status.name());
     }
 }
+
+#[test]
+fn a_platform_that_does_what_the_guest_forbids_is_refused() {
+    // SMT on, and a policy without bit 16.
+    let forbidden = tee().edit_report(|report| report[at::POLICY + 2] = 0b10);
+    let (outcome, tier) = judge(forbidden, "snp.policy.smt", |_| {});
+    assert_eq!((outcome, tier), (Outcome::Fail, TrustTier::Contraindicated));
+    let (outcome, _) = judge(tee(), "snp.policy.smt", |_| {});
+    assert_eq!(outcome, Outcome::Pass);
+}
+
+#[test]
+fn protection_against_side_channels_is_asked_for_by_name() {
+    use crate::tee::snp::PolicyFlag::{CiphertextHiding, Cxl, PageSwapDisabled};
+    let hiding = || tee().edit_report(|report| report[at::POLICY + 3] = 0b11);
+    let asked = |tee| {
+        judge(tee, "snp.policy.required", |expected| {
+            expected.required_policy = vec![CiphertextHiding, PageSwapDisabled];
+        })
+    };
+    assert_eq!(asked(hiding()), (Outcome::Pass, TrustTier::Affirming));
+    assert_eq!(asked(tee()), (Outcome::Fail, TrustTier::Contraindicated));
+    let without = |tee| {
+        judge(tee, "snp.policy.forbidden", |expected| {
+            expected.forbidden_policy = vec![Cxl]
+        })
+    };
+    assert_eq!(without(tee()), (Outcome::Pass, TrustTier::Affirming));
+    let cxl = tee().edit_report(|report| report[at::POLICY + 2] = 0b10_0011);
+    assert_eq!(without(cxl), (Outcome::Fail, TrustTier::Contraindicated));
+}

@@ -5,6 +5,7 @@
 mod chain;
 mod claims;
 mod report;
+mod table;
 
 use crate::appraisal::{Appraisal, Outcome, SnpClaims, TrustTier};
 use crate::attester::Attester as _;

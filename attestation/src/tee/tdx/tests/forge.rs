@@ -323,6 +323,7 @@ impl Forge {
             store: &[],
             collateral: &self.stored,
             crls: &[],
+            known: None,
             reference: &self.reference,
             now: self.now,
         })

@@ -1,0 +1,185 @@
+//! Parsers of bytes from outside neither panic nor allocate out of proportion, whatever the bytes.
+//!
+//! A deterministic walk through changed genuine evidence, short enough for every test run; the same
+//! functions are driven by libFuzzer for longer (`fuzz/README.md`).
+//!
+//! The vectors are not part of this repository: they are read from `$CASEMATE_VECTORS`, or else
+//! from `../shared/vectors` beside the workspace. Where they are missing only simulated evidence is
+//! changed, except under `CI`.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+use std::alloc::System;
+use std::path::{Path, PathBuf};
+
+use attestation::selftest::Vectors;
+use attestation::{Attester as _, Evidence, SimulatedTee, UnixTime};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+/// Counts what is allocated, by this one test of this one process.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const EXECUTIONS: usize = 20_000;
+/// Verifying signatures takes longer than reading what is signed.
+const EXECUTIONS_WITH_SIGNATURES: usize = 3_000;
+
+/// All that one execution may allocate, over its whole time: a part for what does not depend on the
+/// input, and some multiple of it.
+fn allowance(length: usize) -> usize {
+    16 * 1024 + 8 * length
+}
+
+#[test]
+fn no_bytes_make_a_parser_panic_or_allocate_out_of_proportion() {
+    let vectors = vectors();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for (name, target) in targets::TARGETS {
+        let seeds = seeds(name, vectors.as_ref());
+        assert!(!seeds.is_empty(), "{name}");
+        let executions = match name {
+            "quote" => EXECUTIONS_WITH_SIGNATURES,
+            _ => EXECUTIONS,
+        };
+        let mut most = 0;
+        for execution in 0..executions {
+            let seed = &seeds[execution % seeds.len()];
+            let input = if execution < seeds.len() {
+                seed.clone()
+            } else {
+                changed(seed, &mut random)
+            };
+            let region = Region::new(ALLOCATOR);
+            target(&input);
+            let allocated = region.change().bytes_allocated;
+            most = most.max(allocated);
+            assert!(
+                allocated <= allowance(input.len()),
+                "{name}: {allocated} bytes for {} of input",
+                input.len()
+            );
+        }
+        println!("{name}: {executions} executions, at most {most} bytes allocated in one");
+    }
+}
+
+fn vectors() -> Option<Vectors> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
+    let root = std::env::var_os("CASEMATE_VECTORS").map_or(beside, PathBuf::from);
+    if root.join("snp").is_dir() {
+        return Some(Vectors::open(root).unwrap());
+    }
+    let missing = format!("no vectors in {}", root.display());
+    assert!(std::env::var_os("CI").is_none(), "{missing}");
+    println!("only simulated evidence: {missing}; set CASEMATE_VECTORS");
+    None
+}
+
+/// What to begin with: genuine evidence of the kind, and simulated evidence.
+fn seeds(target: &str, vectors: Option<&Vectors>) -> Vec<Vec<u8>> {
+    let evidence = simulated();
+    let folders: &[&str] = match target {
+        "report" => &["snp/reports", "snp/negative"],
+        "quote" => &["tdx/quotes", "tdx/negative"],
+        "certificate" => &["snp/vek", "snp/ca", "snp/crl", "tdx/ca"],
+        "ccel" => &["eventlog"],
+        "tcb_info" => &["tdx/collateral"],
+        _ => &[],
+    };
+    let endorsements = evidence.endorsements();
+    let mut seeds = match target {
+        "report" => vec![evidence.report().to_vec()],
+        "certificate" => vec![endorsements.vek().unwrap().to_vec()],
+        "certificate_table" => vec![table(endorsements.vek().unwrap())],
+        "bundle" => vec![evidence.to_json().into_bytes(), evidence.to_cbor()],
+        // Not much of a beginning, but one.
+        _ => vec![b"{}".to_vec()],
+    };
+    let Some(vectors) = vectors else {
+        return seeds;
+    };
+    if target == "bundle" {
+        for case in vectors.tdx().unwrap().iter().take(3) {
+            seeds.push(case.evidence.to_json().into_bytes());
+            seeds.push(case.evidence.to_cbor());
+        }
+    }
+    for folder in folders {
+        for file in vectors.files(folder).unwrap() {
+            let mut bytes = vectors.read(&file).unwrap();
+            // Logs end in up to a mebibyte of filler.
+            bytes.truncate(48 * 1024);
+            seeds.push(bytes);
+        }
+    }
+    seeds
+}
+
+fn simulated() -> Evidence {
+    let mut tee = SimulatedTee::new(UnixTime(1_790_000_000)).unwrap();
+    tee.attest(&[7; 64]).unwrap()
+}
+
+/// One entry, the VCEK.
+fn table(vek: &[u8]) -> Vec<u8> {
+    const VCEK: [u8; 16] = [
+        0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac,
+        0xcd,
+    ];
+    let length = u32::try_from(vek.len()).unwrap();
+    let mut table = VCEK.to_vec();
+    table.extend_from_slice(&48_u32.to_le_bytes());
+    table.extend_from_slice(&length.to_le_bytes());
+    table.extend_from_slice(&[0; 24]);
+    table.extend_from_slice(vek);
+    table
+}
+
+/// The seed with a few changes of the kinds that parsers trip over.
+fn changed(seed: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len().max(1));
+        match random.below(8) {
+            0 => bytes.truncate(at),
+            1 => {
+                let end = bytes.len().min(at + random.below(64));
+                let piece = bytes.get(at..end).unwrap_or_default().to_vec();
+                bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece);
+            }
+            2 => {
+                let end = bytes.len().min(at + random.below(64));
+                bytes.drain(at.min(end)..end);
+            }
+            3 => bytes
+                .iter_mut()
+                .skip(at)
+                .take(4)
+                .for_each(|byte| *byte = 0xff),
+            4 => bytes.iter_mut().skip(at).take(8).for_each(|byte| *byte = 0),
+            5 => bytes.extend((0..random.below(32)).map(|it| it as u8)),
+            _ => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << random.below(8);
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// xorshift64*: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        usize::try_from(number).unwrap() % end.max(1)
+    }
+}

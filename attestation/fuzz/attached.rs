@@ -6,8 +6,11 @@ use attestation::measure::{IdAuthentication, IdBlock, SnpLaunch, Vcpu, Vmm};
 use attestation::tdx::EventLog;
 use attestation::vtpm::{HclReport, TpmQuote, TpmSignature};
 
-/// Every target, by the name that cargo-fuzz knows it by.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+/// A target, by the name that cargo-fuzz knows it by.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] = [
     ("hcl", hcl),
     ("tpms", tpms),
     ("spdm", spdm),

@@ -18,6 +18,11 @@
 //! }
 //! ```
 //!
+//! This is a form of our own and not CoRIM (draft-ietf-rats-corim): that describes environments and
+//! their measurements in triples of CBOR, has no agreed profile for what is asked for here (policy
+//! bits, platform flags, TCB floors, PCRs, who may be revoked), and is not a file that people write
+//! or review. What is here maps to its reference-value triples field by field.
+//!
 //! Every field is optional. What is left out of `measurements`, `minimum-tcb`, `rtmr1`, `rtmr2` or
 //! `pcrs` is unknown, and an unknown never affirms. An empty list allows nothing.
 

@@ -302,3 +302,56 @@ fn evidence_of_a_virtual_tpm_is_bundled_and_explained() {
     let output = explain(&["--qualifying-data", "00"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("vtpm-nonce"));
 }
+
+#[test]
+fn a_folder_of_endorsements_completes_a_bare_report() {
+    let Some(snp) = vectors() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let report = snp.join("reports/genoa-v3-baremetal-vcek-vmpl0-8d8bfb3e.bin");
+    let bytes = std::fs::read(&report).unwrap();
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let vek = format!(
+        "vek-genoa-{}-{}.der",
+        hex(&bytes[0x1a0..0x1e0]),
+        hex(&bytes[0x180..0x188])
+    );
+    for (from, to) in [
+        ("vek/sev-vcek-ab5a6bc8.der", vek.as_str()),
+        ("ca/sev-genoa-5464738c.der", "ask-genoa.der"),
+        ("ca/ark-genoa-4c6598d1.der", "ark-genoa.der"),
+    ] {
+        std::fs::copy(snp.join(from), cache.join(to)).unwrap();
+    }
+    let path = |path: &std::path::Path| path.display().to_string();
+    let (report, cache) = (path(&report), path(&cache));
+    let data = hex(&bytes[REPORT_DATA]);
+    let bundle = |name: &str, more: &[&str]| {
+        let output = path(&folder.path().join(name));
+        let made = sandboxctl(&[&["bundle", &report, "--output", &output], more].concat());
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        output
+    };
+    let code = |bundle: &str, more: &[&str]| {
+        let common = ["verify", bundle, "--at", AT, "--report-data", &data];
+        sandboxctl(&[&common[..], more].concat()).status.code()
+    };
+    let bare = bundle("bare", &[]);
+    assert_eq!(code(&bare, &[]), Some(1));
+    // Believed, and of unknown measurement.
+    assert_eq!(code(&bare, &["--endorsements", &cache]), Some(3));
+    let whole = bundle("whole", &["--cache", &cache]);
+    assert_eq!(code(&whole, &[]), Some(3));
+    let nowhere = path(&folder.path().join("nowhere"));
+    assert_eq!(code(&bare, &["--endorsements", &nowhere]), Some(1));
+}

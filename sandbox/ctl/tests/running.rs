@@ -346,7 +346,10 @@ fn forks_that_the_limit_refuses_are_pressure() {
     let Some(play) = Play::new("resource-pressure = { adds = 20, half-life = \"1h\" }", "") else {
         return;
     };
-    let mut running = play.start("for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done 2>/dev/null; read -r forever; exit 0");
+    let mut running = play.start(
+        // A shell that cannot fork ends.
+        "(for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done) 2>/dev/null; read -r forever; exit 0",
+    );
     let prepared = running.wait_for("what is in force", |record| is(record, "prepared"));
     let items = prepared["enforcement"].as_array().unwrap();
     if items

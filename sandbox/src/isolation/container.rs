@@ -30,6 +30,8 @@ use crate::syscall::notify;
 /// How often it is looked whether descriptors that were on their way have arrived.
 const FLOW_ATTEMPTS: u32 = 10;
 const FLOW_PAUSE: Duration = Duration::from_millis(1);
+/// By how much the limit of each user's processes is above that of the cgroup.
+const CGROUP_FIRST: u64 = 16;
 /// How long a task may take to stop, where there is no cgroup to freeze.
 const STOPPED_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -80,6 +82,14 @@ impl Backend for Container {
         if let Some(memory) = limits.memory.filter(|_| !self.cgroup.limits("memory")) {
             // Per process, and all that is left without a cgroup.
             floor.limits.push((libc::RLIMIT_DATA, memory));
+        }
+        if self.cgroup.limits("pids") {
+            // The cgroup refuses first, and counts what it refuses.
+            for (resource, limit) in &mut floor.limits {
+                if *resource == libc::RLIMIT_NPROC {
+                    *limit += CGROUP_FIRST;
+                }
+            }
         }
         self.cgroup
             .limit(&limits)

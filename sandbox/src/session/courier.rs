@@ -22,13 +22,16 @@ pub(super) type SharedAttester = Arc<Mutex<Box<dyn Attester>>>;
 /// What came of asking.
 type Answer = Result<Arc<Vault>, ReleaseError>;
 
+/// The broker that was asked comes back with its answer.
+type Return = Receiver<(Box<dyn KeyBroker>, Answer)>;
+
 /// Who asks for keys, and whether it is under way.
 pub(super) struct Courier {
     broker: Option<Box<dyn KeyBroker>>,
     anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
     identity: Arc<Identity>,
     attester: SharedAttester,
-    away: Option<(String, Receiver<(Box<dyn KeyBroker>, Answer)>)>,
+    away: Option<(String, Return)>,
 }
 
 impl Courier {

@@ -124,10 +124,8 @@ fn act(
         Op::AddAndRemoveSlot => {
             let other = Released::take(&mut [9; 32]).unwrap();
             // One that a death came upon half-way is still there, after the slot of the bench.
-            let left = vault.slots().into_iter().skip(1);
-            let gone = left
-                .map(|slot| vault.remove_slot(slot.slot_id))
-                .collect::<Result<(), _>>();
+            let mut left = vault.slots().into_iter().skip(1);
+            let gone = left.try_for_each(|slot| vault.remove_slot(slot.slot_id));
             let changed = gone
                 .and_then(|()| vault.add_slot(&other))
                 .and_then(|slot| vault.remove_slot(slot.slot_id));

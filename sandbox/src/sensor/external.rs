@@ -47,24 +47,16 @@ pub struct Report {
 
 /// Weighs reports.
 #[derive(Debug)]
-pub struct External {
-    adds: u8,
-}
-
-impl External {
-    /// A sensor whose gravest report adds so many points.
-    pub fn new(adds: u8) -> Self {
-        Self { adds }
-    }
-}
+pub struct External;
 
 impl Sensor for External {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
         let Some(Event::Report(report)) = look.happened else {
             return None;
         };
+        let adds = look.risk.get("external").map_or(0, |entry| entry.adds);
         // Rounded up: what is worth something is never worth nothing.
-        let points = (u32::from(self.adds) * u32::from(report.share)).div_ceil(100);
+        let points = (u32::from(adds) * u32::from(report.share)).div_ceil(100);
         let kind = match report.share {
             100 => Kind::Happened,
             _ => Kind::Adds(u8::try_from(points).unwrap_or(100)),

@@ -57,6 +57,8 @@ pub struct Look<'a> {
     pub now: Duration,
     /// What happened just now, if this look is because of that.
     pub happened: Option<&'a Event>,
+    /// What the policy in force weighs.
+    pub risk: &'a BTreeMap<String, RiskEntry>,
     /// What can be asked of the running sandbox.
     pub sandbox: &'a dyn Sandbox,
     /// In which way the newest appraisal is worse than the best one of this session.
@@ -141,7 +143,7 @@ pub fn all(risk: &BTreeMap<String, RiskEntry>) -> Vec<Box<dyn Sensor>> {
                 sensors.push(Box::new(time_window::TimeWindow::new(*window)));
             }
             LooksFor::Reports { .. } => {
-                sensors.push(Box::new(external::External::new(entry.adds)));
+                sensors.push(Box::new(external::External));
             }
             _ => {}
         }
@@ -174,6 +176,7 @@ mod tests {
     pub(super) struct Said {
         pub(super) usage: RefCell<BTreeMap<String, LeaseUse>>,
         pub(super) pressure: RefCell<Pressure>,
+        risk: BTreeMap<String, RiskEntry>,
     }
 
     impl Sandbox for Said {
@@ -192,6 +195,7 @@ mod tests {
             Look {
                 now,
                 happened: None,
+                risk: &self.risk,
                 sandbox: self,
                 worse: None,
                 evidence_age: None,

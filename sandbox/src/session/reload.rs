@@ -84,7 +84,8 @@ impl Session {
             (isolation.memory, isolation.pids, isolation.cpu, reduced)
         };
         let moved = limits(self.bundle.tables()) != limits(newer.tables());
-        self.watch.adopt(&newer);
+        let unseen = self.watch.adopt(&newer);
+        self.gaps.extend(unseen.map(|item| item.id));
         self.identity = Arc::new(self.identity.under(newer.digest()));
         self.courier.adopt(Arc::clone(&self.identity));
         self.bundle = newer;

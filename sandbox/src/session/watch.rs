@@ -99,9 +99,11 @@ impl Watch {
         items
     }
 
-    /// Weighs by another bundle from now on; what was signalled stays.
-    pub(super) fn adopt(&mut self, bundle: &Bundle) {
+    /// Weighs by another bundle from now on; what was signalled stays. Says what it weighs that this
+    /// version does not sense.
+    pub(super) fn adopt(&mut self, bundle: &Bundle) -> impl Iterator<Item = Item> {
         self.risk.adopt(RiskModel::from(bundle));
+        missing_sensors(bundle)
     }
 
     pub(super) fn risk(&self, now: Duration) -> u8 {
@@ -143,6 +145,7 @@ impl Watch {
             let look = Look {
                 now,
                 happened,
+                risk: &bundle.tables().risk,
                 sandbox: around,
                 worse: attested.worse(),
                 evidence_age: attested.age(now),

@@ -210,6 +210,13 @@ pub(crate) const HOST_ETC: [&str; 12] = [
     "/etc/ssl/certs",
     "/etc/terminfo",
 ];
+/// Files of `/etc` that a sandbox makes itself; `resolv.conf` only with a network.
+pub(crate) const OWN_ETC: [&str; 4] = [
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+];
 /// Folders of a root file system that are always made new.
 const OWN_FOLDERS: [&str; 5] = ["proc", "sys", "dev", "tmp", "run"];
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];

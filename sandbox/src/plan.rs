@@ -152,6 +152,9 @@ impl Plan {
         }
         wanted.fixed.clone_from(&self.fixed);
         wanted.exec &= self.exec;
+        wanted
+            .connect
+            .retain(|endpoint| self.connect.contains(endpoint));
         let lost: Vec<_> = self
             .files
             .keys()

@@ -96,7 +96,7 @@ pub struct Given<'a> {
 
 /// Calls that are made in a workload's place where `[network]` grants what they are for, and that would
 /// reach what nothing grants if they were allowed as such.
-const BROKERED: [&str; 2] = ["connect", "socket"];
+pub const BROKERED: [&str; 2] = ["connect", "socket"];
 /// From how many files on a folder stands for them.
 const MANY: usize = 8;
 /// The most things that an observation is merged from.

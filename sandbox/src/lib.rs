@@ -28,6 +28,7 @@ pub mod observe;
 pub mod order;
 pub mod plan;
 pub mod record;
+pub mod refusal;
 pub mod release;
 pub mod sensor;
 pub mod session;

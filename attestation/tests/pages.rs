@@ -77,7 +77,7 @@ fn every_reference_value_is_explained_in_the_guide() {
     let explained: BTreeSet<&str> = quoted(section).into_iter().collect();
     let fields = REFERENCE.lines().filter_map(|line| {
         let (field, _) = line.strip_prefix("    pub ")?.split_once(": ")?;
-        Some(field.replace('_', "-"))
+        (!field.starts_with("fn ")).then(|| field.replace('_', "-"))
     });
     let mut count = 0;
     for field in fields {

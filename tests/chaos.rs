@@ -102,7 +102,7 @@ fn no_workload_keeps_what_was_denied_and_nothing_is_left_of_killed_supervisors()
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("chaos");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let server = server();
+    let (server, before) = (server(), mounts());
     let threads: Vec<_> = (0..sandboxes)
         .map(|slot| {
             let (program, server) = (program.clone(), server.clone());
@@ -122,8 +122,11 @@ fn no_workload_keeps_what_was_denied_and_nothing_is_left_of_killed_supervisors()
     for thread in threads {
         sum.add(&thread.join().unwrap());
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains("casemate"), "{mounts}");
+    let left: Vec<_> = mounts()
+        .into_iter()
+        .filter(|mount| !before.contains(mount))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
     println!(
         "seed {seed}, {sandboxes} sandboxes at a time, {:?}: {sum:?}",
         began.elapsed()
@@ -145,6 +148,13 @@ fn server() -> String {
         }
     });
     address
+}
+
+/// Mounts of ours that this machine has, of whoever's.
+fn mounts() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = mounts.lines().filter(|line| line.contains("casemate"));
+    ours.map(str::to_owned).collect()
 }
 
 /// What was seen.

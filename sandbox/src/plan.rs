@@ -622,6 +622,7 @@ mod tests {
             ]
             .map(|(at, access)| (at.to_owned(), access))
             .into(),
+            connect: ["a:1".parse().expect("an endpoint")].into(),
             ..Plan::default()
         };
         let source = r#"
@@ -632,6 +633,8 @@ command = ["true"]
 [files]
 read = [{ from = "x", at = "/a/b" }]
 write = [{ from = "y", at = "/a" }, { from = "z", at = "/c" }]
+[network]
+connect = ["a:1", "b:2"]
 [rules]
 cedar = """
 permit (principal, action, resource);
@@ -641,6 +644,8 @@ forbid (principal, action == Action::"read", resource == Path::"/a");
         let bundle = Bundle::parse(source, "t").expect("a policy");
         let narrowed = now.narrowed(&bundle.decide(&policy::Facts::unknown()));
         assert_eq!(narrowed.files, [("/c".to_owned(), FileAccess::Read)].into());
+        // Neither endpoint is denied; one was not granted when it was launched.
+        assert_eq!(narrowed.connect, now.connect);
     }
 
     #[test]

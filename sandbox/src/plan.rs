@@ -648,6 +648,7 @@ mod tests {
             ]
             .map(|(at, access)| (at.to_owned(), access))
             .into(),
+            connect: ["a:1".parse().expect("an endpoint")].into(),
             ..Plan::default()
         };
         let source = r#"
@@ -658,6 +659,8 @@ command = ["true"]
 [files]
 read = [{ from = "x", at = "/a/b" }]
 write = [{ from = "y", at = "/a" }, { from = "z", at = "/c" }]
+[network]
+connect = ["a:1", "b:2"]
 [rules]
 cedar = """
 permit (principal, action, resource);
@@ -667,6 +670,8 @@ forbid (principal, action == Action::"read", resource == Path::"/a");
         let bundle = Bundle::parse(source, "t").expect("a policy");
         let narrowed = now.narrowed(&bundle.decide(&policy::Facts::unknown()));
         assert_eq!(narrowed.files, [("/c".to_owned(), FileAccess::Read)].into());
+        // Neither endpoint is denied; one was not granted when it was launched.
+        assert_eq!(narrowed.connect, now.connect);
     }
 
     #[test]

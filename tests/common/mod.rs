@@ -458,6 +458,7 @@ impl Running {
             pinned: self.pinned,
         };
         told.assert_logged();
+        told.assert_announced();
         told
     }
 }

@@ -57,7 +57,7 @@ const STORIES: [Story; 8] = [
             vault.begin_rotation()?;
             vault.rotate_some(u64::MAX).map(drop)
         },
-        |vault| vault.index()["a"].key_epoch == 2,
+        |vault| vault.index()["a"].extents[0].key_epoch == 2,
     ),
 ];
 

@@ -184,6 +184,7 @@ impl Vault {
             object_id: record.object_id,
             version: record.version,
             key_epoch,
+            number: 0,
         };
         let mut source = Stream::new(self.object(name)?);
         let written = stream::write(&self.shared, &plan, &mut source);

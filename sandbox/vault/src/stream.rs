@@ -91,6 +91,8 @@ pub(crate) struct Plan {
     pub(crate) object_id: Id,
     pub(crate) version: u64,
     pub(crate) key_epoch: u64,
+    /// 0 for an extent that is a whole object, and padded with zeros.
+    pub(crate) number: u32,
 }
 
 /// Seals a stream into a new object file and makes it durable; returns the extent and the length of
@@ -123,7 +125,7 @@ pub(crate) fn write_volatile(
 ) -> Result<Written, VaultError> {
     let Shared { store, keys, .. } = shared;
     let io = VaultError::io("write an object");
-    let number = 0;
+    let number = plan.number;
     let (dek, wrapped_dek) = keys.new_dek(&plan.object_id, plan.version, plan.key_epoch)?;
     let front = object::front(
         plan.chunk,

@@ -262,6 +262,11 @@ impl Vault {
         self.anchored
     }
 
+    /// Whether it was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
     /// How well the memory that holds this vault's keys is protected.
     pub fn protection(&self) -> MemoryProtection {
         self.shared.keys.protection()
@@ -431,6 +436,7 @@ impl Vault {
             object_id,
             version,
             key_epoch: self.commit.manifest.key_epoch,
+            number: 0,
         };
         let (extent, len) = stream::write(&self.shared, &plan, reader)?;
         let whole = Record::whole(object_id, len, (self.clock)(), extent);

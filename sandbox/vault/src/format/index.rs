@@ -195,7 +195,7 @@ impl Record {
         };
         let plain = self.mode == FILE_MODE
             && !self.is_link
-            && extent.version == self.version
+            && (extent.number, extent.version) == (0, self.version)
             && extent.stored >= self.len
             && self.runs == whole(self.len, self.chunk);
         plain.then_some(extent)
@@ -549,7 +549,16 @@ mod tests {
             let stored = len + more;
             (
                 name,
-                Record::whole(id, len, modified, Extent { stored, ..extent }),
+                Record::whole(
+                    id,
+                    len,
+                    modified,
+                    Extent {
+                        number: 0,
+                        stored,
+                        ..extent
+                    },
+                ),
             )
         })
     }

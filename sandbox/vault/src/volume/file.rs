@@ -226,6 +226,7 @@ impl File {
             // The one that the next commit gives it.
             version: self.record.version.saturating_add(1),
             key_epoch,
+            number: 1,
         };
         let mut source = Source {
             file: self,

@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::ops::{Change, New, NodeKind};
 use super::{Errno, Limits, ROOT, Volume, VolumeError};
+use crate::kek::Released;
 use crate::tests::{Bench, content, read};
+use crate::{ChunkSize, CreateOptions, OpenOptions, Padding, Vault};
 
 /// Two chunks in memory at most, so that what is written is sealed on the way.
 const SMALL: Limits = Limits { unsealed: 8192 };
@@ -199,6 +202,44 @@ fn a_commit_that_failed_is_made_up_for_by_the_next() {
         let vault = bench.open().unwrap();
         assert_eq!(read(&vault, &name).unwrap(), content(steps as u8, 10_000));
     }
+}
+
+#[test]
+#[ignore = "writes the golden vault anew; only for a new format"]
+fn write_the_golden_vault() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v2.vault");
+    let mut key = std::array::from_fn(|i| i as u8);
+    let options = CreateOptions {
+        chunk: ChunkSize::KiB4,
+        padding: Padding::Padme,
+    };
+    let open = OpenOptions {
+        clock: Arc::new(|| 1_000_000_007),
+        ..OpenOptions::default()
+    };
+    let kek = Released::take(&mut key).unwrap();
+    let vault = Vault::create_with(path.as_ref(), &kek, options, open).unwrap();
+    let volume = Volume::new(vault, Limits::default()).unwrap();
+    let dir = directory(&volume, ROOT, "dir");
+    directory(&volume, ROOT, "empty");
+    let make = |parent, name: &[u8], new| volume.make(parent, name, new).unwrap().node;
+    let sparse = make(dir, b"sparse", New::File { mode: 0o600 });
+    volume.write(sparse, b"start", 0).unwrap();
+    volume.write(sparse, &[b'!'; 30_000], 10_001).unwrap();
+    volume.commit().unwrap();
+    volume.write(sparse, &[0; 29_999], 10_001).unwrap();
+    volume.write(sparse, b"middle", 20_000).unwrap();
+    let len = |len| Change {
+        len: Some(len),
+        ..Change::default()
+    };
+    volume.change(sparse, len(50_000)).unwrap();
+    volume.commit().unwrap();
+    volume.link(sparse, ROOT, b"same").unwrap();
+    let target = b"dir/sparse";
+    make(ROOT, b"link", New::Link { target });
+    make(ROOT, b"nothing", New::File { mode: 0o755 });
+    volume.commit().unwrap();
 }
 
 #[derive(Clone, Debug)]

@@ -259,8 +259,9 @@ impl File {
         self.changed = true;
         if let Some(before) = self.object.take() {
             let before = Some(before.as_ref());
-            let object = Object::open_after(before, &shared.store, &shared.keys, &self.record)?;
-            self.object = Some(Arc::new(object));
+            // What cannot be opened now is told to whoever reads it.
+            let object = Object::open_after(before, &shared.store, &shared.keys, &self.record);
+            self.object = object.ok().map(Arc::new);
         }
         Ok(())
     }

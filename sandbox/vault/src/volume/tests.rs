@@ -9,7 +9,7 @@ use super::ops::{Change, New, NodeKind};
 use super::{Errno, Limits, ROOT, Volume, VolumeError};
 use crate::kek::Released;
 use crate::tests::{Bench, content, read};
-use crate::{ChunkSize, CreateOptions, OpenOptions, Padding, Vault};
+use crate::{Access, ChunkSize, CreateOptions, OpenOptions, Padding, Vault, VaultError};
 
 /// Two chunks in memory at most, so that what is written is sealed on the way.
 const SMALL: Limits = Limits { unsealed: 8192 };
@@ -202,6 +202,138 @@ fn a_commit_that_failed_is_made_up_for_by_the_next() {
         let vault = bench.open().unwrap();
         assert_eq!(read(&vault, &name).unwrap(), content(steps as u8, 10_000));
     }
+}
+
+impl Volume {
+    /// Does something to a vault through a volume of it, and gives the vault back.
+    pub(crate) fn while_test(
+        vault: &mut Vault,
+        act: impl FnOnce(&Self) -> Result<(), VolumeError>,
+    ) -> Result<(), VaultError> {
+        let taken = std::mem::replace(vault, Bench::new().create());
+        let volume = Self::new(taken, Limits::default())?;
+        let outcome = act(&volume);
+        *vault = volume.writer().take().unwrap().vault;
+        outcome.map_err(|error| match error {
+            VolumeError::Vault(error) => error,
+            other => panic!("{other}"),
+        })
+    }
+
+    /// Writes into a file of the root, which may be new.
+    pub(crate) fn put_at(&self, name: &str, data: &[u8], offset: u64) {
+        let node = find(self, name).unwrap_or_else(|_| file(self, ROOT, name));
+        self.write(node, data, offset).unwrap();
+    }
+}
+
+/// A vault with an object of three extents, and one of a hole.
+fn in_extents(bench: &Bench) -> Vault {
+    bench.create().put("a", &content(1, 20_000)[..]).unwrap();
+    let volume = volume(bench);
+    volume.put_at("a", &content(2, 100), 5000);
+    volume.commit().unwrap();
+    volume.put_at("a", &content(3, 5000), 9000);
+    volume.put_at("hole", b"end", 9000);
+    volume.commit().unwrap();
+    drop(volume);
+    let vault = bench.open().unwrap();
+    assert_eq!(vault.index()["a"].extents.len(), 3);
+    vault
+}
+
+#[test]
+fn every_flipped_byte_of_every_extent_is_noticed() {
+    let bench = Bench::new();
+    drop(in_extents(&bench));
+    let whole = bench.files();
+    let objects = bench.path().join("objects");
+    let index = bench.path().join("index");
+    for (path, bytes) in &whole {
+        if !path.starts_with(&objects) && !path.starts_with(&index) {
+            continue;
+        }
+        // All of what is not ciphertext, and some of that.
+        let dense = |at: usize| at < 160 || at + 160 > bytes.len() || at.is_multiple_of(97);
+        for at in (0..bytes.len()).filter(|at| dense(*at)) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            std::fs::write(path, flipped).unwrap();
+            let found = bench.open().and_then(|vault| vault.verify(|_| ()));
+            assert!(
+                matches!(found, Err(VaultError::Tampered { .. })),
+                "{} at {at}: {found:?}",
+                path.display()
+            );
+        }
+        for len in [0, 64, 96, bytes.len() - 1] {
+            std::fs::write(path, &bytes[..len]).unwrap();
+            assert!(bench.open().and_then(|vault| vault.verify(|_| ())).is_err());
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+    bench.open().unwrap().verify(|_| ()).unwrap();
+}
+
+#[test]
+fn extents_cannot_be_exchanged_and_an_old_one_cannot_be_put_back() {
+    let bench = Bench::new();
+    let vault = in_extents(&bench);
+    let record = vault.index()["a"].clone();
+    let path = |extent: usize| {
+        let name = crate::store::file_name(&record.extents[extent].file_id);
+        bench.path().join("objects").join(name)
+    };
+    let bytes: Vec<_> = (0..3)
+        .map(|extent| std::fs::read(path(extent)).unwrap())
+        .collect();
+    for (put, at) in [(0, 1), (1, 2), (2, 1)] {
+        std::fs::write(path(at), &bytes[put]).unwrap();
+        assert!(
+            read(&vault, "a").is_err(),
+            "extent {put} in the place of {at}"
+        );
+        std::fs::write(path(at), &bytes[at]).unwrap();
+    }
+    drop(vault);
+    // What the second extent held is written once more: its file goes, and bringing it back does nothing.
+    let before = read(&bench.open().unwrap(), "a").unwrap();
+    let old = path(1);
+    let volume = volume(&bench);
+    volume.put_at("a", &content(4, 100), 5000);
+    volume.commit().unwrap();
+    drop(volume);
+    assert!(!old.exists(), "what was overwritten is still there");
+    std::fs::write(&old, &bytes[1]).unwrap();
+    let vault = bench.open().unwrap();
+    let mut after = before;
+    after[5000..5100].copy_from_slice(&content(4, 100));
+    assert_eq!(read(&vault, "a").unwrap(), after);
+    assert_eq!(vault.verify(|_| ()).unwrap().orphans, 1);
+}
+
+#[test]
+fn what_was_mounted_is_rotated_rekeyed_and_copied_like_any_vault() {
+    let bench = Bench::new();
+    drop(in_extents(&bench));
+    let mut vault = bench.write().unwrap();
+    let (a, hole) = (read(&vault, "a").unwrap(), read(&vault, "hole").unwrap());
+    assert_eq!(hole.len(), 9003);
+    assert!(hole[..9000].iter().all(|byte| *byte == 0));
+    vault.rekey(&[&bench.kek()]).unwrap();
+    assert_eq!(read(&vault, "a").unwrap(), a);
+    vault.begin_rotation().unwrap();
+    while vault.rotate_some(1).unwrap().is_some() {}
+    assert_eq!(vault.index()["a"].extents.len(), 1);
+    assert_eq!(
+        (read(&vault, "a").unwrap(), read(&vault, "hole").unwrap()),
+        (a.clone(), hole)
+    );
+    vault.rename("a", "d/a").unwrap();
+    let copy = bench.dir.path().join("copy");
+    vault.snapshot(&copy).unwrap();
+    let copy = Vault::open(&copy, &bench.kek(), Access::ReadOnly).unwrap();
+    assert_eq!(read(&copy, "d/a").unwrap(), a);
 }
 
 #[test]

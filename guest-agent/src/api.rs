@@ -9,7 +9,8 @@
 //! {"status":{}}                          ▶ sessions; with {"detail":true} also how each of them is
 //! {"kill":{"session":ID,"signal":15}}    ▶ killed
 //! {"adjust":{"session":ID,"order":{"risk":30},"why":TEXT}}    ▶ adjusted, when that is in force
-//!     order: {"risk":N}, "freeze", "thaw", "stop", {"withdraw":[NAME, …]}, {"restore":[NAME, …]}
+//!     order: {"risk":N}, "freeze", "thaw", "stop", {"withdraw":[NAME, …]}, {"restore":[NAME, …]},
+//!            {"tighten":"exec"}, {"tighten":{"calls":[NAME, …]}}
 //! anything else                          ▶ error
 //! ```
 //!

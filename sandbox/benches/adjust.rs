@@ -7,13 +7,19 @@
 //! record in between. What is frozen or stopped cannot tell: there the last time counts that it wrote
 //! down.
 //!
-//! Printed beside it: the lever alone, once its record was durable (as the log has it), and one bare
-//! durable write of the same disk, which no record can beat. Words after `--` choose levers.
+//! Printed beside it: the lever alone, once its record was durable (as the log has it); what it rests on
+//! in bare system calls, without policy, record and sandbox; and one bare durable write of the same disk,
+//! which no record can beat. Words after `--` choose levers.
+
+#[path = "adjust/floor.rs"]
+mod floor;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +31,7 @@ use attestation::{
 };
 use broker::{Broker, ReleasePolicy};
 use casemate::adjust::Change;
+use casemate::lever::tighten::Tightening;
 use casemate::record::Record;
 use casemate::release::{KeyBroker, Refusal};
 use casemate::{Handle, Session};
@@ -34,19 +41,36 @@ use vault::kek::Released;
 use vault::{CreateOptions, Vault};
 use zeroize::Zeroizing;
 
+use floor::Floor;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A lever: its name, what its rule forbids, what of the log tells that it was pulled, and how the
-/// workload finds out.
+/// A lever: its name, what its rule forbids, what of the log tells that it was pulled, how the workload
+/// finds out, and what it rests on.
 struct Lever {
     name: &'static str,
+    /// Empty where no rule decides about it and it is ordered, for good.
     forbid: &'static str,
     pulled: fn(&Change) -> bool,
     /// Does it once. `None` when the workload cannot tell of its failing.
     probe: Option<fn(&mut Option<File>) -> bool>,
+    floor: (&'static str, Floor),
 }
 
-const LEVERS: [Lever; 6] = [
+impl Lever {
+    /// Whether what it takes comes back, so that one run does for all rounds.
+    fn returns(&self) -> bool {
+        !self.forbid.is_empty() && self.name != "stop"
+    }
+}
+
+/// Starting a program that there is not: refused before or after it is looked for.
+const STARTS: fn(&mut Option<File>) -> bool = |_| {
+    let error = std::process::Command::new("/nowhere").exec();
+    error.kind() == ErrorKind::NotFound
+};
+
+const LEVERS: [Lever; 9] = [
     Lever {
         name: "data",
         forbid: r#"action == Action::"read", resource is Vault"#,
@@ -60,18 +84,53 @@ const LEVERS: [Lever; 6] = [
             }
             true
         }),
+        floor: ("a write(2)", floor::one_write),
     },
     Lever {
         name: "files detach",
         forbid: r#"action, resource == Path::"/work""#,
         pulled: |change| matches!(change, Change::Detach(_)),
         probe: Some(|_| File::open("/work/file").is_ok()),
+        floor: ("umount2(2)", floor::detach),
     },
     Lever {
         name: "files read-only",
         forbid: r#"action == Action::"write", resource == Path::"/work""#,
         pulled: |change| matches!(change, Change::ReadOnly(_)),
         probe: Some(|_| File::options().write(true).open("/work/file").is_ok()),
+        floor: ("mount(2), remounting", floor::read_only),
+    },
+    Lever {
+        name: "network",
+        forbid: r#"action == Action::"connect", resource"#,
+        pulled: |change| matches!(change, Change::Disconnect(_)),
+        // On a connection that is open; a new one once that fails.
+        probe: Some(|open| {
+            let open_still = |mut flow: &File| matches!(flow.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+            if open.as_ref().is_some_and(open_still) {
+                return true;
+            }
+            let server = std::fs::read_to_string("/work/server").unwrap_or_default();
+            let flow = TcpStream::connect(server).ok();
+            let flow = flow.filter(|flow| flow.set_nonblocking(true).is_ok());
+            *open = flow.map(|flow| OwnedFd::from(flow).into());
+            false
+        }),
+        floor: ("shutdown(2)", floor::shut),
+    },
+    Lever {
+        name: "exec",
+        forbid: r#"action == Action::"exec", resource"#,
+        pulled: |change| *change == Change::Exec(false),
+        probe: Some(STARTS),
+        floor: ("a store to memory", floor::store),
+    },
+    Lever {
+        name: "tighten",
+        forbid: "",
+        pulled: |change| matches!(change, Change::Tighten(_)),
+        probe: Some(STARTS),
+        floor: ("landlock_restrict_self(2), seccomp(2)", floor::confine),
     },
     Lever {
         name: "resources",
@@ -84,18 +143,21 @@ const LEVERS: [Lever; 6] = [
                 .spawn(|| {})
                 .is_ok_and(|thread| thread.join().is_ok())
         }),
+        floor: ("a write(2) to a cgroup", floor::limit),
     },
     Lever {
         name: "freeze",
         forbid: r#"action == Action::"proceed", resource"#,
         pulled: |change| matches!(change, Change::Freeze(true)),
         probe: None,
+        floor: ("kill(2) until it stopped", floor::stop),
     },
     Lever {
         name: "stop",
         forbid: r#"action == Action::"live", resource"#,
         pulled: |change| matches!(change, Change::Stop),
         probe: None,
+        floor: ("kill(2) until it is dead", floor::kill),
     },
 ];
 
@@ -143,6 +205,11 @@ fn main() -> Result<()> {
                 Ok((mut whole, mut alone)) => {
                     print(lever.name, &mut whole);
                     print("  the lever alone", &mut alone);
+                    let (what, floor) = lever.floor;
+                    match floor(rounds) {
+                        Ok(mut times) => print(&format!("  {what}"), &mut times),
+                        Err(error) => println!("  {what}: not measured here: {error}"),
+                    }
                 }
                 Err(error) => println!("{:<20} not measured here: {error}", lever.name),
             }
@@ -201,6 +268,15 @@ impl Room {
         }
         std::fs::write(path.join("work/file"), "here")?;
         std::fs::write(path.join("clock/now"), [0; 8])?;
+        let server = TcpListener::bind("127.0.0.1:0")?;
+        std::fs::write(path.join("work/server"), server.local_addr()?.to_string())?;
+        std::thread::spawn(move || {
+            // The newest connection is kept, and waits.
+            let mut _kept = None;
+            for flow in server.incoming() {
+                _kept = Some(flow);
+            }
+        });
         std::fs::copy(std::env::current_exe()?, path.join("probe"))?;
         let key = [7; 32];
         let kek = Released::take(&mut key.clone())?;
@@ -225,6 +301,14 @@ impl Room {
         } else {
             ""
         };
+        let connect = match *name {
+            "network" => format!("{:?}", std::fs::read_to_string(self.path("work/server"))?),
+            _ => String::new(),
+        };
+        let rule = match *forbid {
+            "" => String::new(),
+            _ => format!("forbid (principal, {forbid}) when {{ context.risk >= 20 }};"),
+        };
         let text = format!(
             "version = 1\nname = \"bench\"\n[attestation]\naccept = [\"simulated\"]\nmax-age = \"10m\"\n\
              reference-values = \"reference.json\"\n\
@@ -233,9 +317,8 @@ impl Room {
              [isolation.reduced]\npids = 1\n\
              [files]\nread = [{{ from = \"probe\", at = \"/probe\" }}]\n\
              write = [{{ from = \"work\", at = \"/work\" }}, {{ from = \"clock\", at = \"/clock\" }}]\n\
-             [data]\n{data}\n[risk]\noperator = {{ adds = 30, half-life = \"15ms\" }}\n\
-             [rules]\ncedar = '''\npermit (principal, action, resource);\n\
-             forbid (principal, {forbid}) when {{ context.risk >= 20 }};\n'''\n"
+             [network]\nconnect = [{connect}]\n[data]\n{data}\n[risk]\noperator = {{ adds = 30, half-life = \"15ms\" }}\n\
+             [rules]\ncedar = '''\npermit (principal, action, resource);\n{rule}\n'''\n"
         );
         Ok(Bundle::parse(&text, "bench")?)
     }
@@ -341,16 +424,25 @@ fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Ve
         File::open(room.path("clock/now"))?.read_exact_at(&mut bytes, 0)?;
         Ok(u64::from_ne_bytes(bytes))
     };
-    if lever.name == "stop" {
+    if !lever.returns() {
         for _ in 0..rounds {
             let mut run = Run::start(room, lever)?;
             run.until(true, LONG)?;
             let signalled = monotonic();
-            run.handle.operator("bench");
+            match lever.forbid {
+                "" => drop(run.handle.tighten(Tightening::Exec, "bench")?),
+                _ => run.handle.operator("bench"),
+            }
             alone.push(run.made(lever.pulled)?);
-            let ended = run.thread.join().map_err(|_| "the session panicked")?;
-            ended?;
-            whole.push(took(signalled, last_wrote()?));
+            if lever.probe.is_some() {
+                let failed = run.until(false, LONG)?.ok_or("it still works")?;
+                whole.push(took(signalled, failed));
+                run.end()?;
+            } else {
+                let ended = run.thread.join().map_err(|_| "the session panicked")?;
+                ended?;
+                whole.push(took(signalled, last_wrote()?));
+            }
         }
         return Ok((whole, alone));
     }
@@ -428,7 +520,7 @@ fn print(what: &str, times: &mut [Duration]) {
     times.sort();
     let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e3;
     println!(
-        "{what:<20} p50 {:.3} ms  p90 {:.3} ms  p99 {:.3} ms  ({} times)",
+        "{what:<40} p50 {:.3} ms  p90 {:.3} ms  p99 {:.3} ms  ({} times)",
         at(50),
         at(90),
         at(99),

@@ -9,7 +9,6 @@ use policy::Bundle;
 
 use crate::isolation::child::Ending;
 use crate::isolation::spawner::Failure;
-use crate::lever::tighten::Tightening;
 use crate::order::{Answer, By, Order};
 use crate::sensor::external::Report;
 
@@ -49,8 +48,6 @@ pub enum Event {
         /// Who asks, if it is known.
         by: Option<By>,
     },
-    /// Somebody asks that this be taken from the workload for good, for this reason.
-    Tighten(Tightening, String),
     /// An operator raises the risk by what the policy's table says, for this reason.
     Operator(String),
     /// An operator orders something, and waits for the answer.

@@ -29,6 +29,7 @@ pub mod order;
 pub mod plan;
 pub mod receipt;
 pub mod record;
+pub mod refusal;
 pub mod release;
 pub mod sensor;
 pub mod session;

@@ -3,16 +3,21 @@
 //! Orders only tighten: they are a floor under every later decision. Lifting one leaves what the policy
 //! grants, and no more. The record of an order, with who gave it and why, is durable before its effect.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 
 use policy::Tables;
 use serde::{Deserialize, Serialize};
 
 use crate::adjust::Change;
+use crate::lever::tighten::Tightening;
 use crate::plan::{FileAccess, Plan, Run};
 use crate::status::Status;
+use crate::syscall::table::is_syscall_name;
 
+/// What names the right to start programs in an order.
+pub const EXEC: &str = "exec";
 /// Most characters of a reason.
 pub const MAX_WHY: usize = 512;
 
@@ -37,11 +42,14 @@ pub enum Command {
     Thaw,
     /// Stop the workload.
     Stop,
-    /// Take these vaults and trees away, named as in `[data]` or by their place inside.
+    /// Take these away: vaults as `[data]` names them, trees by their place inside, endpoints as
+    /// `[network]` has them, and `exec`, the right to start programs.
     Withdraw(BTreeSet<String>),
     /// Lift the order that took these away. What the policy then grants comes back where a lever can
     /// give it back.
     Restore(BTreeSet<String>),
+    /// Take this from every task for good. A second time does nothing.
+    Tighten(Tightening),
 }
 
 /// An order, with who gives it and why.
@@ -65,9 +73,12 @@ pub enum OrderError {
     /// Points of risk are from 1 to 100, either way.
     #[error("risk can be changed by 1 to 100 points")]
     Points,
-    /// There is no such vault or tree under the policy.
-    #[error("the policy has no vault and no tree `{0}`")]
+    /// There is no such vault, tree or endpoint under the policy.
+    #[error("the policy has no vault, no tree and no endpoint `{0}`")]
     Unknown(String),
+    /// Only system calls that there are can be taken, and not none.
+    #[error("there is no system call `{0}` to take")]
+    Call(String),
     /// An order needs a reason of a bearable length.
     #[error("an order needs a reason of 1 to {MAX_WHY} characters")]
     Reason,
@@ -92,17 +103,34 @@ impl Order {
             }
             Command::Withdraw(names) | Command::Restore(names) => {
                 let trees = || tables.files.read.iter().chain(&tables.files.write);
+                let endpoints = &tables.network.connect;
                 let known = |name: &String| {
-                    tables.data.contains_key(name)
+                    name == EXEC
+                        || tables.data.contains_key(name)
                         || trees().any(|tree| tree.at.to_str() == Some(name))
+                        || endpoints.iter().any(|known| known.to_string() == *name)
                 };
                 match names.iter().find(|name| !known(name)) {
                     Some(name) => Err(OrderError::Unknown(name.clone())),
                     None => Ok(()),
                 }
             }
+            Command::Tighten(Tightening::Calls(names)) if names.is_empty() => {
+                Err(OrderError::Call(String::new()))
+            }
+            Command::Tighten(Tightening::Calls(names)) => {
+                match names.iter().find(|name| !is_syscall_name(name)) {
+                    Some(name) => Err(OrderError::Call(name.clone())),
+                    None => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
+    }
+
+    /// The order in words.
+    pub(crate) fn words(&self) -> String {
+        format!("ordered by uid {}: {}", self.by.uid, self.why)
     }
 }
 
@@ -116,6 +144,7 @@ impl fmt::Display for Command {
             Self::Stop => f.write_str("stop"),
             Self::Withdraw(all) => write!(f, "withdraw {}", names(all)),
             Self::Restore(all) => write!(f, "restore {}", names(all)),
+            Self::Tighten(what) => write!(f, "take {what} for good"),
         }
     }
 }
@@ -128,16 +157,17 @@ pub struct Orders {
     pub frozen: Option<String>,
     /// The order to stop, in words.
     pub stopped: Option<String>,
-    /// Vaults and trees taken away, each with the order in words.
-    pub withdrawn: std::collections::BTreeMap<String, String>,
+    /// What was taken away, each with the order in words.
+    pub withdrawn: BTreeMap<String, String>,
 }
 
 impl Orders {
     /// Takes note of an order.
     pub(crate) fn take(&mut self, order: &Order) {
-        let words = format!("ordered by uid {}: {}", order.by.uid, order.why);
+        let words = order.words();
         match &order.command {
-            Command::Risk(_) => {}
+            // The first weighs, the second is done once: neither stands.
+            Command::Risk(_) | Command::Tighten(_) => {}
             Command::Freeze => self.frozen = Some(words),
             Command::Thaw => self.frozen = None,
             Command::Stop => self.stopped = Some(words),
@@ -156,13 +186,20 @@ impl Orders {
         } else if self.frozen.is_some() {
             plan.run = plan.run.max(Run::Frozen);
         }
-        plan.data.retain(|name| !self.withdrawn.contains_key(name));
-        // A tree takes with it what lies below.
-        plan.files.retain(|at, _: &mut FileAccess| {
-            let at = std::path::Path::new(at);
-            !self.withdrawn.keys().any(|gone| at.starts_with(gone))
-        });
+        let gone = |name: &str| self.withdrawn.contains_key(name);
+        plan.data.retain(|name| !gone(name));
+        plan.files
+            .retain(|at, _: &mut FileAccess| self.tree(at).is_none());
+        plan.connect.retain(|endpoint| !gone(&endpoint.to_string()));
+        plan.exec &= !gone(EXEC);
         plan
+    }
+
+    /// The order that took this tree, or one that it lies in: a tree takes with it what lies below.
+    fn tree(&self, at: &str) -> Option<&String> {
+        let mut gone = self.withdrawn.iter();
+        gone.find(|(gone, _)| Path::new(at).starts_with(gone))
+            .map(|(_, words)| words)
     }
 
     /// The order behind a change, if one is.
@@ -170,12 +207,9 @@ impl Orders {
         let words = match change {
             Change::Stop => self.stopped.as_ref(),
             Change::Freeze(true) => self.frozen.as_ref(),
-            Change::Withdraw(name) => self.withdrawn.get(name),
-            Change::Detach(at) => self
-                .withdrawn
-                .iter()
-                .find(|(gone, _)| std::path::Path::new(at).starts_with(gone))
-                .map(|(_, words)| words),
+            Change::Withdraw(name) | Change::Disconnect(name) => self.withdrawn.get(name),
+            Change::Exec(false) => self.withdrawn.get(EXEC),
+            Change::Detach(at) => self.tree(at),
             _ => None,
         };
         words.map(|words| vec![words.clone()])
@@ -205,6 +239,10 @@ mod tests {
                 ("/xz".to_owned(), FileAccess::Read),
             ]
             .into(),
+            connect: ["a:1", "b:2"]
+                .map(|e| e.parse().expect("an endpoint"))
+                .into(),
+            exec: true,
             ..Plan::default()
         };
         let frozen = Plan {
@@ -213,13 +251,22 @@ mod tests {
         };
         let mut orders = Orders::default();
         orders.take(&order(Command::Freeze));
-        orders.take(&order(Command::Withdraw(["a".into(), "/x".into()].into())));
+        let gone = BTreeSet::from(["a", "/x", "b:2", EXEC].map(str::to_owned));
+        orders.take(&order(Command::Withdraw(gone.clone())));
         let under = orders.under(granted.clone());
         assert_eq!(under.run, Run::Frozen);
         assert_eq!(under.data, BTreeSet::from(["b".to_owned()]));
         assert_eq!(under.files.into_keys().collect::<Vec<_>>(), ["/xz"]);
+        assert_eq!(
+            under.connect,
+            BTreeSet::from(["a:1".parse().expect("an endpoint")])
+        );
+        assert!(!under.exec);
+        for change in [Change::Exec(false), Change::Disconnect("b:2".into())] {
+            assert!(orders.because(&change).is_some(), "{change}");
+        }
         orders.take(&order(Command::Thaw));
-        orders.take(&order(Command::Restore(["a".into(), "/x".into()].into())));
+        orders.take(&order(Command::Restore(gone)));
         assert_eq!(orders.under(granted.clone()), granted);
         assert_eq!(
             orders.under(frozen.clone()),
@@ -229,5 +276,32 @@ mod tests {
         orders.take(&order(Command::Stop));
         orders.take(&order(Command::Thaw));
         assert_eq!(orders.under(granted).run, Run::Stopped);
+    }
+
+    #[test]
+    fn an_order_names_what_there_is() {
+        let text = "version = 1\nname = \"p\"\n[workload]\ncommand = [\"true\"]\n\
+                    [files]\nread = [\"/srv\"]\n[network]\nconnect = [\"db.example:5432\"]\n\
+                    [rules]\ncedar = \"permit (principal, action, resource);\"\n";
+        let bundle = policy::Bundle::parse(text, "p.toml").expect("a policy");
+        let said = |command| order(command).check(bundle.tables());
+        let withdraw = |name: &str| Command::Withdraw([name.to_owned()].into());
+        for name in ["/srv", "db.example:5432", EXEC] {
+            assert_eq!(said(withdraw(name)), Ok(()), "{name}");
+        }
+        for name in ["/srv/in", "db.example", "db.example:5433", "", "programs"] {
+            assert_eq!(said(withdraw(name)), Err(OrderError::Unknown(name.into())));
+        }
+        let calls = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned());
+            said(Command::Tighten(Tightening::Calls(names.collect())))
+        };
+        assert_eq!(said(Command::Tighten(Tightening::Exec)), Ok(()));
+        assert_eq!(calls(&["socket", "kill"]), Ok(()));
+        assert_eq!(calls(&[]), Err(OrderError::Call(String::new())));
+        assert_eq!(
+            calls(&["kill", "opennat"]),
+            Err(OrderError::Call("opennat".into()))
+        );
     }
 }

@@ -241,7 +241,7 @@ impl Record {
     /// The record of a sensor's report, made `count` times at once.
     pub fn signal(signal: Signal, count: u32, risk: u8) -> Self {
         let holds = match signal.kind {
-            Kind::Happened | Kind::Adds(_) | Kind::Relieves(_) => None,
+            Kind::Happened | Kind::Adds(_) | Kind::Share(_) | Kind::Relieves(_) => None,
             Kind::Began => Some(true),
             Kind::Ended => Some(false),
         };

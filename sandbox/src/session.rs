@@ -40,8 +40,8 @@ use crate::error::SessionError;
 use crate::event::{Clock, Event};
 use crate::isolation::child::Ending;
 use crate::isolation::{Backend, Instance};
-use crate::lever::{data::Vaults, tighten::Tightening};
-use crate::order::{Answer, By, Orders};
+use crate::lever::data::Vaults;
+use crate::order::{Answer, By, Command, Order, Orders};
 use crate::plan::{FileAccess, Plan, Run};
 use crate::receipt::Basis;
 use crate::record::{Record, rule};
@@ -226,7 +226,7 @@ impl Session {
         }
         for event in &events {
             match event {
-                Event::Tighten(what, why) => self.tighten(what, why)?,
+                Event::Order(order, _) => self.tighten(order)?,
                 Event::Reload(newer) => self.reload(newer.clone())?,
                 _ => {}
             }
@@ -264,12 +264,14 @@ impl Session {
         Ok(None)
     }
 
-    /// Takes something for good that somebody asks to be taken, once.
-    fn tighten(&mut self, what: &Tightening, why: &str) -> Result<(), SessionError> {
-        if self.plan.tightened.contains(what) {
-            return Ok(());
+    /// Takes for good what an order says to take, once.
+    fn tighten(&mut self, order: &Order) -> Result<(), SessionError> {
+        match &order.command {
+            Command::Tighten(what) if !self.plan.tightened.contains(what) => {
+                self.apply(Change::Tighten(what.clone()), vec![order.words()])
+            }
+            _ => Ok(()),
         }
-        self.apply(Change::Tighten(what.clone()), vec![why.to_owned()])
     }
 
     /// Sensors ─▶ signals ─▶ risk.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::lever::tighten::Tightening;
 use crate::order::Orders;
 use crate::plan::{FileAccess, Run, Tier};
 use crate::record::Record;
@@ -56,6 +57,12 @@ pub struct Position {
     pub data: BTreeSet<String>,
     /// Trees that it sees, by their place inside.
     pub files: BTreeMap<String, FileAccess>,
+    /// Endpoints that it may connect to, as the policy has them.
+    pub connect: BTreeSet<String>,
+    /// Whether it may start programs.
+    pub exec: bool,
+    /// What was taken from it for good.
+    pub tightened: BTreeSet<Tightening>,
 }
 
 /// The evidence that a session rests on.

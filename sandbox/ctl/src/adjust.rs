@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use casemate::Command;
+use casemate::lever::tighten::Tightening;
+use casemate::order::EXEC;
 use clap::{ArgGroup, Args};
 use guest_agent::api::Request;
 
@@ -32,12 +34,16 @@ pub struct Adjust {
     /// Stop it.
     #[arg(long, group = "order")]
     stop: bool,
-    /// Take these vaults (by name) and trees (by their place inside) away.
+    /// Take these away: vaults (by name), trees (by their place inside), endpoints (as the policy has
+    /// them), `exec` (starting programs).
     #[arg(long, value_name = "NAME", num_args = 1.., group = "order")]
     withdraw: Vec<String>,
     /// Lift the order that took these away.
     #[arg(long, value_name = "NAME", num_args = 1.., group = "order")]
     restore: Vec<String>,
+    /// Take these system calls from every task for good; `exec` alone: starting programs.
+    #[arg(long, value_name = "CALL", num_args = 1.., group = "order")]
+    tighten: Vec<String>,
     /// The reason, for the record.
     #[arg(long, value_name = "TEXT")]
     why: String,
@@ -90,6 +96,12 @@ impl Adjust {
         }
         if !self.restore.is_empty() {
             return Command::Restore(self.restore.iter().cloned().collect());
+        }
+        if !self.tighten.is_empty() {
+            return Command::Tighten(match &self.tighten[..] {
+                [exec] if exec == EXEC => Tightening::Exec,
+                calls => Tightening::Calls(calls.iter().cloned().collect()),
+            });
         }
         match (self.freeze, self.thaw) {
             (true, _) => Command::Freeze,

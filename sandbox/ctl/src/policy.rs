@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use ::policy::{Bundle, BundleError, Cases, Facts, Lever, Severity, Tcb, Tier};
+use ::policy::{Bundle, BundleError, Cases, Diagnostic, Facts, Lever, Severity};
 use casemate::doctor::{Doctor, Status};
+use casemate::enforcement::PROTECTIONS;
+use casemate::refusal::{self, Refusal};
 pub use sign::note_beside;
 
 use clap::{Args, Subcommand};
@@ -173,16 +174,11 @@ impl Check {
     fn run(self) -> Result<ExitCode, Failure> {
         let source = read(&self.policy)?;
         let name = self.policy.display().to_string();
-        let (found, errors) = match parse(&self.policy, &source) {
-            Ok(bundle) => {
-                let mut found = bundle.lint();
-                if self.host {
-                    found.extend(bundle.lint_levers(&lacking()));
-                }
-                (found, false)
-            }
-            Err(error) => (error.diagnostics().to_vec(), true),
+        let found = match parse(&self.policy, &source) {
+            Ok(bundle) => self.findings(&bundle),
+            Err(error) => error.diagnostics().to_vec(),
         };
+        let errors = found.iter().any(|one| one.severity == Severity::Error);
         if self.json {
             let found: Vec<_> = found
                 .iter()
@@ -215,6 +211,25 @@ impl Check {
             ExitCode::SUCCESS
         })
     }
+
+    /// What is wrong or suspicious about a policy that could be read: errors first.
+    fn findings(&self, bundle: &Bundle) -> Vec<Diagnostic> {
+        let told = |severity| {
+            move |Refusal { entry, why, .. }: Refusal| bundle.told_of(severity, &entry, why)
+        };
+        let refused = refusal::anywhere(bundle).into_iter();
+        let mut found: Vec<Diagnostic> = refused.map(told(Severity::Error)).collect();
+        found.extend(bundle.unknown_gaps(&PROTECTIONS));
+        if self.host {
+            let base = self.policy.parent().unwrap_or(Path::new(""));
+            let missing = refusal::here(bundle, base).into_iter();
+            found.extend(missing.map(told(Severity::Warning)));
+            found.extend(bundle.lint_levers(&lacking()));
+        }
+        found.extend(bundle.lint());
+        found.sort_by_key(|one| (one.severity != Severity::Error, one.span.start));
+        found
+    }
 }
 
 impl Explain {
@@ -238,12 +253,7 @@ impl Explain {
             }
             (None, None) => Facts {
                 risk: self.risk,
-                tier: Tier::Affirming,
-                tcb: Tcb::UpToDate,
-                simulated: Some(false),
-                debug: Some(false),
-                evidence_age: Some(Duration::ZERO),
-                gaps: Default::default(),
+                ..Facts::best()
             },
         };
         let explanations = bundle.explain(&facts);

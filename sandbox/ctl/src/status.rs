@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use casemate::lever::tighten::Tightening;
 use clap::Args;
 use guest_agent::api::Request;
 use guest_agent::control::{self, Found};
@@ -125,6 +126,16 @@ fn text(one: &Found, now: u64) -> String {
         .map(|(at, may)| format!("{} ({})", clean(at), word(may)))
         .collect();
     line("files", files.join(", "));
+    line("connect", names(&plan["connect"]));
+    if plan["exec"] == false {
+        line("exec", "no program can be started".into());
+    }
+    let tightened = plan["tightened"].as_array().into_iter().flatten();
+    for what in tightened {
+        let what = serde_json::from_value::<Tightening>(what.clone())
+            .map_or_else(|_| what.to_string(), |what| what.to_string());
+        line("taken", format!("{}, for good", clean(&what)));
+    }
     let parts = status["parts"].as_object().into_iter().flatten();
     let parts: Vec<_> = parts
         .map(|(name, points)| format!("{} {points}", clean(name)))

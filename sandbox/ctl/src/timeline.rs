@@ -251,6 +251,20 @@ pub fn words(record: &Value) -> Option<String> {
             format!("{}: in force after {took:.2} ms", change(&record["change"]))
         }
         "not-adjusted" => format!("{} failed: {}", change(&record["change"]), text("error")),
+        "reloading" => format!(
+            "about to decide under version {} of the policy",
+            record["version"]
+        ),
+        "not-reloaded" => format!("another policy was refused: {}", text("why")),
+        "shadowed" => {
+            let count = |key: &str| record[key].as_array().map_or(0, Vec::len);
+            format!(
+                "version {} of the policy, which is only tried, would grant {} more and {} less",
+                record["version"],
+                count("gained"),
+                count("lost")
+            )
+        }
         "kill" => {
             let from = record["by"]["uid"]
                 .as_u64()
@@ -325,6 +339,9 @@ fn utc(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use casemate::lever::tighten::Tightening;
+    use casemate::plan::{FileAccess, Tier};
+
     use super::*;
 
     #[test]
@@ -360,6 +377,63 @@ mod tests {
         for output in [&page, &text] {
             assert!(!output.contains('\u{1b}') && !output.contains('\u{202e}'));
         }
+    }
+
+    #[test]
+    fn every_change_there_is_has_its_place_in_the_picture() {
+        let mut run = Run::new("00".into(), true, 0);
+        let changes = [
+            Change::Withdraw("customers".into()),
+            Change::Release("customers".into()),
+            Change::Detach("/in".into()),
+            Change::ReadOnly("/out".into()),
+            Change::Restore {
+                at: "/in".into(),
+                access: FileAccess::Read,
+            },
+            Change::Disconnect("db:5432".into()),
+            Change::Reconnect("db:5432".into()),
+            Change::Exec(false),
+            Change::Exec(true),
+            Change::Tighten(Tightening::Exec),
+            Change::Tighten(Tightening::Calls(["ptrace".to_owned()].into())),
+            Change::Limit(Tier::Reduced),
+            Change::Freeze(true),
+            Change::Freeze(false),
+            Change::Stop,
+        ];
+        run.take(
+            0,
+            Duration::ZERO,
+            json!({ "kind": "launching", "data": ["customers"] }),
+        );
+        run.take(1, Duration::ZERO, json!({ "kind": "started" }));
+        let spans = |run: &Run| {
+            run.lanes
+                .all()
+                .iter()
+                .map(|lane| lane.spans.len())
+                .sum::<usize>()
+        };
+        for (seq, change) in (2..).zip(&changes) {
+            let before = spans(&run);
+            let record = json!({ "kind": "adjusted", "change": change, "micros": 1 });
+            run.take(seq, Duration::from_secs(seq), record);
+            assert!(spans(&run) > before, "{change} is not drawn");
+            assert!(run.text().contains(&change.to_string()), "{change}");
+        }
+        let names: Vec<_> = run.lanes.all().iter().map(|lane| &*lane.name).collect();
+        let lanes = [
+            "workload",
+            "vault customers",
+            "/in",
+            "/out",
+            "db:5432",
+            "programs",
+            "system calls",
+            "limits",
+        ];
+        assert_eq!(names, lanes);
     }
 
     #[test]

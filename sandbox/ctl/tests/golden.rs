@@ -31,7 +31,7 @@ macro_rules! sessions {
     };
 }
 
-sessions! { check errors rule_errors explain diff test sign import learn }
+sessions! { check errors rule_errors beginner explain diff test sign import learn replay }
 
 fn session(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.session"));

@@ -44,7 +44,7 @@
 pub mod broker;
 mod flows;
 mod grants;
-mod message;
+pub(crate) mod message;
 pub mod resolver;
 
 use std::io;

@@ -45,29 +45,18 @@ pub struct Report {
     pub share: u8,
 }
 
-/// Weighs reports.
+/// Passes reports on.
 #[derive(Debug)]
-pub struct External {
-    adds: u8,
-}
-
-impl External {
-    /// A sensor whose gravest report adds so many points.
-    pub fn new(adds: u8) -> Self {
-        Self { adds }
-    }
-}
+pub struct External;
 
 impl Sensor for External {
     fn sense(&mut self, look: &Look<'_>) -> Option<Signal> {
         let Some(Event::Report(report)) = look.happened else {
             return None;
         };
-        // Rounded up: what is worth something is never worth nothing.
-        let points = (u32::from(self.adds) * u32::from(report.share)).div_ceil(100);
         let kind = match report.share {
             100 => Kind::Happened,
-            _ => Kind::Adds(u8::try_from(points).unwrap_or(100)),
+            share => Kind::Share(share),
         };
         Some(Signal {
             sensor: "external",

@@ -3,7 +3,8 @@
 //! ```text
 //! takes away:  record ─▶ effect ─▶ record ─▶ in line
 //!                           └ fails ─▶ data withdrawn ─▶ frozen ─▶ stopped, each step recorded
-//! gives back:  record ─▶ effect ─▶ record ─▶ in line
+//! gives a tree or a vault back:
+//!              record ─▶ effect ─▶ record ─▶ in line
 //!                           └ fails ─▶ taken again, for the rest of the session
 //! ```
 //!

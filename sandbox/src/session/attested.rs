@@ -117,6 +117,11 @@ impl Attested {
         record
     }
 
+    /// Believes nothing any more until evidence is appraised anew.
+    pub(super) fn forget(&mut self) {
+        (self.appraisal, self.believed, self.held) = (None, None, None);
+    }
+
     /// Collects and appraises evidence. What cannot be had or believed leaves the last appraisal to
     /// age.
     pub(super) fn renew(
@@ -136,7 +141,10 @@ impl Attested {
                 record
             }
             Err((code, error)) => {
-                self.due = max_age.map(|age| now + (age / 10).max(RETRY));
+                // What was believed once and is forgotten is asked for again, whatever the age allowed.
+                let forgotten = self.best.is_some() && self.appraisal.is_none();
+                let wait = max_age.map(|age| (age / 10).max(RETRY));
+                self.due = wait.or(forgotten.then_some(RETRY)).map(|wait| now + wait);
                 Record::NotAttested { code, error }
             }
         }

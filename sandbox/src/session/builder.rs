@@ -25,7 +25,7 @@ use crate::isolation::Backend;
 use crate::isolation::container::Container;
 use crate::lever::data::Vaults;
 use crate::lever::tighten::Tightening;
-use crate::order::{Answer, By, Order, OrderError, Orders};
+use crate::order::{Answer, By, Command, Order, OrderError, Orders};
 use crate::plan::Plan;
 use crate::receipt::Basis;
 use crate::record::Record;
@@ -276,10 +276,22 @@ impl Handle {
         let _ = self.sender.send(Event::Operator(why.into()));
     }
 
-    /// Takes something from every task of the workload for good, for this reason. A second time does
-    /// nothing.
-    pub fn tighten(&self, what: Tightening, why: impl Into<String>) {
-        let _ = self.sender.send(Event::Tighten(what, why.into()));
+    /// Takes something from every task of the workload for good, in the name of this process, and waits
+    /// until none has it any more. A second time does nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError`]; `Over` also when it could not be taken, and the workload was stopped therefore.
+    pub fn tighten(&self, what: Tightening, why: impl Into<String>) -> Answer {
+        let by = By {
+            uid: rustix::process::getuid().as_raw(),
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+        };
+        self.order(Order {
+            command: Command::Tighten(what),
+            by,
+            why: why.into(),
+        })
     }
 }
 

@@ -117,6 +117,7 @@ impl Session {
             events: self.sender.clone(),
         })?;
         let mut enforcement = instance.enforcement().clone();
+        plan::known_gaps(&self.bundle, &enforcement)?;
         enforcement.extend(self.vaults.freshness());
         let sensors = self
             .watch

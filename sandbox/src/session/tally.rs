@@ -33,7 +33,7 @@ impl Tally {
     pub(super) fn add(&mut self, signal: Signal, risk: u8) {
         let counted = self.0.entry(signal.sensor).or_default();
         counted.risk = risk;
-        let lasting = signal.kind != Kind::Happened;
+        let lasting = matches!(signal.kind, Kind::Began | Kind::Ended);
         let room = lasting || counted.signals.len() < MAX_KINDS;
         let known = counted
             .signals

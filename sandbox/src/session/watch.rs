@@ -66,7 +66,7 @@ impl Watch {
         instance: &dyn Instance,
         events: &SyncSender<Event>,
     ) -> Vec<Item> {
-        let mut items: Vec<Item> = missing_sensors(bundle).collect();
+        let mut items: Vec<Item> = Vec::new();
         for (name, entry) in &bundle.tables().risk {
             match &entry.looks_for {
                 LooksFor::Reports {
@@ -158,6 +158,10 @@ impl Watch {
                 match signal.kind {
                     Kind::Happened => self.risk.signal(signal.sensor, now),
                     Kind::Adds(points) => self.risk.add(signal.sensor, points, now),
+                    Kind::Share(percent) => {
+                        let points = share_of(bundle, signal.sensor, percent);
+                        self.risk.add(signal.sensor, points, now);
+                    }
                     Kind::Relieves(points) => self.risk.relieve(signal.sensor, points, now),
                     Kind::Began => self.risk.hold(signal.sensor, now),
                     Kind::Ended => self.risk.release(signal.sensor, now),
@@ -169,17 +173,16 @@ impl Watch {
     }
 }
 
-/// Sensors that the policy weighs and this version does not have: gaps, since they never report.
-fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
-    let names = bundle
+/// So many percent of what the policy lets a sensor add, rounded up: what is worth something is never
+/// worth nothing.
+fn share_of(bundle: &Bundle, sensor: &str, percent: u8) -> u8 {
+    let adds = bundle
         .tables()
         .risk
-        .keys()
-        .filter(|name| !sensor::NAMES.contains(&name.as_str()));
-    names.map(|name| {
-        let detail = format!("{name}: this version has no such sensor; it never adds to the risk");
-        Item::not(3, "sensor", detail)
-    })
+        .get(sensor)
+        .map_or(0, |entry| entry.adds);
+    let points = (u32::from(adds) * u32::from(percent)).div_ceil(100);
+    u8::try_from(points).unwrap_or(100)
 }
 
 /// A sensor that is weighed and cannot see on this host.

@@ -48,6 +48,8 @@ impl State {
 const TRUST: &str = "evidence";
 const RUN: &str = "workload";
 const LIMITS: &str = "limits";
+const EXEC: &str = "programs";
+const CALLS: &str = "system calls";
 
 impl Lanes {
     /// Every lane.
@@ -101,8 +103,28 @@ impl Lanes {
             ("freeze", Value::Bool(true)) => self.set(RUN, at, State::Less, "is frozen"),
             ("freeze", Value::Bool(false)) => self.set(RUN, at, State::Full, "runs"),
             ("withdraw", name) => self.set(&vault(&text(name)), at, State::Gone, "withdrawn"),
+            ("release", name) => self.set(&vault(&text(name)), at, State::Full, "granted"),
             ("detach", tree) => self.taken(&text(tree), at, State::Gone, "taken away"),
             ("read-only", tree) => self.taken(&text(tree), at, State::Less, "read-only"),
+            ("restore", tree) => {
+                let (name, access) = (text(&tree["at"]), text(&tree["access"]));
+                let whole = access == "write" || !self.was(&name, &["write", "read-only"]);
+                let state = if whole { State::Full } else { State::Less };
+                self.taken(&name, at, state, &access);
+            }
+            ("disconnect", endpoint) => self.taken(&text(endpoint), at, State::Gone, "ended"),
+            ("reconnect", endpoint) => self.taken(&text(endpoint), at, State::Full, "granted"),
+            ("exec", Value::Bool(false)) => self.taken(EXEC, at, State::Gone, "refused"),
+            ("exec", Value::Bool(true)) => self.taken(EXEC, at, State::Full, "granted"),
+            ("tighten", Value::String(_)) => {
+                self.taken(EXEC, at, State::Gone, "taken for good");
+            }
+            ("tighten", what) => {
+                let calls = what["calls"].as_array().into_iter().flatten();
+                let calls: Vec<_> = calls.map(text).collect();
+                let word = format!("without {}, for good", calls.join(", "));
+                self.taken(CALLS, at, State::Less, &word);
+            }
             ("limit", tier) => {
                 let tier = text(tier);
                 let state = if tier == "full" {
@@ -114,6 +136,15 @@ impl Lanes {
             }
             _ => {}
         }
+    }
+
+    /// Whether a lane was ever in one of these states.
+    fn was(&self, name: &str, words: &[&str]) -> bool {
+        let lane = self.0.iter().find(|lane| lane.name == name);
+        lane.is_some_and(|lane| {
+            let mut spans = lane.spans.iter();
+            spans.any(|span| words.contains(&&*span.word))
+        })
     }
 
     /// Sets the state of something that was there in full before, from the start on.

@@ -35,8 +35,11 @@ pub enum Record {
     Attested {
         /// Which TEE.
         tee: String,
-        /// SHA-256 of the evidence, hexadecimal.
+        /// SHA-256 of what the TEE signed of the evidence, hexadecimal.
         evidence: String,
+        /// SHA-256 of the evidence with all that vouches for it, as JSON, hexadecimal: what a receipt
+        /// carries.
+        bundle: String,
         /// The verdict.
         appraisal: serde_json::Value,
     },

@@ -20,12 +20,17 @@ use zeroize::Zeroize;
 
 /// What a relying party's broker does for a session, wherever it runs.
 pub trait KeyBroker: Send {
-    /// Gives a nonce that evidence must answer, once and soon.
+    /// The name under which the broker has the key of a `[data]` entry: what it is sealed as.
+    fn name_of(&self, resource: &str) -> String {
+        resource.to_owned()
+    }
+
+    /// Gives a nonce that evidence must answer, once and soon, to be given the key of this resource.
     ///
     /// # Errors
     ///
     /// [`Refusal`] when the broker cannot be asked or gives none.
-    fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal>;
+    fn challenge(&mut self, resource: &str, now: UnixTime) -> Result<Nonce, Refusal>;
 
     /// Appraises the evidence and, if it is good enough for this resource, seals the key of the
     /// resource to the release key that the evidence is bound to.
@@ -139,7 +144,7 @@ pub fn open_vault(
         resource: resource.into(),
         refusal,
     };
-    let challenge = identity.challenge(broker.challenge(now).map_err(refused)?);
+    let challenge = identity.challenge(broker.challenge(resource, now).map_err(refused)?);
     let report_data = challenge.report_data();
     let evidence = attester
         .attest(&report_data)
@@ -154,7 +159,7 @@ pub fn open_vault(
         .release_key
         .open(
             &sealed,
-            &attestation::release_context(resource, &report_data),
+            &attestation::release_context(&broker.name_of(resource), &report_data),
         )
         .map_err(|_| sealed_for_us())?;
     let mut bytes: [u8; 32] = secret.as_slice().try_into().map_err(|_| sealed_for_us())?;

@@ -43,6 +43,7 @@ use crate::isolation::{Backend, Instance};
 use crate::lever::data::Vaults;
 use crate::order::{Answer, By, Command, Order, Orders};
 use crate::plan::{FileAccess, Plan, Run};
+use crate::receipt::Basis;
 use crate::record::{Record, rule};
 use crate::release::Identity;
 use attested::Attested;
@@ -78,6 +79,7 @@ pub struct Session {
     clock: Clock,
 
     attested: Attested,
+    basis: Basis,
     watch: Watch,
     shadow: Option<Shadow>,
     gaps: BTreeSet<String>,

@@ -283,7 +283,7 @@ impl Local {
 }
 
 impl KeyBroker for Local {
-    fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal> {
+    fn challenge(&mut self, _: &str, now: UnixTime) -> Result<Nonce, Refusal> {
         self.0.challenge(now).map_err(|error| Refusal {
             code: "challenge".into(),
             message: error.to_string(),
@@ -597,31 +597,36 @@ pub fn copy(from: &Path, to: &Path) {
 /// own program if it is newer than every source, or built now.
 pub fn sandboxctl() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let program = BUILT.get_or_init(|| {
-        if let Some(program) = std::env::var_os("CASEMATE_SANDBOXCTL") {
-            return program.into();
+    let named = || std::env::var_os("CASEMATE_SANDBOXCTL").map(PathBuf::from);
+    Command::new(BUILT.get_or_init(|| named().unwrap_or_else(|| built("sandboxctl", "sandboxctl"))))
+}
+
+/// The program `casemate-broker`, found or built likewise.
+pub fn casemate_broker() -> Command {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    Command::new(BUILT.get_or_init(|| built("casemate-broker-server", "casemate-broker")))
+}
+
+fn built(package: &str, program: &str) -> PathBuf {
+    // target/<profile>/deps/<test>
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let program = profile.join(program);
+    if !is_newer_than_sources(&program) {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "-p", package, "--target-dir"]);
+        cargo
+            .arg(profile.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
         }
-        // target/<profile>/deps/<test>
-        let test = std::env::current_exe().unwrap();
-        let profile = test.ancestors().nth(2).unwrap();
-        let program = profile.join("sandboxctl");
-        if !is_newer_than_sources(&program) {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet", "-p", "sandboxctl", "--target-dir"]);
-            cargo
-                .arg(profile.parent().unwrap())
-                .current_dir(env!("CARGO_MANIFEST_DIR"));
-            if profile.ends_with("release") {
-                cargo.arg("--release");
-            }
-            assert!(
-                cargo.status().unwrap().success(),
-                "sandboxctl does not build"
-            );
-        }
-        program
-    });
-    Command::new(program)
+        assert!(
+            cargo.status().unwrap().success(),
+            "{package} does not build"
+        );
+    }
+    program
 }
 
 /// Whether a program was built after the last change of any source of this workspace.

@@ -7,23 +7,25 @@ mod measure;
 mod refusal;
 mod selftest;
 mod token;
+mod trust;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::time::SystemTime;
 
 use ::vault::audit::Escaped;
 use attestation::snp::Report;
 use attestation::tdx::Quote;
 use attestation::{
-    Appraisal, Challenge, Check, EndorsementFolder, Endorsements, Evidence, Hex, Outcome,
-    ReferenceValues, Tee, TrustTier, UnixTime, Verifier,
+    Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, ReferenceValues, Tee,
+    TrustTier,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
+
+pub use trust::Trust;
 
 /// Exit code when evidence is believed, and its tier is `warning`.
 const WARNING: u8 = 3;
@@ -101,32 +103,14 @@ pub struct Verify {
     evidence: PathBuf,
     #[command(flatten)]
     binding: Binding,
-    /// What is welcome: launch measurements, firmware versions (JSON). Without it nothing is affirmed.
-    #[arg(long, value_name = "FILE")]
-    reference: Option<PathBuf>,
-    /// Certificate that the bundle lacks (DER). May be repeated.
-    #[arg(long, value_name = "FILE")]
-    endorsement: Vec<PathBuf>,
-    /// Revocation list (DER). May be repeated; with one, revocation is always asked for.
-    #[arg(long, value_name = "FILE")]
-    crl: Vec<PathBuf>,
     #[command(flatten)]
-    table: token::Table,
+    trust: Trust,
     #[command(flatten)]
     ear: token::EarOutput,
-    /// Folder of endorsements: certificates, revocation lists, collateral of Intel.
-    #[arg(long, value_name = "DIR")]
-    endorsements: Option<PathBuf>,
     /// Write reference values down that name this guest and its firmware, to be looked at and kept by
     /// whoever says that it is the right one; the file must not exist yet.
     #[arg(long, value_name = "FILE")]
     propose: Option<PathBuf>,
-    /// Appraise as of this time, in seconds since 1970. [default: now]
-    #[arg(long, value_name = "SECONDS")]
-    at: Option<u64>,
-    /// Accept evidence under the simulated root, too. Anybody can forge it.
-    #[arg(long)]
-    dangerously_accept_simulated: bool,
     /// Print the appraisal as JSON.
     #[arg(long)]
     json: bool,
@@ -251,15 +235,14 @@ impl Verify {
             )
             .hint("`sandboxctl attest bundle` makes one of a raw report and its certificates")
         })?;
-        let now = self
-            .at
-            .map_or_else(|| UnixTime::from(SystemTime::now()), UnixTime);
-        let evidence = match self.folder() {
+        let now = self.trust.time();
+        let evidence = match self.trust.folder() {
             Some(folder) => folder.complete(evidence, now)?,
             None => evidence,
         };
         let binding = self.binding.bytes(&evidence)?;
         let appraisal = self
+            .trust
             .verifier()?
             .appraise_quote_bound_to(&evidence, &binding, now);
         let appraisal = appraisal.map_err(|error| refusal::explained(&error))?;
@@ -273,44 +256,7 @@ impl Verify {
         } else {
             print(&appraisal, explain, self.binding.dangerously_ignore_binding);
         }
-        Ok(ExitCode::from(match appraisal.tier() {
-            TrustTier::Affirming => 0,
-            TrustTier::Warning => WARNING,
-            _ => CONTRAINDICATED,
-        }))
-    }
-
-    fn folder(&self) -> Option<EndorsementFolder> {
-        self.endorsements.clone().map(EndorsementFolder::at)
-    }
-
-    fn verifier(&self) -> Result<Verifier, Failure> {
-        let mut builder = Verifier::builder();
-        if let Some(folder) = self.folder() {
-            builder = folder.add_to(builder)?;
-        }
-        if let Some(path) = &self.reference {
-            let values = ReferenceValues::from_json(&read(path)?).map_err(|error| {
-                Failure::caused(
-                    format!("cannot use the reference values `{}`", path.display()),
-                    &error,
-                )
-            })?;
-            builder = builder.reference_values(values);
-        }
-        for path in &self.endorsement {
-            builder = builder.endorsement(read(path)?);
-        }
-        for path in &self.crl {
-            builder = builder.crl(read(path)?);
-        }
-        if let Some(table) = self.table.read()? {
-            builder = builder.tcb_table(table);
-        }
-        if self.dangerously_accept_simulated {
-            builder = builder.dangerous().accept_simulated();
-        }
-        Ok(builder.build()?)
+        Ok(verdict(&appraisal))
     }
 }
 
@@ -333,7 +279,17 @@ impl Binding {
     }
 }
 
-fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
+/// The exit code that tells the tier.
+pub fn verdict(appraisal: &Appraisal) -> ExitCode {
+    ExitCode::from(match appraisal.tier() {
+        TrustTier::Affirming => 0,
+        TrustTier::Warning => WARNING,
+        _ => CONTRAINDICATED,
+    })
+}
+
+/// What an appraisal comes to, and what stands against it; every check, if asked to `explain`.
+pub fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
     let simulated = if appraisal.is_simulated() {
         " (simulated: proves nothing)"
     } else {
@@ -397,13 +353,13 @@ fn challenge(path: &Path) -> Result<Challenge, Failure> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     /// More than any evidence, certificate or list has.
     const MOST: u64 = 16 << 20;
     read_up_to(path, MOST)
 }
 
-fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     use std::io::Read;
     let mut bytes = Vec::new();
     let result = if path.as_os_str() == "-" {

@@ -37,6 +37,9 @@ impl Session {
         let record = self
             .attested
             .renew(&challenge, &self.bundle, self.clock.now());
+        if let Some((evidence, challenge)) = self.attested.held() {
+            self.basis.believed(evidence, challenge);
+        }
         self.journal.note(record)
     }
 

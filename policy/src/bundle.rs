@@ -27,6 +27,7 @@ pub struct Bundle(Arc<Inner>);
 
 struct Inner {
     source: String,
+    included: Vec<(String, String)>,
     digest: [u8; 32],
     version: u64,
     name: String,
@@ -116,6 +117,12 @@ impl Bundle {
         Ok(Bundle(Arc::new(Inner {
             source: source.to_owned(),
             digest: digest(source, &contents.included),
+            included: contents
+                .include
+                .into_iter()
+                .map(|entry| entry.value)
+                .zip(contents.included)
+                .collect(),
             version: contents.version,
             name: contents.name,
             tables: contents.tables,
@@ -130,6 +137,12 @@ impl Bundle {
     /// The text it was read from.
     pub fn source(&self) -> &str {
         &self.0.source
+    }
+
+    /// The files it includes, each by the name that it has for it, with their texts. Together with
+    /// [`Bundle::source`] they make this bundle again.
+    pub fn included(&self) -> &[(String, String)] {
+        &self.0.included
     }
 
     /// SHA-256 of the text; of a policy that includes files, over the label

@@ -27,6 +27,7 @@ pub mod lever;
 pub mod observe;
 pub mod order;
 pub mod plan;
+pub mod receipt;
 pub mod record;
 pub mod refusal;
 pub mod release;

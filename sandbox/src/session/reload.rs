@@ -91,6 +91,7 @@ impl Session {
         };
         let moved = limits(self.bundle.tables()) != limits(newer.tables());
         self.watch.adopt(&newer);
+        self.basis.reloaded(&newer);
         self.identity = Arc::new(self.identity.under(newer.digest()));
         self.courier.adopt(Arc::clone(&self.identity));
         self.bundle = newer;

@@ -195,6 +195,8 @@ mod tests {
             anywhere(&bundle("[syscalls]\ndeny = [\"clone3\"]", ALL)),
             []
         );
+        let written = "[data]\nd = { vault = \"d.vault\", at = \"/d\", access = \"read-write\" }";
+        assert_eq!(anywhere(&bundle(written, ALL)), []);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn one_write(rounds: u32) -> Result<Vec<Duration>> {
     let message = [0; 40];
     let size = message.len() as u32;
     (0..rounds.min((64 << 10) / size))
-        .map(|_| timed(|| Ok(drop(rustix::io::write(&begin, &message)?))))
+        .map(|_| timed(|| Ok(rustix::io::write(&begin, &message).map(|_| ())?)))
         .collect()
 }
 
@@ -40,11 +40,7 @@ pub fn detach(rounds: u32) -> Result<Vec<Duration>> {
 pub fn read_only(rounds: u32) -> Result<Vec<Duration>> {
     mounted(rounds, |at| {
         let flags = MountFlags::BIND | MountFlags::RDONLY;
-        Ok(rustix::mount::mount_remount(
-            at,
-            flags,
-            None::<&std::ffi::CStr>,
-        )?)
+        Ok(rustix::mount::mount_remount(at, flags, c"")?)
     })
 }
 
@@ -125,7 +121,6 @@ pub fn confine(rounds: u32) -> Result<Vec<Duration>> {
 pub fn limit(rounds: u32) -> Result<Vec<Duration>> {
     let (cgroup, _) = Cgroup::create();
     if !cgroup.limits("pids") {
-        cgroup.remove();
         return Err("no cgroup limits tasks here".into());
     }
     let times = (0..rounds).map(|round| {
@@ -136,9 +131,7 @@ pub fn limit(rounds: u32) -> Result<Vec<Duration>> {
         };
         timed(|| Ok(cgroup.limit(&limits)?))
     });
-    let times = times.collect();
-    cgroup.remove();
-    times
+    times.collect()
 }
 
 /// SIGSTOP to one busy process, until it is stopped.

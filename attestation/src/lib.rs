@@ -11,7 +11,7 @@
 //! - A [`Challenge`] is everything evidence is bound to: a nonce, the channel, the policy, the key of
 //!   the audit log, the key that secrets are released to.
 //! - An [`Attester`] gives [`Evidence`] of an SEV-SNP or a TDX guest; [`detect`] finds the one of
-//!   this machine, and [`SimulatedTee`] stands in where there is none.
+//!   this machine; where there is none, [`SimulatedTee`] and [`SimulatedTdx`] stand in.
 //! - A [`Verifier`] appraises evidence. It is a pure function: no clock, no network, no state. An
 //!   error means that the evidence is not to be believed; an [`Appraisal`] of a low [`TrustTier`] is
 //!   believed but unwelcome.
@@ -95,7 +95,8 @@ pub use reference::{
 #[cfg(feature = "release")]
 pub use release_key::{MAX_SECRET, ReleaseKey, SealError, SealedSecret, release_context};
 pub use tee::simulated::{
-    DEFAULT_MEASUREMENT, DEFAULT_TCB, SimulatedTee, SimulatedTeeBuilder, simulated_crl,
+    DEFAULT_MEASUREMENT, DEFAULT_TCB, QuoteForm, SimulatedTdx, SimulatedTdxBuilder, SimulatedTee,
+    SimulatedTeeBuilder, simulated_crl,
 };
 pub use tee::{gpu, snp, tdx, vtpm};
 pub use time::UnixTime;

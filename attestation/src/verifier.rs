@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::appraisal::Appraisal;
 use crate::attached;
 use crate::challenge::Challenge;
-use crate::encoding::Hex;
 use crate::endorsement::{Crl, Remembered, RootKey, X509Error};
 use crate::eventlog::EventLogError;
 use crate::evidence::{Endorsements, Evidence, MAX_CERTIFICATE, MAX_CRL, Tee};
@@ -25,7 +24,7 @@ use crate::time::UnixTime;
 pub struct Verifier {
     reference: ReferenceValues,
     anchors: Vec<Anchor>,
-    intel_anchors: Vec<Hex<32>>,
+    intel_anchors: Vec<tdx::Anchor>,
     gpu_roots: Vec<RootKey>,
     endorsements: Vec<Vec<u8>>,
     collateral: Vec<Endorsements>,
@@ -428,13 +427,15 @@ impl VerifierBuilder {
                 .map_err(|source| BuildError::Crl { index, source })?;
         }
         let mut anchors = snp::amd_anchors();
+        let mut intel_anchors = vec![tdx::Anchor::INTEL];
         if self.accepts_simulated {
             anchors.push(simulated::anchor());
+            intel_anchors.push(simulated::tdx_anchor());
         }
         Ok(Verifier {
             reference: self.reference,
             anchors,
-            intel_anchors: vec![tdx::INTEL_ROOT],
+            intel_anchors,
             gpu_roots: gpu::ROOTS.to_vec(),
             endorsements: self.endorsements,
             collateral: self.collateral,
@@ -446,7 +447,7 @@ impl VerifierBuilder {
 }
 
 impl DangerousVerifierBuilder {
-    /// Believes evidence of [`crate::SimulatedTee`], whose keys are public.
+    /// Believes evidence of [`crate::SimulatedTee`] and [`crate::SimulatedTdx`], whose keys are public.
     ///
     /// Appraisals that rest on it say so; see [`Appraisal::is_simulated`].
     #[must_use]

@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../fuzz/attached.rs"]
+mod attached;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 
@@ -24,8 +26,8 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const EXECUTIONS: usize = 20_000;
-/// Verifying signatures takes longer than reading what is signed.
-const EXECUTIONS_WITH_SIGNATURES: usize = 3_000;
+/// Verifying signatures, and measuring firmware, take longer than reading.
+const SLOW_EXECUTIONS: usize = 3_000;
 
 /// All that one execution may allocate, over its whole time: a part for what does not depend on the
 /// input, and some multiple of it.
@@ -37,11 +39,11 @@ fn allowance(length: usize) -> usize {
 fn no_bytes_make_a_parser_panic_or_allocate_out_of_proportion() {
     let vectors = vectors();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for (name, target) in targets::TARGETS {
+    for (name, target) in targets::TARGETS.into_iter().chain(attached::TARGETS) {
         let seeds = seeds(name, vectors.as_ref());
         assert!(!seeds.is_empty(), "{name}");
         let executions = match name {
-            "quote" => EXECUTIONS_WITH_SIGNATURES,
+            "quote" | "bundle" | "launch" => SLOW_EXECUTIONS,
             _ => EXECUTIONS,
         };
         let mut most = 0;
@@ -87,6 +89,10 @@ fn seeds(target: &str, vectors: Option<&Vectors>) -> Vec<Vec<u8>> {
         "certificate" => &["snp/vek", "snp/ca", "snp/crl", "tdx/ca"],
         "ccel" => &["eventlog"],
         "tcb_info" => &["tdx/collateral"],
+        "hcl" | "tpms" => &["vtpm"],
+        "spdm" => &["nvidia"],
+        "tpm_log" => &["eventlog"],
+        "launch" => &["launch-measurement"],
         _ => &[],
     };
     let endorsements = evidence.endorsements();
@@ -109,13 +115,27 @@ fn seeds(target: &str, vectors: Option<&Vectors>) -> Vec<Vec<u8>> {
     }
     for folder in folders {
         for file in vectors.files(folder).unwrap() {
-            let mut bytes = vectors.read(&file).unwrap();
+            let mut bytes = binary(vectors.read(&file).unwrap());
             // Logs end in up to a mebibyte of filler.
             bytes.truncate(48 * 1024);
             seeds.push(bytes);
         }
     }
     seeds
+}
+
+/// Some vectors are hexadecimal digits.
+fn binary(bytes: Vec<u8>) -> Vec<u8> {
+    let digits: Vec<u8> = bytes
+        .iter()
+        .copied()
+        .filter(|it| !it.is_ascii_whitespace())
+        .collect();
+    let pairs = digits.chunks_exact(2).map(|pair| {
+        let pair = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    pairs.collect::<Option<Vec<u8>>>().unwrap_or(bytes)
 }
 
 fn simulated() -> Evidence {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate::error::describe;
 use casemate::order::{By, Command, Order, OrderError};
+use casemate::receipt::Basis;
 use casemate::record::{Record, hex};
 use casemate::status::Status;
 use casemate::{Handle, Outcome, Session, SessionError};
@@ -431,6 +432,12 @@ impl Admitted<'_> {
     #[must_use]
     pub fn key(&self) -> String {
         hex(&self.key)
+    }
+
+    /// What its receipt will rest on besides the log.
+    #[must_use]
+    pub fn basis(&self) -> Basis {
+        self.session.basis()
     }
 
     /// Stops the session from another thread.

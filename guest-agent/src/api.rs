@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! {"run":{"policy":"clean-room"}}        ▶ session, then record and output as they come,
-//!                                          at last outcome or error
+//!                                          at last outcome or error; with {"receipt":true} before
+//!                                          that a receipt, or why there is none
 //! {"status":{}}                          ▶ sessions; with {"detail":true} also how each of them is
 //! {"kill":{"session":ID,"signal":15}}    ▶ killed
 //! {"adjust":{"session":ID,"order":{"risk":30},"why":TEXT}}    ▶ adjusted, when that is in force
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use casemate::isolation::child::Ending;
 use casemate::order::Command;
+use casemate::receipt::Receipt;
 use casemate::record::Record;
 use casemate::status::Status;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,9 @@ pub enum Request {
     Run {
         /// Name of the policy: its file without `.toml`.
         policy: String,
+        /// Give a receipt at the end, too.
+        #[serde(default)]
+        receipt: bool,
     },
     /// List the caller's sessions.
     Status {
@@ -78,6 +83,13 @@ pub enum Reply<'a> {
         stream: Stream,
         /// The bytes, in Base64.
         base64: String,
+    },
+    /// What proves the run to others.
+    Receipt(Box<Receipt>),
+    /// Why nothing does.
+    NoReceipt {
+        /// The reason in words.
+        why: String,
     },
     /// How the session ended. Nothing of it is left.
     Outcome {
@@ -189,7 +201,8 @@ mod tests {
         assert_eq!(
             run,
             Request::Run {
-                policy: "clean-room".into()
+                policy: "clean-room".into(),
+                receipt: false,
             }
         );
         assert_eq!(

@@ -28,9 +28,11 @@ use vault::anchor::FreshnessAnchor;
 use vault::audit::{Log, LogKey};
 use zeroize::Zeroizing;
 
+use crate::brokers::Brokers;
 use crate::endorsements::Renewal;
 use crate::key_file;
 use crate::local_broker::LocalBroker;
+use crate::remote_broker::{self, RemoteBroker};
 
 pub use error::AssemblyError;
 
@@ -112,7 +114,7 @@ impl Assembly {
     ///
     /// [`AssemblyError`]; the log is made last, so that a failure leaves nothing behind.
     pub fn logged_to(self, folder: &Path) -> Result<Assembled, AssemblyError> {
-        let keys = self.keys()?;
+        let (keys, remote) = self.keys()?;
         let reference = self.reference_values()?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -137,6 +139,7 @@ impl Assembly {
         };
         let broker = LocalBroker::new(verifier.clone(), keys, self.bundle.digest())
             .endorsed_by(endorsements.clone());
+        let broker = Brokers::new(broker, remote);
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
             path: folder.into(),
@@ -158,24 +161,32 @@ impl Assembly {
         Ok(Assembled { session, log })
     }
 
-    /// The key of each vault, where the policy says it is.
-    fn keys(&self) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, AssemblyError> {
-        let mut keys = BTreeMap::new();
+    /// The key of each vault, or who has it, where the policy says it is.
+    fn keys(&self) -> Result<(Keys, BTreeMap<String, RemoteBroker>), AssemblyError> {
+        let (mut keys, mut remote) = (Keys::new(), BTreeMap::new());
         for (name, data) in &self.bundle.tables().data {
             let data_name = || name.clone();
             let uri = data
                 .key
                 .as_ref()
                 .ok_or_else(|| AssemblyError::NoKey { data: data_name() })?;
-            let path = uri
-                .strip_prefix("file:")
-                .ok_or_else(|| AssemblyError::KeyKind {
+            if let Some(path) = uri.strip_prefix("file:") {
+                keys.insert(data_name(), key_file::read(&self.base.join(path))?);
+            } else if uri.starts_with(remote_broker::SCHEME) {
+                let broker = RemoteBroker::at(uri, &self.base);
+                let broker = broker.map_err(|source| AssemblyError::KeyAddress {
+                    data: data_name(),
+                    source,
+                })?;
+                remote.insert(data_name(), broker);
+            } else {
+                return Err(AssemblyError::KeyKind {
                     data: data_name(),
                     uri: uri.clone(),
-                })?;
-            keys.insert(data_name(), key_file::read(&self.base.join(path))?);
+                });
+            }
         }
-        Ok(keys)
+        Ok((keys, remote))
     }
 
     /// What remembers each vault, where the policy says so.
@@ -222,6 +233,9 @@ impl Assembly {
         }
     }
 }
+
+/// Keys, by the name of their `[data]` entry.
+type Keys = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
 /// What remembers a vault, by the name of its `[data]` entry.
 type Anchors = Vec<(String, Arc<dyn FreshnessAnchor>)>;
@@ -277,7 +291,7 @@ pub fn included_from(folder: &Path) -> impl Fn(&str) -> Result<String, String> +
 }
 
 /// Reads a file, and no more of it than its parser would take: one byte more is enough to be refused.
-fn read_bounded(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_bounded(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?
         .take(most.saturating_add(1))
@@ -355,6 +369,11 @@ cedar = "permit (principal, action, resource);"
         assert!(matches!(
             refused(&data(", key = \"kbs:x\"")),
             AssemblyError::KeyKind { .. }
+        ));
+        let address = "kbs+https://broker.example/sales";
+        assert!(matches!(
+            refused(&data(&format!(", key = \"{address}\""))),
+            AssemblyError::KeyAddress { .. }
         ));
         let missing = refused(&data(", key = \"file:sales.key\""));
         assert!(matches!(missing, AssemblyError::Key(_)));

@@ -19,6 +19,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use casemate::error::describe;
+use casemate::receipt::Receipt;
 use casemate::record::Record;
 use casemate::{Outcome, SessionError, Why};
 use rustix::event::{PollFd, PollFlags};
@@ -35,11 +36,11 @@ const OUTPUT_PIECE: usize = 16 << 10;
 type Outputs = [(Stream, io::PipeReader); 2];
 
 /// Runs a session, and follows it for its caller. The session ends when the caller is gone.
-pub(crate) fn run(agent: &Agent, caller: Caller, policy: &str, stream: &UnixStream) {
+pub(crate) fn run(agent: &Agent, caller: Caller, policy: &str, receipt: bool, stream: &UnixStream) {
     let outbox = Arc::new(Outbox::default());
     let last = thread::scope(|scope| {
         let sender = scope.spawn(|| send(&outbox, stream));
-        let last = follow(agent, caller, policy, stream, &outbox);
+        let last = follow(agent, caller, policy, receipt, stream, &outbox);
         outbox.record(last);
         outbox.finish();
         sender.join()
@@ -65,6 +66,7 @@ fn follow(
     agent: &Agent,
     caller: Caller,
     policy: &str,
+    receipt: bool,
     stream: &UnixStream,
     outbox: &Arc<Outbox>,
 ) -> Vec<u8> {
@@ -99,6 +101,7 @@ fn follow(
     };
     outbox.record(begins.line());
     let stopper = admitted.stopper();
+    let (log, basis) = (admitted.log().to_owned(), admitted.basis());
     let (ended, mut waker) = match io::pipe() {
         Ok(pipe) => pipe,
         Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
@@ -113,6 +116,15 @@ fn follow(
         let _ = waker.write_all(&[0]);
         result
     });
+    if receipt {
+        let reply = match Receipt::of(&log, &basis) {
+            Ok(receipt) => Reply::Receipt(Box::new(receipt)),
+            Err(error) => Reply::NoReceipt {
+                why: describe(&error),
+            },
+        };
+        outbox.record(reply.line());
+    }
     match result {
         Ok(outcome) => {
             note(format_args!("{id}: {}", outcome.why));

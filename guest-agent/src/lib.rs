@@ -20,17 +20,19 @@
 pub mod agent;
 pub mod api;
 pub mod assembly;
+pub mod brokers;
 pub mod config;
 pub mod control;
 pub mod endorsements;
 mod follow;
-pub mod key_file;
 pub mod local_broker;
 pub mod lockdown;
 mod outbox;
+pub mod remote_broker;
 pub mod transport;
 
 pub use agent::Agent;
 pub use assembly::{Assembled, Assembly, AssemblyError};
+pub use broker::key_file;
 pub use config::Config;
 pub use local_broker::LocalBroker;

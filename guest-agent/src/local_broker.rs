@@ -49,7 +49,7 @@ impl LocalBroker {
 }
 
 impl KeyBroker for LocalBroker {
-    fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal> {
+    fn challenge(&mut self, _: &str, now: UnixTime) -> Result<Nonce, Refusal> {
         self.broker.challenge(now).map_err(|error| Refusal {
             code: "challenge".into(),
             message: describe(&error),

@@ -320,8 +320,8 @@ fn converse(service: &dyn Service, caller: Caller, mut stream: &UnixStream) {
         Err(why) => Err(why),
     };
     let reply = match &request {
-        Ok(Request::Run { policy }) => match service.agent() {
-            Some(agent) => return follow::run(agent, caller, policy, stream),
+        Ok(Request::Run { policy, receipt }) => match service.agent() {
+            Some(agent) => return follow::run(agent, caller, policy, *receipt, stream),
             None => failure(&AgentError::OneSession),
         },
         Ok(Request::Status { detail }) => Reply::Sessions(service.status(caller, *detail)),

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::decide::Engine;
 use crate::decision::{Decision, Verdict};
-use crate::diagnostic::{Diagnostic, Severity, position};
+use crate::diagnostic::{Diagnostic, Severity, nearest, position};
 use crate::diff::Diff;
 use crate::explain::Explanation;
 use crate::facts::Facts;
@@ -27,6 +27,7 @@ pub struct Bundle(Arc<Inner>);
 
 struct Inner {
     source: String,
+    included: Vec<(String, String)>,
     digest: [u8; 32],
     version: u64,
     name: String,
@@ -116,6 +117,12 @@ impl Bundle {
         Ok(Bundle(Arc::new(Inner {
             source: source.to_owned(),
             digest: digest(source, &contents.included),
+            included: contents
+                .include
+                .into_iter()
+                .map(|entry| entry.value)
+                .zip(contents.included)
+                .collect(),
             version: contents.version,
             name: contents.name,
             tables: contents.tables,
@@ -130,6 +137,12 @@ impl Bundle {
     /// The text it was read from.
     pub fn source(&self) -> &str {
         &self.0.source
+    }
+
+    /// The files it includes, each by the name that it has for it, with their texts. Together with
+    /// [`Bundle::source`] they make this bundle again.
+    pub fn included(&self) -> &[(String, String)] {
+        &self.0.included
     }
 
     /// SHA-256 of the text; of a policy that includes files, over the label
@@ -231,6 +244,55 @@ impl Bundle {
     /// that it lacks, and why.
     pub fn lint_levers(&self, lacking: &BTreeMap<Lever, String>) -> Vec<Diagnostic> {
         lint::levers(self, lacking)
+    }
+
+    /// Finds rules about gaps that no host can have: those that are none of `known`. A `forbid` about one
+    /// would silently never hold, so that these are errors.
+    pub fn unknown_gaps(&self, known: &[&str]) -> Vec<Diagnostic> {
+        let asked = self.rules().iter().flat_map(|rule| &rule.gaps);
+        let strange =
+            asked.filter(|(gap, _)| !known.contains(&gap.as_str()) && gap != Facts::UNKNOWN_GAP);
+        let told = strange.map(|(gap, span)| {
+            let message = format!("there is no gap `{}`", gap.escape_debug());
+            let help = match nearest(gap, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("gaps are `{}`", known.join("`, `")),
+            };
+            Diagnostic::new(Severity::Error, self.source(), span.clone(), message).with_help(help)
+        });
+        told.collect()
+    }
+
+    /// Says something about an entry of a table, where it stands in the file. For what only those know
+    /// who have to enforce it.
+    pub fn told_of(
+        &self,
+        severity: Severity,
+        entry: &str,
+        message: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic::new(severity, self.source(), self.entry_span(entry), message)
+    }
+
+    /// Where the file has an entry, as near as text can tell; else where its rules begin.
+    pub(crate) fn entry_span(&self, entry: &str) -> Range<usize> {
+        let before_rules = &self.source()[..self.rules_span().start];
+        let quoted = |text: String| {
+            let at = before_rules.find(&text)?;
+            Some(at..at + text.len())
+        };
+        let keyed = || {
+            let at = before_rules.find(&format!("\n{entry} ="))?;
+            Some(at + 1..at + 1 + entry.len())
+        };
+        if entry.is_empty() {
+            return self.rules_span();
+        }
+        quoted(format!("\"{entry}\""))
+            .or_else(|| quoted(format!("'{entry}'")))
+            .or_else(|| quoted(format!("\"file:{entry}\"")))
+            .or_else(keyed)
+            .unwrap_or(self.rules_span())
     }
 
     pub(crate) fn rules(&self) -> &[Rule] {

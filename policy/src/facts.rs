@@ -50,6 +50,19 @@ impl Facts {
         }
     }
 
+    /// Nothing is wrong: every fact has its best value.
+    pub fn best() -> Self {
+        Facts {
+            risk: 0,
+            tier: Tier::Affirming,
+            tcb: Tcb::UpToDate,
+            simulated: Some(false),
+            debug: Some(false),
+            evidence_age: Some(Duration::ZERO),
+            gaps: BTreeSet::new(),
+        }
+    }
+
     /// The risk as rules see it.
     pub(crate) fn risk_points(&self) -> i64 {
         i64::from(self.risk.min(100))

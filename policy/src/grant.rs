@@ -40,7 +40,7 @@ pub enum Action {
 
 impl Action {
     /// The name in the schema.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Action::Read => "read",
             Action::Write => "write",

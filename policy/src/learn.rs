@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub enum What {
     Exec(PathBuf),
     /// It connected to an address, or sent to it.
     Connect(String),
+    /// It was told that this name leads to this address.
+    Resolved(String, IpAddr),
     /// It waited for connections at an address.
     Listen(String),
     /// It made a system call.
@@ -86,8 +89,14 @@ pub struct Given<'a> {
     pub trees: &'a [&'a str],
     /// Each profile of system calls, and those that it allows.
     pub profiles: &'a [(&'a str, BTreeSet<&'a str>)],
+    /// Whether an address is one of the public Internet, to which a name may lead. To others it may only
+    /// if they are listed, too.
+    pub public: fn(IpAddr) -> bool,
 }
 
+/// Calls that are made in a workload's place where `[network]` grants what they are for, and that would
+/// reach what nothing grants if they were allowed as such.
+pub const BROKERED: [&str; 2] = ["connect", "socket"];
 /// From how many files on a folder stands for them.
 const MANY: usize = 8;
 /// The most things that an observation is merged from.
@@ -178,6 +187,8 @@ struct Proposal {
     read: BTreeMap<PathBuf, String>,
     write: BTreeMap<PathBuf, String>,
     connect: BTreeMap<String, String>,
+    /// Names it asked for, and connected to none of their addresses.
+    unused: BTreeSet<String>,
     notes: Vec<String>,
     profile: String,
     allow: BTreeMap<String, String>,
@@ -191,6 +202,20 @@ impl Proposal {
             .iter()
             .map(|seen| (&seen.what, seen))
             .collect();
+        let mut resolved: BTreeMap<String, BTreeSet<&String>> = BTreeMap::new();
+        let mut connected: Vec<Endpoint> = Vec::new();
+        for what in seen.keys() {
+            match what {
+                What::Resolved(name, address) => {
+                    resolved
+                        .entry(address.to_string())
+                        .or_default()
+                        .insert(name);
+                }
+                What::Connect(to) => connected.extend(to.parse::<Endpoint>()),
+                _ => {}
+            }
+        }
         let brought = |path: &Path| {
             let trees = given.trees.iter().chain(&["/proc", "/dev", "/sys"]);
             path == Path::new("/") || trees.into_iter().any(|tree| path.starts_with(tree))
@@ -204,10 +229,15 @@ impl Proposal {
                     proposal.write.insert(path.clone(), why);
                 }
                 What::Write(path) if !brought(path) => {
-                    proposal.write.insert(path.clone(), format!("written, {}", when(seen)));
+                    proposal
+                        .write
+                        .insert(path.clone(), format!("written, {}", when(seen)));
                 }
                 What::Write(path) => {
-                    let note = format!("it wrote `{}`, which a sandbox does not allow", path.display());
+                    let note = format!(
+                        "it wrote `{}`, which a sandbox does not allow",
+                        path.display()
+                    );
                     proposal.notes.push(note);
                 }
                 What::Read(path) | What::List(path) | What::Exec(path)
@@ -232,18 +262,21 @@ impl Proposal {
                     proposal.read.entry(path.clone()).or_insert(why);
                 }
                 What::Read(_) | What::List(_) | What::Exec(_) => {}
-                What::Connect(to) => match to.parse::<Endpoint>() {
-                    Ok(endpoint) if endpoint.port == 53 => proposal.notes.push(format!(
-                        "it asked the name server {to}: write the names it needs instead of addresses"
-                    )),
-                    Ok(endpoint) => {
-                        let why = format!("connected, {}", when(seen));
-                        proposal.connect.insert(endpoint.to_string(), why);
+                What::Connect(to) => proposal.connected(to, seen, &resolved, given),
+                What::Resolved(name, _) => {
+                    let used = |to: &&Endpoint| {
+                        resolved
+                            .get(&to.host)
+                            .is_some_and(|names| names.contains(name))
+                    };
+                    if !connected.iter().any(|to| used(&to)) {
+                        proposal.unused.insert(name.clone());
                     }
-                    Err(_) => proposal.notes.push(format!("it connected to `{to}`, which no table grants")),
-                },
+                }
                 What::Listen(at) => {
-                    proposal.notes.push(format!("it listened at `{at}`, which is not granted here"));
+                    proposal
+                        .notes
+                        .push(format!("it listened at `{at}`, which is not granted here"));
                 }
                 What::Refused(what) => proposal.notes.push(format!(
                     "{what} was refused while it was observed, {}",
@@ -255,6 +288,45 @@ impl Proposal {
         proposal.narrow();
         proposal.calls(&seen, given);
         proposal
+    }
+
+    /// A connection, by the name that led to its address if there was one.
+    fn connected(
+        &mut self,
+        to: &str,
+        seen: &Seen,
+        resolved: &BTreeMap<String, BTreeSet<&String>>,
+        given: &Given<'_>,
+    ) {
+        let Ok(endpoint) = to.parse::<Endpoint>() else {
+            let note = format!("it connected to `{to}`, which no table grants");
+            self.notes.push(note);
+            return;
+        };
+        match resolved.get(&endpoint.host) {
+            // The sandbox has a name server of its own.
+            _ if endpoint.port == 53 => {}
+            None => {
+                let why = format!("connected, {}", when(seen));
+                self.connect.insert(endpoint.to_string(), why);
+            }
+            Some(names) => {
+                let why = format!("connected as {}, {}", endpoint.host, when(seen));
+                let several = match names.len() {
+                    1 => "",
+                    _ => "; one of several names of that address: keep those it needs",
+                };
+                if !endpoint.host.parse().is_ok_and(given.public) {
+                    let why = "no public address, to which a name may lead only if it is listed"
+                        .to_owned();
+                    self.connect.insert(endpoint.to_string(), why);
+                }
+                for name in names {
+                    let endpoint = format!("{name}:{}", endpoint.port);
+                    self.connect.insert(endpoint, format!("{why}{several}"));
+                }
+            }
+        }
     }
 
     /// Leaves out what a folder covers, and lets folders stand for many files.
@@ -304,7 +376,8 @@ impl Proposal {
             .min_by_key(|(_, calls)| (lacking(calls).len(), calls.len()));
         let Some((name, calls)) = best else { return };
         self.profile = (*name).to_owned();
-        for name in lacking(calls) {
+        let needed = lacking(calls).into_iter();
+        for name in needed.filter(|name| !BROKERED.contains(name)) {
             self.allow.insert(name.to_owned(), when(made[name]));
         }
     }
@@ -378,9 +451,19 @@ impl Proposal {
             "allow",
             self.allow.iter().map(|(name, why)| (name.into(), why)),
         );
-        for (at, note) in self.notes.iter().enumerate() {
+        let unused = self.unused.iter().map(|name| {
+            format!("it asked for the name `{name}` and did not connect: asking again is refused, and counts")
+        });
+        for (at, note) in self.notes.iter().cloned().chain(unused).enumerate() {
             let before = if at == 0 { "\n" } else { "" };
-            let _ = writeln!(out, "{before}# {}", printable(note));
+            let _ = writeln!(out, "{before}# {}", printable(&note));
+        }
+        let _ = write!(
+            out,
+            "\n[risk]\ndenied-syscall = {{ adds = 20, half-life = \"60s\" }}\n"
+        );
+        if !self.connect.is_empty() {
+            out.push_str("denied-address = { adds = 20, half-life = \"60s\" }\n");
         }
         out.push_str(RULES);
         out
@@ -388,9 +471,6 @@ impl Proposal {
 }
 
 const RULES: &str = r#"
-[risk]
-denied-syscall = { adds = 20, half-life = "60s" }
-
 [rules]
 cedar = """
 permit (principal, action, resource);
@@ -459,99 +539,4 @@ fn printable(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    fn given<'a>(profiles: &'a [(&'a str, BTreeSet<&'a str>)]) -> Given<'a> {
-        Given {
-            trees: &["/usr", "/etc/ld.so.cache"],
-            profiles,
-        }
-    }
-
-    fn observation(seen: Vec<What>) -> Observation {
-        let seen = seen.into_iter().enumerate().map(|(at, what)| Seen {
-            what,
-            run: 1,
-            at: at as u64,
-            times: 1,
-        });
-        Observation {
-            command: vec!["/srv/tool".into(), "a \"quoted\" one".into()],
-            cwd: "/srv".into(),
-            runs: 1,
-            pids: 1,
-            seen: seen.collect(),
-            ..Observation::default()
-        }
-    }
-
-    #[test]
-    fn what_was_seen_is_granted_and_nothing_else() {
-        let mut seen = vec![
-            What::Exec("/srv/tool".into()),
-            What::Read("/usr/lib/libc.so".into()),
-            What::Write("/usr/lib/evil".into()),
-            What::Change("/srv/out".into()),
-            What::Read("/srv/out/made".into()),
-            What::Change("/tmp/x".into()),
-            What::Connect("10.0.0.5:5432".into()),
-            What::Connect("9.9.9.9:53".into()),
-            What::Connect("/run/\u{202e}bus".into()),
-            What::Syscall("read".into()),
-            What::Syscall("keyctl".into()),
-        ];
-        seen.extend((0..9).map(|n| What::Read(format!("/srv/models/{n}").into())));
-        let profiles = [
-            ("big", BTreeSet::from(["read", "write", "fork"])),
-            ("small", BTreeSet::from(["read", "write"])),
-        ];
-        let text = observation(seen).propose("tool", &given(&profiles));
-        let bundle = Bundle::parse(&text, "p.toml").unwrap_or_else(|e| panic!("{e}\n{text}"));
-        let paths = |files: &[crate::FileGrant]| -> Vec<String> {
-            files
-                .iter()
-                .map(|file| file.at.display().to_string())
-                .collect()
-        };
-        let tables = bundle.tables();
-        assert_eq!(paths(&tables.files.read), ["/srv/models", "/srv/tool"]);
-        assert_eq!(paths(&tables.files.write), ["/srv/out"]);
-        assert_eq!(tables.network.connect.len(), 1);
-        assert_eq!(tables.syscalls.profile, "small");
-        assert_eq!(tables.syscalls.allow, ["keyctl"]);
-        assert_eq!(tables.workload.command[1], "a \"quoted\" one");
-        assert!(text.contains("# it wrote `/usr/lib/evil`"), "{text}");
-        assert!(text.contains("name server 9.9.9.9:53"), "{text}");
-        let calm = Facts {
-            risk: 0,
-            ..Facts::unknown()
-        };
-        let decision = bundle.decide(&calm);
-        assert!(decision.proceed() && decision.grants(&Grant::write_path("/srv/out")));
-        let cases = crate::Cases::parse(&cases(&bundle), "t.toml", &bundle).unwrap();
-        let report = cases.run(&bundle);
-        assert!(
-            report.passed() && report.uncovered().next().is_none(),
-            "{report}"
-        );
-    }
-
-    #[test]
-    fn runs_are_merged() {
-        let mut first = Observation::default();
-        first.merge(&observation(vec![What::Read("/srv/a".into())]));
-        first.merge(&observation(vec![
-            What::Read("/srv/a".into()),
-            What::Read("/srv/b".into()),
-        ]));
-        assert_eq!((first.runs, first.seen.len()), (2, 2));
-        assert_eq!((first.seen[0].times, first.seen[0].run), (2, 1));
-        assert_eq!((first.seen[1].times, first.seen[1].run), (1, 2));
-        let again: Observation =
-            serde_json::from_str(&serde_json::to_string(&first).unwrap()).unwrap();
-        assert_eq!(again, first);
-    }
-}
+mod tests;

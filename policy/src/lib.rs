@@ -30,6 +30,7 @@
 
 #![forbid(unsafe_code)]
 
+mod advice;
 mod bundle;
 mod case;
 mod condition;

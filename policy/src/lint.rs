@@ -21,6 +21,7 @@ pub(crate) fn lint(bundle: &Bundle) -> Vec<Diagnostic> {
     linter.rules_without_grants();
     linter.unreachable_thresholds();
     linter.nothing_stops();
+    linter.gaps_of_its_own();
     linter.search();
     let mut findings = linter.findings;
     findings.sort_by(|a, b| (a.span.start, &a.message).cmp(&(b.span.start, &b.message)));
@@ -101,18 +102,23 @@ impl Linter<'_> {
 
     fn unreachable_thresholds(&mut self) {
         let risk = &self.bundle.tables().risk;
-        // With a half-life signals add up; without one a sensor is on or off.
-        let most = risk.values().map(|entry| match entry.half_life {
-            Some(_) if entry.adds > 0 => u32::from(entry.cap),
-            _ => u32::from(entry.adds.min(entry.cap)),
+        // With a half-life signals add up; without one a sensor is on or off. Reports of others name
+        // points of their own, which add up too. An operator can add any, to any policy: that is for
+        // emergencies, and no plan.
+        let most = risk.iter().map(|(name, entry)| match entry.half_life {
+            _ if entry.adds == 0 => u32::from(entry.floor),
+            None if name != "external" => u32::from(entry.adds.min(entry.cap).max(entry.floor)),
+            _ => u32::from(entry.cap),
         });
         let most = most.sum::<u32>().min(100);
         let mut seen = BTreeSet::new();
         for rule in self.bundle.rules() {
             for (threshold, span) in &rule.thresholds {
                 if *threshold > i64::from(most) && seen.insert(span.start) {
-                    self.warn(span.clone(), format!("risk never reaches {threshold}"))
-                        .help = Some(format!("the sensors in `[risk]` add at most {most}"));
+                    let message = format!("risk never reaches {threshold} by itself");
+                    self.warn(span.clone(), message).help = Some(format!(
+                        "the sensors in `[risk]` add at most {most}; more comes from an operator only"
+                    ));
                 }
             }
         }
@@ -125,6 +131,26 @@ impl Linter<'_> {
                 "forbid (principal, action == Action::\"live\", resource) when { context.risk >= 80 };"
                     .to_owned(),
             );
+        }
+    }
+
+    /// A vault that nothing remembers is a gap from the start, on any host.
+    fn gaps_of_its_own(&mut self) {
+        let tables = self.bundle.tables();
+        let Some(entry) = tables
+            .risk
+            .get("enforcement-gap")
+            .filter(|entry| entry.adds > 0)
+        else {
+            return;
+        };
+        let mut data = tables.data.iter();
+        if let Some((name, _)) = data.find(|(_, data)| data.anchor.is_none()) {
+            let message = format!("`enforcement-gap` adds {} from the start", entry.adds);
+            let span = self.bundle.entry_span("enforcement-gap");
+            self.warn(span, message).help = Some(format!(
+                "nothing remembers the latest commit of `{name}`, which is the gap `freshness`: give it an `anchor`"
+            ));
         }
     }
 
@@ -153,7 +179,7 @@ impl Linter<'_> {
             if decisions.iter().any(|decision| decision.grants(grant)) {
                 continue;
             }
-            let span = self.entry_of(grant);
+            let span = self.bundle.entry_span(&grant.resource.id());
             // A rule that stands against it under all facts contradicts whatever permits it.
             let always = decisions.first().and_then(|first| {
                 first.because(grant).iter().find(|reason| {
@@ -265,15 +291,16 @@ impl Linter<'_> {
         for (better, decision) in points.iter().zip(decisions) {
             for axis in domain.axes() {
                 for (name, worse) in worse_than(better, axis) {
-                    steps += 1;
-                    if steps > affordable {
-                        return;
-                    }
                     let facts = worse.replaced_in(better);
                     let fresh;
                     let after = match known.get(&facts) {
                         Some(at) => &decisions[*at],
+                        // Only where not all combinations were decided before.
                         None => {
+                            steps += 1;
+                            if steps > affordable {
+                                return;
+                            }
                             fresh = self.bundle.decide(&facts);
                             &fresh
                         }
@@ -300,21 +327,6 @@ impl Linter<'_> {
                 }
             }
         }
-    }
-
-    /// Where the file has the entry behind a grant, as near as text can tell.
-    fn entry_of(&self, grant: &Grant) -> Range<usize> {
-        let id = grant.resource.id();
-        let before_rules = &self.bundle.source()[..self.bundle.rules_span().start];
-        let quoted = before_rules
-            .find(&format!("\"{id}\""))
-            .map(|at| at..at + id.len() + 2);
-        let keyed = || {
-            before_rules
-                .find(&format!("\n{id} ="))
-                .map(|at| at + 1..at + 1 + id.len())
-        };
-        quoted.or_else(keyed).unwrap_or(self.bundle.rules_span())
     }
 
     fn warn(&mut self, span: Range<usize>, message: impl Into<String>) -> &mut Diagnostic {

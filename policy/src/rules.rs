@@ -14,7 +14,7 @@ use crate::facts::{Tcb, Tier};
 use crate::grant::Grant;
 use crate::lexer::{Kind, Token, tokens};
 use crate::reader::Placed;
-use crate::{plain, schema};
+use crate::{advice, plain, schema};
 
 /// One rule, and where it stands.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Rule {
     pub(crate) thresholds: Vec<(i64, Range<usize>)>,
     /// Strings its conditions mention.
     pub(crate) words: BTreeSet<String>,
+    /// Gaps it asks for, and where they stand.
+    pub(crate) gaps: Vec<(String, Range<usize>)>,
 }
 
 /// The rules of a file and what Cedar's validator warns of.
@@ -204,10 +206,16 @@ impl Reader<'_> {
         let policy = match Policy::parse(Some(PolicyId::new(index.to_string())), src) {
             Ok(policy) => policy,
             Err(errors) => {
+                let ended = piece.last().is_some_and(|last| last.of(text) == ";");
                 for error in errors.iter() {
                     let at = label(error).map_or(span.clone(), |at| moved(at, span.start));
-                    let help = error.help().map(|help| help.to_string());
-                    self.error(at, error.to_string()).help = help;
+                    let message = error.to_string();
+                    let help = match ended {
+                        true => error.help().map(|help| help.to_string()),
+                        false => Some("each rule ends with `;`".to_owned()),
+                    };
+                    let help = advice::on(&text[at.clone()], &message, help);
+                    self.error(at, message).help = help;
                 }
                 return None;
             }
@@ -264,6 +272,7 @@ impl Reader<'_> {
                 .map(|word| word.trim_matches('"').to_owned())
                 .collect(),
             thresholds: self.thresholds(body),
+            gaps: self.gaps(body),
             policy,
         })
     }
@@ -289,6 +298,24 @@ impl Reader<'_> {
             }
         }
         found
+    }
+
+    /// The words in `context.gaps.contains(…)` and its like.
+    fn gaps(&self, body: &[Token]) -> Vec<(String, Range<usize>)> {
+        let text = self.place.text;
+        let is = |at: usize, word: &str| body.get(at).is_some_and(|token| token.of(text) == word);
+        let asked = |at: &usize| is(*at, "context") && is(at + 2, "gaps") && is(at + 5, "(");
+        let within = (0..body.len()).filter(asked).flat_map(|at| {
+            let rest = body[at + 6..].iter();
+            rest.take_while(|token| token.of(text) != ")")
+        });
+        within
+            .filter(|token| token.kind == Kind::Text)
+            .map(|token| {
+                let word = token.of(text).trim_matches('"').to_owned();
+                (word, self.place.in_file(&token.span))
+            })
+            .collect()
     }
 
     /// Refuses `+`, `-` and `*`: their overflow is an error at evaluation that no schema can
@@ -427,6 +454,9 @@ impl Reader<'_> {
                 .map(|(_, id)| id.as_str());
             let help = match nearest(&id, known) {
                 Some(near) => format!("did you mean `{kind}::\"{near}\"`?"),
+                None if kind == "Path" => {
+                    "to decide about it apart, give it an entry of its own in `[files]`".to_owned()
+                }
                 None => "a rule can name what a table lists, and nothing else".to_owned(),
             };
             let message = format!("no table has `{kind}::\"{}\"`", id.escape_debug());
@@ -455,7 +485,11 @@ impl Reader<'_> {
         let diagnostic = Diagnostic::new(severity, self.place.source, span.clone(), message);
         let written = self.place.source.get(span).unwrap_or_default();
         Some(
-            match suggestion(written, message).or(finding.help().map(|help| help.to_string())) {
+            match advice::on(
+                written,
+                message,
+                finding.help().map(|help| help.to_string()),
+            ) {
                 Some(help) => diagnostic.with_help(help),
                 None => diagnostic,
             },
@@ -478,22 +512,6 @@ impl Reader<'_> {
             message,
         ));
         &mut self.problems[at]
-    }
-}
-
-/// What may have been meant by a name the schema does not have.
-fn suggestion(written: &str, message: &str) -> Option<String> {
-    if !message.contains("attribute") {
-        return None;
-    }
-    let name = written.rsplit('.').next()?.trim();
-    match nearest(name, schema::CONTEXT) {
-        Some(near) if near != name => Some(format!("did you mean `{near}`?")),
-        _ if written.starts_with("context") => Some(format!(
-            "the context has `{}`",
-            schema::CONTEXT.join("`, `")
-        )),
-        _ => None,
     }
 }
 

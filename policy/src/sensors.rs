@@ -68,11 +68,11 @@ pub enum LooksFor {
     },
 }
 
-/// The sensors a bundle can give a weight to.
-pub const SENSORS: [&str; 13] = [
+/// The sensors a bundle can give a weight to. One that does not exist would never report, so that a rule
+/// about the risk it adds would never hold.
+pub const SENSORS: [&str; 12] = [
     "damaged-data",
     "denied-syscall",
-    "denied-path",
     "denied-address",
     "stale-evidence",
     "worse-evidence",

@@ -66,9 +66,6 @@ impl Settings {
         self.note("attestation.endorsements", old_folder, new_folder, false);
         let (a, b) = (&a.reference_values, &b.reference_values);
         self.note("attestation.reference-values", a, b, false);
-        let (a, b) = (&old.attestation, &new.attestation);
-        let (a, b) = (&a.endorsements, &b.endorsements);
-        self.note("attestation.endorsements", a, b, false);
         let (a, b) = (&old.workload, &new.workload);
         self.note("workload.command", &a.command, &b.command, false);
         self.note("workload.rootfs", &a.rootfs, &b.rootfs, false);

@@ -219,6 +219,9 @@ impl std::str::FromStr for Endpoint {
 pub struct EndpointError(&'static str);
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, &'static str> {
+    if text.contains("://") {
+        return Err("it is a URL");
+    }
     let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
     let digits =
         !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');

@@ -1,7 +1,27 @@
-//! Ways in which policy engines were made to say yes, tried here.
+//! Ways in which policy engines were made to say yes, and where each is tried.
 //!
-//! Those about rules and missing facts are in `fail_open.rs`, about every byte of a signature in
-//! `src/signature.rs`, about bytes that nobody should have written in `mutations.rs`.
+//! | Way | Tried in |
+//! |---|---|
+//! | a `forbid` fails to evaluate: missing or mistyped attribute, overflow | `src/decide/tests.rs` (Cedar alone says yes), `fail_open.rs`: `a_missing_or_mistyped_attribute_…`, `arithmetic_is_refused_…` |
+//! | no default, or `allow` by default; an undefined word within a negation | `fail_open.rs`: `no_rules_and_no_permit_grant_nothing`, `what_is_not_in_the_schema_is_refused` |
+//! | something is true of every element of nothing; text compares greater than numbers | here |
+//! | a key twice, the last wins; `-0`, `NaN`, 2⁵³+1, huge numbers | here |
+//! | rules that take forever, or the stack | `errors.rs`: `deep_nesting_…`, `tables_that_are_too_long_…`; `decisions.rs`: `linting_and_explaining_many_rules_…` |
+//! | compiled and interpreted rules differ; a slice leaves a rule out | `src/decide/tests.rs`: `compiled_conditions_decide_as_cedar_does`, `slices_decide_as_all_rules_together_do` |
+//! | a bundle that is unsigned, signed by too few, older, of a wrong schema, cut short, endless | here; every flipped byte: `src/signature.rs` |
+//! | decisions during a reload rest on no bundle, or on two | here |
+//! | who decides crashes, or holds a poisoned lock | deciding is a total function of a value; a lost session kills: `tests/killed_supervisor.rs` |
+//! | who informs is down or late | `fail_open.rs`: `a_fact_that_is_not_known_has_its_worst_value`, `evidence_is_never_taken_for_younger_…`; `tests/stale_evidence.rs` |
+//! | a flood of signals, or of their points | `src/risk/tests.rs`: `a_storm_is_bounded_…`, `one_more_signal_never_lowers_the_score`; `tests/storm.rs` |
+//! | loosened by itself, by an operator's order, by a newer bundle | `sandbox/src/session/reload.rs`, `sandbox/src/order.rs`, `tests/policy_reloaded.rs` |
+//! | a cached decision, or one that is older than its use | none is kept; open descriptors: `tests/clean_room.rs`, flows: `tests/network.rs` |
+//! | another spelling of a path, by case, `..`, slashes, invisible characters | here; `fail_open.rs`: `text_that_does_not_look_like_what_it_is_is_refused` |
+//! | an unknown action, type or thing | `fail_open.rs`: `what_no_table_lists_is_never_granted`, `a_forbid_about_a_misspelt_thing_…` |
+//! | an unknown gap | here, and `sandbox/src/refusal.rs` |
+//! | the host exchanges the policy when secrets are in memory | `sandbox/src/session/reload.rs`: signature, version and name; evidence names the new one |
+//! | a rule's name twice, or a second bundle that shadows the first | `fail_open.rs`: `two_rules_of_one_name_are_refused`; includes: here |
+//! | an explanation tells what is secret | here |
+//! | bytes that nobody should have written | `mutations.rs`, and `policy/fuzz` |
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -188,5 +208,84 @@ fn an_included_file_brings_entries_and_no_rules_and_counts_in_the_digest() {
             Bundle::parse_with(&text, "p.toml", &asked).is_err(),
             "{name}"
         );
+    }
+}
+
+/// The bundle with one more rule.
+fn with_rule(rule: &str) -> Result<Bundle, policy::BundleError> {
+    let text = source(1, 80);
+    Bundle::parse(
+        &text.replace("permit (", &format!("{rule}\npermit (")),
+        "p.toml",
+    )
+}
+
+#[test]
+fn what_is_true_of_every_element_of_nothing_is_no_condition() {
+    for condition in [
+        "context.gaps.containsAll([])",
+        "[].containsAll(context.gaps)",
+        "!([].contains(context.tcb))",
+        "context.gaps == []",
+    ] {
+        let rule = format!("permit (principal, action, resource) when {{ {condition} }};");
+        assert!(with_rule(&rule).is_err(), "{condition}");
+    }
+}
+
+#[test]
+fn text_is_not_compared_with_numbers_and_texts_have_no_order() {
+    for condition in [
+        "\"9\" > 80",
+        "context.risk < \"80\"",
+        "context.tcb < \"up-to-date\"",
+        "context.risk == \"0\"",
+        "context.risk == true",
+    ] {
+        let rule = format!("permit (principal, action, resource) when {{ {condition} }};");
+        assert!(with_rule(&rule).is_err(), "{condition}");
+    }
+}
+
+#[test]
+fn a_rule_about_a_gap_that_no_host_can_have_is_found() {
+    let forbids = |condition: &str| {
+        let rule = format!("forbid (principal, action, resource) when {{ {condition} }};");
+        with_rule(&rule).unwrap()
+    };
+    let known = ["cgroup", "landlock"];
+    for (condition, count) in [
+        ("context.gaps.contains(\"landlok\")", 1),
+        (
+            "context.gaps.containsAny([\"cgroup\", \"landlok\", \"seccmp\"])",
+            2,
+        ),
+        (
+            "context.gaps.contains(\"landlock\") || context.gaps.contains(\"unknown\")",
+            0,
+        ),
+        (
+            "context.tcb == \"revoked\" && context.gaps.containsAll([\"cgroup\"])",
+            0,
+        ),
+    ] {
+        let found = forbids(condition).unknown_gaps(&known);
+        assert_eq!(found.len(), count, "{condition}: {found:?}");
+    }
+    let found = forbids("context.gaps.contains(\"landlok\")").unknown_gaps(&known);
+    assert_eq!(found[0].help.as_deref(), Some("did you mean `landlock`?"));
+}
+
+#[test]
+fn a_decision_and_its_explanation_tell_of_rules_and_facts_and_of_nothing_else() {
+    let text = source(1, 10).replace(
+        "[files]",
+        "env = { TOKEN = \"canary-1\" }\n[data]\nd = { vault = \"canary-2.vault\", at = \"/d\", key = \"file:canary-3\" }\n[files]",
+    );
+    let bundle = Bundle::parse(&text, "p.toml").unwrap();
+    for facts in [Facts::best(), Facts::unknown()] {
+        let told = serde_json::to_string(&(bundle.decide(&facts), bundle.explain(&facts))).unwrap();
+        assert!(told.contains("read vault d"), "{told}");
+        assert!(!told.contains("canary"), "{told}");
     }
 }

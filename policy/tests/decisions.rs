@@ -71,7 +71,7 @@ fn the_tables_are_read() {
         Some("file:customers.key")
     );
     assert_eq!(
-        tables.risk["denied-path"].half_life,
+        tables.risk["denied-address"].half_life,
         Some(Duration::from_secs(60))
     );
     assert_eq!(tables.risk["stale-evidence"].half_life, None);
@@ -403,7 +403,7 @@ fn rules_that_do_nothing_are_warned_of() {
         messages(&format!(
             "{base}forbid (principal, action, resource) when {{ context.risk >= 51 }};"
         )),
-        [(12, "risk never reaches 51".to_owned())]
+        [(12, "risk never reaches 51 by itself".to_owned())]
     );
     assert_eq!(
         messages(&format!(

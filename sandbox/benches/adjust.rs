@@ -494,7 +494,7 @@ fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Ve
 struct Here(Broker);
 
 impl KeyBroker for Here {
-    fn challenge(&mut self, now: UnixTime) -> std::result::Result<Nonce, Refusal> {
+    fn challenge(&mut self, _: &str, now: UnixTime) -> std::result::Result<Nonce, Refusal> {
         self.0.challenge(now).map_err(|error| refusal(&error))
     }
 

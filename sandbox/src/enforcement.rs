@@ -17,6 +17,28 @@ pub enum State {
     Not,
 }
 
+/// Every protection there is with the built-in backends, by the name that `context.gaps` has for it when it is not wholly in force.
+pub const PROTECTIONS: [&str; 18] = [
+    "namespaces",
+    "rootfs",
+    "file-owner",
+    "proc",
+    "capabilities",
+    "cgroup",
+    "freeze",
+    "resources",
+    "files",
+    "network",
+    "landlock",
+    "seccomp",
+    "memory-protection",
+    "exec",
+    "tighten",
+    "sensor",
+    "data",
+    "freshness",
+];
+
 /// One protection and how much of it is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
@@ -70,6 +92,12 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
+    /// Names that a gap can have: those of the built-in backends, and of what is reported here.
+    pub fn protections(&self) -> Vec<&str> {
+        let reported = self.items.iter().map(|item| item.id.as_str());
+        PROTECTIONS.into_iter().chain(reported).collect()
+    }
+
     /// Adds what one step enforced.
     pub fn add(&mut self, item: Item) {
         self.items.push(item);
@@ -112,7 +140,7 @@ mod tests {
     #[test]
     fn whatever_is_not_wholly_enforced_is_a_gap() {
         let mut enforcement = Enforcement::default();
-        enforcement.add(Item::full(2, "mount-namespace", ""));
+        enforcement.add(Item::full(2, "rootfs", ""));
         enforcement.add(Item::partly(3, "landlock", "ABI 2"));
         enforcement.add(Item::not(2, "cgroup", "not writable"));
         let gaps: Vec<_> = enforcement.gaps().into_iter().collect();

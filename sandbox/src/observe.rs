@@ -6,6 +6,8 @@
 //! through ptrace(2). Nothing is decided on what is read from the program's memory, so that a
 //! program that changes it in between deceives only its own proposal.
 
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -22,7 +24,8 @@ use landlock::{
 use policy::learn::{Given, Observation, Seen, What};
 use rustix::process::{PidfdFlags, Signal};
 
-use crate::plan::{HOST_ETC, HOST_TREES};
+use crate::isolation::network;
+use crate::plan::{HOST_ETC, HOST_TREES, OWN_ETC};
 use crate::sys::trace::{self, Stop};
 use crate::syscall::profile::Profile;
 use crate::syscall::table::syscall_name;
@@ -62,6 +65,8 @@ pub enum ObserveError {
 
 /// The most different things that are noted of one run.
 const MOST_SEEN: usize = 1 << 15;
+/// The longest answer of a name server that is read from a program.
+const MOST_ANSWER: usize = 4000;
 /// The longest path that is read from a program.
 const MOST_PATH: usize = 4096;
 
@@ -88,7 +93,11 @@ pub fn observe(observed: &Observed) -> Result<(Observation, i32), ObserveError> 
 
 /// What a sandbox of this host gives every workload.
 pub fn given<R>(use_it: impl FnOnce(&Given<'_>) -> R) -> R {
-    let trees: Vec<&str> = HOST_TREES.into_iter().chain(HOST_ETC).collect();
+    let trees: Vec<&str> = HOST_TREES
+        .into_iter()
+        .chain(HOST_ETC)
+        .chain(OWN_ETC)
+        .collect();
     let profiles: Vec<Profile> = Profile::names()
         .filter_map(|name| Profile::named(name).ok())
         .collect();
@@ -99,6 +108,7 @@ pub fn given<R>(use_it: impl FnOnce(&Given<'_>) -> R) -> R {
     use_it(&Given {
         trees: &trees,
         profiles: &profiles,
+        public: network::is_public,
     })
 }
 
@@ -108,6 +118,8 @@ struct Watch {
     seen: BTreeMap<What, Seen>,
     /// What each task was doing when it entered the kernel.
     pending: HashMap<i32, Pending>,
+    /// Sockets on which name servers were asked.
+    asking: BTreeSet<(i32, u64)>,
     tasks: BTreeSet<i32>,
     most_tasks: usize,
     memory: u64,
@@ -118,6 +130,8 @@ struct Pending {
     done: Vec<What>,
     /// What to say if it is refused.
     refused: Option<String>,
+    /// Where the answer of a name server will stand.
+    answer: Option<u64>,
 }
 
 impl Watch {
@@ -141,6 +155,7 @@ impl Watch {
             started: Instant::now(),
             seen: BTreeMap::new(),
             pending: HashMap::new(),
+            asking: BTreeSet::new(),
             tasks: BTreeSet::new(),
             most_tasks: 1,
             memory: 0,
@@ -229,13 +244,42 @@ impl Watch {
                 _ => None,
             }),
         };
-        self.pending.insert(pid, Pending { done, refused });
+        if done
+            .iter()
+            .any(|what| matches!(what, What::Connect(to) if to.ends_with(":53")))
+            && self.asking.len() < MOST_SEEN
+        {
+            self.asking.insert((pid, args[0]));
+        }
+        let answer = match self.asking.contains(&(pid, args[0])) {
+            true => task.receives(name, args),
+            false => None,
+        };
+        let pending = Pending {
+            done,
+            refused,
+            answer,
+        };
+        self.pending.insert(pid, pending);
     }
 
     fn leave(&mut self, pid: i32, answer: i64) {
-        let Some(Pending { done, refused }) = self.pending.remove(&pid) else {
+        let Some(Pending {
+            done,
+            refused,
+            answer: heard,
+        }) = self.pending.remove(&pid)
+        else {
             return;
         };
+        if let (Some(at), Ok(length)) = (heard, usize::try_from(answer))
+            && let Some((name, addresses)) =
+                names::answered(&Task(pid).bytes(at, length.min(MOST_ANSWER)))
+        {
+            for address in addresses {
+                self.note(What::Resolved(name.clone(), address));
+            }
+        }
         let answer = i32::try_from(answer).unwrap_or(0);
         if answer >= 0 || answer == -libc::EINPROGRESS {
             done.into_iter().for_each(|what| self.note(what));
@@ -306,6 +350,16 @@ impl Task {
                 .into_iter()
                 .collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// Where a system call will put what it receives.
+    fn receives(&self, name: &str, args: &[u64; 6]) -> Option<u64> {
+        match name {
+            "recvfrom" | "read" => Some(args[1]),
+            // The first buffer of a message: `msg_iov` of a `msghdr`, `iov_base` of that.
+            "recvmsg" => self.word(self.word(args[1].checked_add(16)?)?),
+            _ => None,
         }
     }
 

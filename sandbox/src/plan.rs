@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use policy::{Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
+use policy::{Access, Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
 use serde::{Deserialize, Serialize};
 
+use crate::enforcement::Enforcement;
 use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
@@ -78,7 +79,7 @@ pub struct Plan {
     pub run: Run,
     /// Which limits are in force.
     pub tier: Tier,
-    /// Vaults that the workload can read.
+    /// Vaults that the workload can read, and write to where that is asked for.
     pub data: BTreeSet<String>,
     /// Trees of the host that the workload sees, by their place inside.
     pub files: BTreeMap<String, FileAccess>,
@@ -110,9 +111,15 @@ impl Plan {
         };
         for grant in &decision.granted {
             match (grant.action, &grant.resource) {
+                // A vault to be written to is shown while both may be done: what could not be committed
+                // any more would only pile up.
                 (Action::Read, Resource::Vault(name)) => {
-                    plan.data.insert(name.clone());
+                    let write = Grant::write_vault(name);
+                    if !decision.denied.iter().any(|denied| denied.grant == write) {
+                        plan.data.insert(name.clone());
+                    }
                 }
+                (Action::Write, Resource::Vault(_)) => {}
                 (Action::Read, Resource::Path(at)) => {
                     let at = at.to_string_lossy().into_owned();
                     let write = Grant {
@@ -212,6 +219,13 @@ pub(crate) const HOST_ETC: [&str; 12] = [
     "/etc/ssl/certs",
     "/etc/terminfo",
 ];
+/// Files of `/etc` that a sandbox makes itself; `resolv.conf` only with a network.
+pub(crate) const OWN_ETC: [&str; 4] = [
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+];
 /// Folders of a root file system that are always made new.
 const OWN_FOLDERS: [&str; 5] = ["proc", "sys", "dev", "tmp", "run"];
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
@@ -255,25 +269,7 @@ pub fn floor(
     vault_sizes: &BTreeMap<String, u64>,
 ) -> Result<Floor, PlanError> {
     let tables = bundle.tables();
-    if !plan.exec {
-        return Err(PlanError::Unsupported(
-            "the policy does not grant `exec` from the start: the workload's own program could not be \
-             executed"
-                .into(),
-        ));
-    }
-    if plan.fixed.iter().any(|grant| {
-        matches!(
-            (grant.action, &grant.resource),
-            (Action::Write, Resource::Vault(_))
-        )
-    }) {
-        return Err(PlanError::Unsupported(
-            "the policy grants writing to a vault, but vaults are read-only inside a sandbox yet: \
-             use `access = \"read\"` and write results through `[files] write`"
-                .into(),
-        ));
-    }
+    enforceable(plan)?;
     let uid = rustix::process::getuid();
     let privileged = uid.is_root();
     let (host_uid, host_gid) = if privileged {
@@ -342,13 +338,19 @@ pub fn floor(
         .filter(|(name, _)| plan.data.contains(*name))
     {
         let at = text(&data.at)?;
-        rights.push((at.clone(), Rights::READ));
+        let writable = data.access == Access::ReadWrite;
+        let may = match writable {
+            true => Rights::READ_WRITE,
+            false => Rights::READ,
+        };
+        rights.push((at.clone(), may));
         let size = vault_sizes.get(name).copied().unwrap_or(0);
         // Room for the last page of each file and for folders.
         rootfs.data.push(DataMount {
             name: name.clone(),
             at,
             size: size + size / 8 + (1 << 20),
+            writable,
         });
     }
     // What lies deeper is mounted later, whatever the order in the policy.
@@ -357,13 +359,9 @@ pub fn floor(
         .sort_by_key(|bind| bind.at.matches('/').count());
     rootfs.scratch = SCRATCH.min(tables.isolation.memory);
 
-    let silent = profile(tables)?;
-    let network = !tables.network.connect.is_empty();
     // Without a listener nobody brokers, and the network is as empty as without grants.
-    let profile = match network {
-        true => with_network(allowed(tables)?)?.deny(&tables.syscalls.deny)?,
-        false => silent.clone(),
-    };
+    let (silent, profile) = (profile(tables)?, filtered(tables)?);
+    let network = !tables.network.connect.is_empty();
     // A right that a rule may take is asked for each time; where nobody listens, it is not.
     let asking = match bundle.may_change(&Grant::exec()) {
         true => profile.clone().notify(exec::CALLS)?,
@@ -385,6 +383,35 @@ pub fn floor(
         environment: environment(tables),
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// Refuses a plan that grants what cannot be enforced.
+pub(crate) fn enforceable(plan: &Plan) -> Result<(), PlanError> {
+    if !plan.exec {
+        return Err(PlanError::Unsupported(
+            "the policy does not grant `exec` from the start: the workload's own program could not be \
+             executed"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses rules about gaps that cannot be: a `forbid` about one would silently never hold.
+pub(crate) fn known_gaps(bundle: &Bundle, enforcement: &Enforcement) -> Result<(), PlanError> {
+    let strange = bundle.unknown_gaps(&enforcement.protections());
+    strange.first().map_or(Ok(()), |strange| {
+        let why = format!("{} (line {} of the policy)", strange.message, strange.line);
+        Err(PlanError::Unsupported(why))
+    })
+}
+
+/// The profile that the sandbox gets: with connections behind the supervisor, if the policy has any.
+pub(crate) fn filtered(tables: &Tables) -> Result<Profile, PlanError> {
+    match tables.network.connect.is_empty() {
+        true => profile(tables),
+        false => Ok(with_network(allowed(tables)?)?.deny(&tables.syscalls.deny)?),
+    }
 }
 
 /// The system calls that the policy's table allows.

@@ -35,8 +35,11 @@ pub enum Record {
     Attested {
         /// Which TEE.
         tee: String,
-        /// SHA-256 of the evidence, hexadecimal.
+        /// SHA-256 of what the TEE signed of the evidence, hexadecimal.
         evidence: String,
+        /// SHA-256 of the evidence with all that vouches for it, as JSON, hexadecimal: what a receipt
+        /// carries.
+        bundle: String,
         /// The verdict.
         appraisal: serde_json::Value,
     },
@@ -69,6 +72,25 @@ pub enum Record {
         data: String,
         /// The reason in words.
         error: String,
+    },
+    /// What the workload wrote to a vault is in it.
+    Committed {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Root of the vault now, hexadecimal.
+        root: String,
+        /// How often the vault was changed by now.
+        generation: u64,
+    },
+    /// What the workload wrote to a vault after the last commit is lost: the vault was withdrawn, or
+    /// could not be written to.
+    Lost {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Operations that changed something.
+        changes: u64,
+        /// Bytes written to files.
+        bytes: u64,
     },
     /// The policy decided. A decision follows from these facts and the bundle alone.
     Decided {
@@ -238,7 +260,7 @@ impl Record {
     /// The record of a sensor's report, made `count` times at once.
     pub fn signal(signal: Signal, count: u32, risk: u8) -> Self {
         let holds = match signal.kind {
-            Kind::Happened | Kind::Adds(_) | Kind::Relieves(_) => None,
+            Kind::Happened | Kind::Adds(_) | Kind::Share(_) | Kind::Relieves(_) => None,
             Kind::Began => Some(true),
             Kind::Ended => Some(false),
         };
@@ -260,6 +282,8 @@ impl Record {
             Self::Releasing { .. } => "releasing",
             Self::Released { .. } => "released",
             Self::NotReleased { .. } => "not-released",
+            Self::Committed { .. } => "committed",
+            Self::Lost { .. } => "lost",
             Self::Decided { .. } => "decided",
             Self::Launching { .. } => "launching",
             Self::Prepared { .. } => "prepared",

@@ -15,17 +15,22 @@ use attestation::{
 use policy::Bundle;
 use vault::anchor::FreshnessAnchor;
 use vault::kek::{KekError, Released};
-use vault::{OpenOptions, Vault};
+use vault::{Access, OpenOptions, Vault};
 use zeroize::Zeroize;
 
 /// What a relying party's broker does for a session, wherever it runs.
 pub trait KeyBroker: Send {
-    /// Gives a nonce that evidence must answer, once and soon.
+    /// The name under which the broker has the key of a `[data]` entry: what it is sealed as.
+    fn name_of(&self, resource: &str) -> String {
+        resource.to_owned()
+    }
+
+    /// Gives a nonce that evidence must answer, once and soon, to be given the key of this resource.
     ///
     /// # Errors
     ///
     /// [`Refusal`] when the broker cannot be asked or gives none.
-    fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal>;
+    fn challenge(&mut self, resource: &str, now: UnixTime) -> Result<Nonce, Refusal>;
 
     /// Appraises the evidence and, if it is good enough for this resource, seals the key of the
     /// resource to the release key that the evidence is bound to.
@@ -132,13 +137,14 @@ pub fn open_vault(
     attester: &mut dyn Attester,
     broker: &mut dyn KeyBroker,
     anchor: Option<Arc<dyn FreshnessAnchor>>,
+    access: Access,
     now: UnixTime,
 ) -> Result<Arc<Vault>, ReleaseError> {
     let refused = |refusal| ReleaseError::Refused {
         resource: resource.into(),
         refusal,
     };
-    let challenge = identity.challenge(broker.challenge(now).map_err(refused)?);
+    let challenge = identity.challenge(broker.challenge(resource, now).map_err(refused)?);
     let report_data = challenge.report_data();
     let evidence = attester
         .attest(&report_data)
@@ -153,13 +159,14 @@ pub fn open_vault(
         .release_key
         .open(
             &sealed,
-            &attestation::release_context(resource, &report_data),
+            &attestation::release_context(&broker.name_of(resource), &report_data),
         )
         .map_err(|_| sealed_for_us())?;
     let mut bytes: [u8; 32] = secret.as_slice().try_into().map_err(|_| sealed_for_us())?;
     let kek = Released::take(&mut bytes);
     bytes.zeroize();
     let options = OpenOptions {
+        access,
         anchor,
         ..OpenOptions::default()
     };
@@ -171,6 +178,15 @@ pub fn open_vault(
             }
         })?;
     Ok(Arc::new(vault))
+}
+
+/// How far a vault of the bundle is opened: for writing where the workload may write to it.
+pub fn access(bundle: &Bundle, name: &str) -> Access {
+    let entry = bundle.tables().data.get(name);
+    match entry.map(|entry| entry.access) {
+        Some(policy::Access::ReadWrite) => Access::ReadWrite,
+        _ => Access::ReadOnly,
+    }
 }
 
 /// Folders of the bundle's vaults, by entry of the `[data]` table, resolved against `base`.

@@ -43,6 +43,7 @@ use crate::isolation::{Backend, Instance};
 use crate::lever::data::Vaults;
 use crate::order::{Answer, By, Command, Order, Orders};
 use crate::plan::{FileAccess, Plan, Run};
+use crate::receipt::Basis;
 use crate::record::{Record, rule};
 use crate::release::Identity;
 use attested::Attested;
@@ -78,6 +79,7 @@ pub struct Session {
     clock: Clock,
 
     attested: Attested,
+    basis: Basis,
     watch: Watch,
     shadow: Option<Shadow>,
     gaps: BTreeSet<String>,
@@ -172,6 +174,7 @@ impl Session {
                 self.note_signals()?;
                 let ending = ending?;
                 self.journal.note(Record::Ended { ending })?;
+                self.commit_data()?;
                 let why = if self.asked_to_end {
                     Why::Asked
                 } else {
@@ -333,6 +336,10 @@ impl Session {
 /// The rules behind a change.
 fn because(change: &Change, decision: &Decision) -> Vec<String> {
     let grant = match change {
+        // Losing one of the two takes both.
+        Change::Withdraw(name) if decision.grants(&Grant::read_vault(name)) => {
+            Grant::write_vault(name)
+        }
         Change::Withdraw(name) | Change::Release(name) => Grant::read_vault(name),
         Change::Detach(at) => Grant::read_path(at),
         Change::Restore {

@@ -179,7 +179,7 @@ pub struct Policy {
     /// Lines of `[workload.env]`.
     pub environment: String,
     /// Whether the vault is listed.
-    pub data: bool,
+    pub data: Option<&'static str>,
     /// Endpoints of `[network]`.
     pub connect: Vec<String>,
     /// Lines of `[risk]`.
@@ -201,7 +201,7 @@ impl Policy {
             time: "60s".into(),
             files: "write = [{ from = \"out\", at = \"/out\" }]".into(),
             environment: String::new(),
-            data: false,
+            data: None,
             connect: Vec::new(),
             risk: String::new(),
             rules: "permit (principal, action, resource);".into(),
@@ -210,7 +210,13 @@ impl Policy {
 
     /// Shows the vault as `/data`.
     pub fn with_data(mut self) -> Self {
-        self.data = true;
+        self.data = Some("read");
+        self
+    }
+
+    /// Shows the vault as `/data`, to be written to.
+    pub fn with_writable_data(mut self) -> Self {
+        self.data = Some("read-write");
         self
     }
 
@@ -240,12 +246,12 @@ impl Policy {
         } = self;
         let command = serde_json::to_string(&self.command).unwrap();
         let connect = serde_json::to_string(&self.connect).unwrap();
-        let data = if self.data {
-            "customers = { vault = \"customers.vault\", at = \"/data\", access = \"read\", \
-             key = \"file:customers.key\" }"
-        } else {
-            ""
-        };
+        let data = self.data.map_or_else(String::new, |access| {
+            format!(
+                "customers = {{ vault = \"customers.vault\", at = \"/data\", access = \"{access}\", \
+                 key = \"file:customers.key\" }}"
+            )
+        });
         format!(
             "version = 1\nname = \"story\"\n\
              [attestation]\naccept = [\"simulated\"]\nmax-age = \"{max_age}\"\n\
@@ -277,7 +283,7 @@ impl Local {
 }
 
 impl KeyBroker for Local {
-    fn challenge(&mut self, now: UnixTime) -> Result<Nonce, Refusal> {
+    fn challenge(&mut self, _: &str, now: UnixTime) -> Result<Nonce, Refusal> {
         self.0.challenge(now).map_err(|error| Refusal {
             code: "challenge".into(),
             message: error.to_string(),
@@ -591,31 +597,36 @@ pub fn copy(from: &Path, to: &Path) {
 /// own program if it is newer than every source, or built now.
 pub fn sandboxctl() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let program = BUILT.get_or_init(|| {
-        if let Some(program) = std::env::var_os("CASEMATE_SANDBOXCTL") {
-            return program.into();
+    let named = || std::env::var_os("CASEMATE_SANDBOXCTL").map(PathBuf::from);
+    Command::new(BUILT.get_or_init(|| named().unwrap_or_else(|| built("sandboxctl", "sandboxctl"))))
+}
+
+/// The program `casemate-broker`, found or built likewise.
+pub fn casemate_broker() -> Command {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    Command::new(BUILT.get_or_init(|| built("casemate-broker-server", "casemate-broker")))
+}
+
+fn built(package: &str, program: &str) -> PathBuf {
+    // target/<profile>/deps/<test>
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let program = profile.join(program);
+    if !is_newer_than_sources(&program) {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "-p", package, "--target-dir"]);
+        cargo
+            .arg(profile.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
         }
-        // target/<profile>/deps/<test>
-        let test = std::env::current_exe().unwrap();
-        let profile = test.ancestors().nth(2).unwrap();
-        let program = profile.join("sandboxctl");
-        if !is_newer_than_sources(&program) {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet", "-p", "sandboxctl", "--target-dir"]);
-            cargo
-                .arg(profile.parent().unwrap())
-                .current_dir(env!("CARGO_MANIFEST_DIR"));
-            if profile.ends_with("release") {
-                cargo.arg("--release");
-            }
-            assert!(
-                cargo.status().unwrap().success(),
-                "sandboxctl does not build"
-            );
-        }
-        program
-    });
-    Command::new(program)
+        assert!(
+            cargo.status().unwrap().success(),
+            "{package} does not build"
+        );
+    }
+    program
 }
 
 /// Whether a program was built after the last change of any source of this workspace.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use attestation::{
-    Challenge, Evidence, Nonce, Role, SealedSecret, UnixTime, Verifier, release_context,
+    Appraisal, Challenge, Evidence, Nonce, Role, SealedSecret, UnixTime, Verifier, release_context,
 };
 use zeroize::Zeroizing;
 
 use crate::nonces::{Nonces, Refused};
 use crate::policy::ReleasePolicy;
-use crate::release::{Release, ReleaseError};
+use crate::release::{Attested, Refusal, Release, ReleaseError};
 
 /// How long a nonce is good for, unless set otherwise.
 const NONCE_SECONDS: u64 = 120;
@@ -96,39 +96,23 @@ impl Broker {
         resource: &str,
         now: UnixTime,
     ) -> Result<Release, ReleaseError> {
-        self.nonces
-            .spend(&challenge.nonce, now)
-            .map_err(|refused| match refused {
-                Refused::Unknown => ReleaseError::NonceUnknown,
-                Refused::Expired => ReleaseError::NonceExpired,
-            })?;
-        if challenge.role != Role::Guest {
-            return Err(ReleaseError::Role);
-        }
-        let appraisal = self
-            .verifier
-            .appraise(evidence, challenge, now)
-            .map_err(ReleaseError::NotBelieved)?;
-        let Some(Resource { secret, policy }) = self.resources.get(resource) else {
-            // Whoever is not welcome anywhere does not learn what there is.
-            return Err(
-                match ReleasePolicy::default().permits(&appraisal, challenge) {
-                    Ok(()) => ReleaseError::NoSuchResource {
-                        appraisal: Box::new(appraisal),
-                    },
-                    Err(reason) => ReleaseError::Unwelcome {
-                        reason,
-                        appraisal: Box::new(appraisal),
-                    },
-                },
-            );
+        let attested = self.attest(evidence, challenge, now)?;
+        let appraisal = attested.appraisal;
+        let policy = Some(challenge.policy_digest);
+        let secret = match self.welcome(&appraisal, policy.as_ref(), resource) {
+            Ok(secret) => secret,
+            Err(Refusal::Unwelcome(reason)) => {
+                return Err(ReleaseError::Unwelcome {
+                    reason,
+                    appraisal: Box::new(appraisal),
+                });
+            }
+            Err(Refusal::NoSuchResource) => {
+                return Err(ReleaseError::NoSuchResource {
+                    appraisal: Box::new(appraisal),
+                });
+            }
         };
-        if let Err(reason) = policy.permits(&appraisal, challenge) {
-            return Err(ReleaseError::Unwelcome {
-                reason,
-                appraisal: Box::new(appraisal),
-            });
-        }
         let context = release_context(resource, &challenge.report_data());
         match SealedSecret::seal(&challenge.release_key, &context, secret) {
             Ok(sealed) => Ok(Release {
@@ -140,6 +124,103 @@ impl Broker {
                 appraisal: Box::new(appraisal),
                 source,
             }),
+        }
+    }
+
+    /// Appraises the evidence of a guest that answers the challenge, for one who then asks for several
+    /// secrets. The nonce is spent whatever the outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] of the nonce, the role or the evidence.
+    pub fn attest(
+        &self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        now: UnixTime,
+    ) -> Result<Attested, ReleaseError> {
+        self.spend(&challenge.nonce, now)?;
+        if challenge.role != Role::Guest {
+            return Err(ReleaseError::Role);
+        }
+        let appraisal = self
+            .verifier
+            .appraise(evidence, challenge, now)
+            .map_err(ReleaseError::NotBelieved)?;
+        Ok(Attested {
+            appraisal,
+            policy: Some(challenge.policy_digest),
+        })
+    }
+
+    /// Appraises evidence that is bound to a nonce of this broker in the way of another protocol, by
+    /// report data that the caller has computed from what the guest sent. No policy bundle is bound
+    /// then. The nonce is spent whatever the outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] of the nonce or the evidence.
+    pub fn attest_bound_to(
+        &self,
+        evidence: &Evidence,
+        nonce: &Nonce,
+        report_data: &[u8; 64],
+        now: UnixTime,
+    ) -> Result<Attested, ReleaseError> {
+        self.spend(nonce, now)?;
+        let appraisal = self
+            .verifier
+            .appraise_bound_to(evidence, report_data, now)
+            .map_err(ReleaseError::NotBelieved)?;
+        Ok(Attested {
+            appraisal,
+            policy: None,
+        })
+    }
+
+    /// The secret of this name, for a guest that has attested: to be sealed to the key in its evidence,
+    /// and to nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]; what the guest is told does not depend on which.
+    pub fn secret_for(&self, attested: &Attested, resource: &str) -> Result<&[u8], Refusal> {
+        self.welcome(&attested.appraisal, attested.policy.as_ref(), resource)
+    }
+
+    /// Names of the secrets.
+    pub fn resources(&self) -> impl Iterator<Item = &str> {
+        self.resources.keys().map(String::as_str)
+    }
+
+    fn spend(&self, nonce: &Nonce, now: UnixTime) -> Result<(), ReleaseError> {
+        self.nonces
+            .spend(nonce, now)
+            .map_err(|refused| match refused {
+                Refused::Unknown => ReleaseError::NonceUnknown,
+                Refused::Expired => ReleaseError::NonceExpired,
+            })
+    }
+
+    fn welcome(
+        &self,
+        appraisal: &Appraisal,
+        policy: Option<&[u8; 32]>,
+        resource: &str,
+    ) -> Result<&[u8], Refusal> {
+        match self.resources.get(resource) {
+            Some(Resource {
+                secret,
+                policy: rule,
+            }) => match rule.permits(appraisal, policy) {
+                Ok(()) => Ok(secret),
+                Err(reason) => Err(Refusal::Unwelcome(reason)),
+            },
+            // Whoever is not welcome anywhere does not learn what there is.
+            None => match ReleasePolicy::default().permits(appraisal, policy) {
+                Ok(()) => Err(Refusal::NoSuchResource),
+                Err(reason) => Err(Refusal::Unwelcome(reason)),
+            },
         }
     }
 }

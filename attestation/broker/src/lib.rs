@@ -54,10 +54,11 @@
 #![forbid(unsafe_code)]
 
 mod broker;
+pub mod key_file;
 mod nonces;
 mod policy;
 mod release;
 
 pub use broker::{Broker, BrokerBuilder, ChallengeError};
 pub use policy::{DangerousReleasePolicy, ReleasePolicy};
-pub use release::{Release, ReleaseError, Unwelcome};
+pub use release::{Attested, Refusal, Release, ReleaseError, Unwelcome};

@@ -1,6 +1,6 @@
 //! What an appraisal must be for a secret to be released on it.
 
-use attestation::{Appraisal, Challenge, TrustTier};
+use attestation::{Appraisal, TrustTier};
 
 use crate::release::Unwelcome;
 
@@ -33,17 +33,22 @@ impl ReleasePolicy {
         DangerousReleasePolicy(self)
     }
 
-    /// Whether a secret may be released on this appraisal of evidence that answered this challenge.
+    /// Whether a secret may be released on this appraisal of evidence that is bound to this policy
+    /// bundle, or to none.
     ///
     /// # Errors
     ///
     /// [`Unwelcome`] says why not.
-    pub fn permits(&self, appraisal: &Appraisal, challenge: &Challenge) -> Result<(), Unwelcome> {
+    pub fn permits(
+        &self,
+        appraisal: &Appraisal,
+        policy: Option<&[u8; 32]>,
+    ) -> Result<(), Unwelcome> {
         if appraisal.debug() {
             return Err(Unwelcome::Debug);
         }
         let policies = self.policies.as_deref();
-        if policies.is_some_and(|all| !all.contains(&challenge.policy_digest)) {
+        if policies.is_some_and(|all| policy.is_none_or(|policy| !all.contains(policy))) {
             return Err(Unwelcome::Policy);
         }
         match appraisal.tier() {

@@ -17,6 +17,52 @@ pub struct Release {
     pub resource: String,
 }
 
+/// A guest whose evidence was believed, and the policy bundle that it is bound to.
+///
+/// Only [`crate::Broker::attest`] and [`crate::Broker::attest_bound_to`] make one, each for one nonce.
+#[derive(Clone, Debug)]
+pub struct Attested {
+    pub(crate) appraisal: Appraisal,
+    pub(crate) policy: Option<[u8; 32]>,
+}
+
+impl Attested {
+    /// The verdict on its evidence.
+    #[must_use]
+    pub fn appraisal(&self) -> &Appraisal {
+        &self.appraisal
+    }
+
+    /// The policy bundle that its evidence is bound to (SHA-256).
+    #[must_use]
+    pub fn policy(&self) -> Option<&[u8; 32]> {
+        self.policy.as_ref()
+    }
+}
+
+/// Why a guest that has attested is given no secret of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Its evidence is not good enough.
+    #[error("the evidence is not good enough: {0}")]
+    Unwelcome(Unwelcome),
+    /// There is no secret of this name.
+    #[error("there is no resource of this name")]
+    NoSuchResource,
+}
+
+impl Refusal {
+    /// The stable name of this reason.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unwelcome(reason) => reason.code(),
+            Self::NoSuchResource => "no-such-resource",
+        }
+    }
+}
+
 /// What is wrong with an appraisal that was believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,6 +77,18 @@ pub enum Unwelcome {
     Nothing,
     /// The guest runs under a policy bundle that the secret is not for.
     Policy,
+}
+
+impl Unwelcome {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
+            Self::Nothing => "no-verdict",
+            Self::Policy => "policy",
+        }
+    }
 }
 
 impl fmt::Display for Unwelcome {
@@ -98,13 +156,7 @@ impl ReleaseError {
             Self::NonceExpired => "nonce-expired",
             Self::Role => "role",
             Self::NotBelieved(error) => error.code(),
-            Self::Unwelcome { reason, .. } => match reason {
-                Unwelcome::Debug => "debug",
-                Unwelcome::Warning => "warning",
-                Unwelcome::Contraindicated => "contraindicated",
-                Unwelcome::Nothing => "no-verdict",
-                Unwelcome::Policy => "policy",
-            },
+            Self::Unwelcome { reason, .. } => reason.code(),
             Self::NoSuchResource { .. } => "no-such-resource",
             Self::Seal { .. } => "seal",
         }

@@ -3,7 +3,7 @@
 //! Follows "SEV Secure Nested Paging Firmware ABI Specification", SNP_LAUNCH_UPDATE, PAGE_INFO
 //! structure.
 
-use ring::digest::{SHA384, digest};
+use ring::digest::{Context, SHA384, digest};
 
 use crate::encoding::Hex;
 
@@ -62,14 +62,14 @@ impl LaunchDigest {
 
     fn extend(&mut self, kind: Kind, address: u64, contents: &[u8; 48]) {
         const LENGTH: u16 = 0x70;
-        let mut info = Vec::with_capacity(usize::from(LENGTH));
-        info.extend_from_slice(&self.0.0);
-        info.extend_from_slice(contents);
-        info.extend_from_slice(&LENGTH.to_le_bytes());
+        let mut info = Context::new(&SHA384);
+        info.update(&self.0.0);
+        info.update(contents);
+        info.update(&LENGTH.to_le_bytes());
         // Kind; not of a migration agent; no permissions for VMPL 3, 2, 1; reserved.
-        info.extend_from_slice(&[kind as u8, 0, 0, 0, 0, 0]);
-        info.extend_from_slice(&address.to_le_bytes());
-        self.0.0.copy_from_slice(digest(&SHA384, &info).as_ref());
+        info.update(&[kind as u8, 0, 0, 0, 0, 0]);
+        info.update(&address.to_le_bytes());
+        self.0.0.copy_from_slice(info.finish().as_ref());
     }
 }
 

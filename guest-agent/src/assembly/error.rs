@@ -8,6 +8,7 @@ use policy::BundleError;
 use vault::audit::{KeyError, LogError};
 
 use crate::key_file::KeyFileError;
+use crate::remote_broker::AddressError;
 
 /// Why a policy file could not be made into a session. Nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,14 @@ pub enum AssemblyError {
         data: String,
         /// What the policy says.
         uri: String,
+    },
+    /// The broker that has a vault's key cannot be addressed.
+    #[error("the key of `[data] {data}` has no usable address")]
+    KeyAddress {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Why.
+        source: AddressError,
     },
     /// What remembers a vault is of a kind that this version does not know.
     #[error("the anchor `{uri}` of `[data] {data}` is of an unknown kind")]
@@ -108,7 +117,9 @@ impl AssemblyError {
         match self {
             Self::Policy { .. } => "policy-file",
             Self::Bundle(_) => "policy",
-            Self::NoKey { .. } | Self::KeyKind { .. } | Self::Key(_) => "key",
+            Self::NoKey { .. } | Self::KeyKind { .. } | Self::KeyAddress { .. } | Self::Key(_) => {
+                "key"
+            }
             Self::AnchorKind { .. } => "anchor",
             Self::ReferenceFile { .. } | Self::ReferenceValues { .. } => "reference-values",
             Self::Endorsements(_) => "endorsements",
@@ -123,7 +134,9 @@ impl AssemblyError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoKey { data } => Some(format!("add `key = \"file:{data}.key\"`")),
-            Self::KeyKind { .. } => Some("this version takes `file:PATH`".into()),
+            Self::KeyKind { .. } => Some(
+                "this version takes `file:PATH` and `kbs+https://HOST:PORT/REPO/TYPE/TAG`".into(),
+            ),
             Self::AnchorKind { .. } => {
                 Some("this version takes `file:PATH`, and `tpm:0xINDEX` from 0x01800000 on".into())
             }

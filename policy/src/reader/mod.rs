@@ -6,6 +6,7 @@ mod overbroad;
 mod problem;
 mod risk;
 mod value;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -80,11 +81,26 @@ fn parse(source: &str) -> Result<Spanned<DeTable<'_>>, Vec<Diagnostic>> {
         return Err(hidden);
     }
     let (document, errors) = DeTable::parse_recoverable(source);
-    match errors.is_empty() {
-        true => Ok(document),
-        // What was recovered from broken syntax would only give misleading messages.
-        false => Err(errors.iter().map(|error| syntax(source, error)).collect()),
+    if errors.is_empty() {
+        return Ok(document);
     }
+    // What was recovered from broken syntax would only give misleading messages, and so does what comes
+    // after something that is never closed.
+    let mut told: Vec<Diagnostic> = errors.iter().map(|error| syntax(source, error)).collect();
+    let open_ended = ["unclosed array", "unclosed inline table"];
+    if told
+        .iter()
+        .any(|one| open_ended.iter().any(|what| one.message.contains(what)))
+    {
+        told.truncate(1);
+        if let Some(first) = told.first_mut() {
+            first.help = Some(
+                "what was begun before here is not closed: look for a missing `]`, `}` or quote"
+                    .to_owned(),
+            );
+        }
+    }
+    Err(told)
 }
 
 /// The most invisible characters that are pointed at.
@@ -283,7 +299,9 @@ impl<'s> Reader<'s> {
                         let text = self.no_nul(value.span(), text).unwrap_or_default();
                         env.insert(name.to_owned(), text);
                     }
-                    None => self.wrong(value.span(), name, "a string", value.get_ref()),
+                    None => {
+                        self.wrong(value.span(), name, "a string", value.get_ref());
+                    }
                 }
             }
         }
@@ -402,6 +420,7 @@ impl<'s> Reader<'s> {
         let mut grants = Vec::new();
         for (span, entry) in self.array(section, key).unwrap_or_default() {
             let grant = match entry {
+                DeValue::String(text) if self.beside(span.clone(), text) => None,
                 DeValue::String(text) => {
                     self.sandbox_path(span.clone(), text).map(|at| FileGrant {
                         from: at.clone(),
@@ -450,7 +469,13 @@ impl<'s> Reader<'s> {
                         span,
                         format!("`{}` is not an endpoint: {why}", text.escape_debug()),
                     )
-                    .help("write `host:port`, `10.0.0.5:5432` or `[::1]:443`");
+                    .help(&match text.split_once("://") {
+                        Some((_, rest)) => {
+                            let host = rest.split(['/', ':', '?']).next().unwrap_or_default();
+                            format!("name host and port: `{}:443`", host.escape_debug())
+                        }
+                        None => "write `host:port`, `10.0.0.5:5432` or `[::1]:443`".to_owned(),
+                    });
                 }
             }
         }

@@ -7,6 +7,12 @@ use toml::de::DeValue;
 use super::Reader;
 use super::value::Section;
 use crate::diagnostic::{Diagnostic, Severity, nearest};
+use crate::units;
+
+/// Keys that take a duration.
+const DURATIONS: [&str; 4] = ["time", "max-age", "half-life", "falls-after"];
+/// Keys that take a size.
+const SIZES: [&str; 3] = ["memory", "volume", "rate"];
 
 impl<'s> Reader<'s> {
     pub(super) fn known(&mut self, section: &Section<'_, 's>, keys: &[&str]) {
@@ -17,6 +23,9 @@ impl<'s> Reader<'s> {
         {
             let place = section.in_words();
             let name = key.get_ref();
+            if self.wished(section, key.span(), name) {
+                continue;
+            }
             let help = match nearest(name, keys.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known are {}", list(keys)),
@@ -42,17 +51,37 @@ impl<'s> Reader<'s> {
         key: &str,
         wanted: &str,
         found: &DeValue<'_>,
-    ) {
+    ) -> Helpful<'_> {
         let found = found.type_str();
         let article = if found.starts_with(['a', 'i']) {
             "an"
         } else {
             "a"
         };
-        self.error(
-            span,
-            format!("`{key}` takes {wanted}, not {article} {found}"),
-        );
+        let key = key.escape_debug();
+        let written = self.source.get(span.clone()).unwrap_or_default();
+        let one_line = written.len() <= 64 && !written.contains(['\n', '\r']);
+        let help = match (wanted, found) {
+            ("a string", "integer" | "float") if DURATIONS.contains(&&*key.to_string()) => {
+                Some(units::DURATION_HELP.to_owned())
+            }
+            ("a string", "integer" | "float") if SIZES.contains(&&*key.to_string()) => {
+                Some(units::SIZE_HELP.to_owned())
+            }
+            (_, "datetime") => None,
+            ("an array", "string" | "table") => Some(format!("`{key} = [{written}]`")),
+            ("an integer", "string") => Some("leave the quotes out".to_owned()),
+            ("a string", "integer" | "float" | "boolean") => {
+                Some(format!("put it in quotes: `{key} = \"{written}\"`"))
+            }
+            _ => None,
+        };
+        let message = format!("`{key}` takes {wanted}, not {article} {found}");
+        let mut helpful = self.error(span, message);
+        if let (Some(help), Some(diagnostic)) = (help.filter(|_| one_line), &mut helpful.0) {
+            diagnostic.help = Some(help);
+        }
+        helpful
     }
 
     pub(super) fn unknown(&mut self, span: Range<usize>, what: &str, word: &str, known: &[&str]) {

@@ -32,7 +32,7 @@ impl<'s> Reader<'s> {
                 continue;
             }
             if !SENSORS.contains(&name) {
-                self.unknown(key.span(), "sensor", name, &SENSORS);
+                self.unknown_sensor(key.span(), name);
             }
             let Some(entry) = self.subsection(section, name, value.span(), value.get_ref()) else {
                 continue;

@@ -61,7 +61,12 @@ impl<'s> Reader<'s> {
                 Some(Section { place, span, table })
             }
             other => {
-                self.wrong(span, key, "a table", other);
+                let helpful = self.wrong(span, key, "a table", other);
+                match parent.place.as_str() {
+                    "data" => helpful.help("`{ vault = \"customers.vault\", at = \"/data\" }`"),
+                    "risk" => helpful.help("`{ adds = 10, half-life = \"60s\" }`"),
+                    _ => {}
+                }
                 None
             }
         }
@@ -121,7 +126,9 @@ impl<'s> Reader<'s> {
         for (span, entry) in self.array(section, key)? {
             match entry {
                 DeValue::String(text) => texts.push((span, text.as_ref())),
-                other => self.wrong(span, key, "strings", other),
+                other => {
+                    self.wrong(span, key, "strings", other);
+                }
             }
         }
         Some(texts)

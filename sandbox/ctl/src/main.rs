@@ -10,6 +10,7 @@ mod doctor;
 mod failure;
 mod key;
 mod policy;
+mod receipt;
 mod run;
 mod status;
 mod timeline;
@@ -56,6 +57,9 @@ enum Command {
     /// Read and verify audit logs.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Verify what remains of a run: its receipt.
+    #[command(subcommand)]
+    Receipt(receipt::Receipt),
     /// Check policies and explain what they decide.
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Attest(command) => command.run(),
         Command::Vault(command) => command.run(),
         Command::Audit(command) => command.run(),
+        Command::Receipt(command) => command.run(),
         Command::Policy(command) => command.run(),
         Command::Doctor(command) => command.run(),
     };

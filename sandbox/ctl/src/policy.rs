@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use ::policy::{Bundle, BundleError, Cases, Facts, Lever, Severity, Tcb, Tier};
+use ::policy::{Bundle, BundleError, Cases, Diagnostic, Facts, Lever, Severity};
 use casemate::doctor::{Doctor, Status};
+use casemate::enforcement::PROTECTIONS;
+use casemate::refusal::{self, Refusal};
 pub use sign::note_beside;
 
 use clap::{Args, Subcommand};
@@ -173,16 +174,11 @@ impl Check {
     fn run(self) -> Result<ExitCode, Failure> {
         let source = read(&self.policy)?;
         let name = self.policy.display().to_string();
-        let (found, errors) = match parse(&self.policy, &source) {
-            Ok(bundle) => {
-                let mut found = bundle.lint();
-                if self.host {
-                    found.extend(bundle.lint_levers(&lacking()));
-                }
-                (found, false)
-            }
-            Err(error) => (error.diagnostics().to_vec(), true),
+        let found = match parse(&self.policy, &source) {
+            Ok(bundle) => self.findings(&bundle),
+            Err(error) => error.diagnostics().to_vec(),
         };
+        let errors = found.iter().any(|one| one.severity == Severity::Error);
         if self.json {
             let found: Vec<_> = found
                 .iter()
@@ -215,6 +211,25 @@ impl Check {
             ExitCode::SUCCESS
         })
     }
+
+    /// What is wrong or suspicious about a policy that could be read: errors first.
+    fn findings(&self, bundle: &Bundle) -> Vec<Diagnostic> {
+        let told = |severity| {
+            move |Refusal { entry, why, .. }: Refusal| bundle.told_of(severity, &entry, why)
+        };
+        let refused = refusal::anywhere(bundle).into_iter();
+        let mut found: Vec<Diagnostic> = refused.map(told(Severity::Error)).collect();
+        found.extend(bundle.unknown_gaps(&PROTECTIONS));
+        if self.host {
+            let base = self.policy.parent().unwrap_or(Path::new(""));
+            let missing = refusal::here(bundle, base).into_iter();
+            found.extend(missing.map(told(Severity::Warning)));
+            found.extend(bundle.lint_levers(&lacking()));
+        }
+        found.extend(bundle.lint());
+        found.sort_by_key(|one| (one.severity != Severity::Error, one.span.start));
+        found
+    }
 }
 
 impl Explain {
@@ -238,12 +253,7 @@ impl Explain {
             }
             (None, None) => Facts {
                 risk: self.risk,
-                tier: Tier::Affirming,
-                tcb: Tcb::UpToDate,
-                simulated: Some(false),
-                debug: Some(false),
-                evidence_age: Some(Duration::ZERO),
-                gaps: Default::default(),
+                ..Facts::best()
             },
         };
         let explanations = bundle.explain(&facts);
@@ -306,26 +316,33 @@ fn several(count: usize, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
+/// What each lever needs of the host: all of one of these, in the words of `doctor`.
+const NEEDS: [(Lever, &[&[&str]]); 5] = [
+    (Lever::Freeze, &[&["cgroup-freeze"]]),
+    (
+        Lever::Resources,
+        &[&["cgroup-memory", "cgroup-pids", "cgroup-cpu"]],
+    ),
+    (Lever::Data, &[&["fuse-device"]]),
+    (Lever::Network, &[&["seccomp-listener"]]),
+    // Asked for at each start, or taken for good by a further filter.
+    (
+        Lever::Exec,
+        &[&["seccomp-listener"], &["ptrace-child", "seccomp-tsync"]],
+    ),
+];
+
 /// The levers that this host lacks, and why.
 fn lacking() -> BTreeMap<Lever, String> {
-    let needs: [(Lever, &[&str]); 5] = [
-        (Lever::Freeze, &["cgroup-freeze"]),
-        (
-            Lever::Resources,
-            &["cgroup-memory", "cgroup-pids", "cgroup-cpu"],
-        ),
-        (Lever::Data, &["fuse-device"]),
-        (Lever::Network, &["seccomp-listener"]),
-        (Lever::Exec, &["seccomp-listener"]),
-    ];
     let findings = Doctor::probe();
     let missing = |id: &&str| {
         let found = findings.iter().find(|finding| finding.id == *id)?;
         (found.status == Status::Missing).then(|| format!("{}: {}", found.id, found.means))
     };
-    let lacking = needs.into_iter().filter_map(|(lever, ids)| {
-        let why = ids.iter().find_map(missing)?;
-        Some((lever, why))
+    let lacking = NEEDS.into_iter().filter_map(|(lever, ways)| {
+        let obstacles = ways.iter().map(|ids| ids.iter().find_map(missing));
+        let obstacles: Option<Vec<String>> = obstacles.collect();
+        Some((lever, obstacles?.join("; ")))
     });
     lacking.collect()
 }
@@ -351,4 +368,17 @@ fn parse(path: &Path, source: &str) -> Result<Bundle, BundleError> {
 fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path)
         .map_err(|error| Failure::caused(format!("cannot read `{}`", path.display()), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_levers_need_is_what_the_doctor_looks_for() {
+        let findings = Doctor::probe();
+        for id in NEEDS.into_iter().flat_map(|(_, ways)| ways.concat()) {
+            assert!(findings.iter().any(|finding| finding.id == id), "{id}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use guest_agent::control::Control;
 use guest_agent::{Assembled, Assembly, AssemblyError, lockdown};
 
 use crate::failure::{Failure, describe};
+use crate::receipt::Place;
 use crate::view::View;
 
 /// Exit code when the policy stopped the workload.
@@ -36,6 +37,10 @@ pub struct Run {
     /// $XDG_STATE_HOME/casemate/runs]
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
+    /// File for the receipt of this run, which proves it to others; it must not exist yet. See `receipt
+    /// verify`.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
     /// Print each record as one line of JSON on stderr, instead of text.
     #[arg(long)]
     json: bool,
@@ -67,6 +72,7 @@ impl Run {
     fn follow(&self) -> Result<ExitCode, Failure> {
         // Before keys are read: what this process holds is nobody else's to look at.
         lockdown::hide_memory()?;
+        let receipt = self.receipt.as_deref().map(Place::take).transpose()?;
         let assembly = Assembly::read(&self.policy).map_err(not_assembled)?;
         let assembly = if self.dangerously_accept_simulated {
             assembly.dangerous().accept_simulated()
@@ -109,10 +115,13 @@ impl Run {
                 describe(error)
             ));
         }
+        let basis = session.basis();
         let result = session.run();
         drop(control);
         view.close(&result);
+        let kept = receipt.map_or(Ok(()), |place| place.fill(&folder, &basis));
         match result {
+            Ok(_) if kept.is_err() => Err(kept.err().unwrap_or_else(|| Failure::new("no receipt"))),
             Ok(outcome) => Ok(exit_code(&outcome)),
             Err(error) => Err(explain(error)),
         }

@@ -45,7 +45,7 @@ pub struct Report {
     pub share: u8,
 }
 
-/// Weighs reports.
+/// Passes reports on.
 #[derive(Debug)]
 pub struct External;
 
@@ -54,12 +54,9 @@ impl Sensor for External {
         let Some(Event::Report(report)) = look.happened else {
             return None;
         };
-        let adds = look.risk.get("external").map_or(0, |entry| entry.adds);
-        // Rounded up: what is worth something is never worth nothing.
-        let points = (u32::from(adds) * u32::from(report.share)).div_ceil(100);
         let kind = match report.share {
             100 => Kind::Happened,
-            _ => Kind::Adds(u8::try_from(points).unwrap_or(100)),
+            share => Kind::Share(share),
         };
         Some(Signal {
             sensor: "external",

@@ -42,6 +42,8 @@ pub enum Kind {
     Happened,
     /// It happened, and adds so many points instead of those of the policy.
     Adds(u8),
+    /// It happened, and adds this share of the policy's points, in percent.
+    Share(u8),
     /// So many of the points that it added before are taken back.
     Relieves(u8),
     /// It is true from now on.
@@ -57,8 +59,6 @@ pub struct Look<'a> {
     pub now: Duration,
     /// What happened just now, if this look is because of that.
     pub happened: Option<&'a Event>,
-    /// What the policy in force weighs.
-    pub risk: &'a BTreeMap<String, RiskEntry>,
     /// What can be asked of the running sandbox.
     pub sandbox: &'a dyn Sandbox,
     /// In which way the newest appraisal is worse than the best one of this session.
@@ -98,7 +98,7 @@ pub trait Sensor: Send {
 /// How often a sensor looks that has nothing to be woken by.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Names of the sensors there are. What else the policy language knows is reported as a gap.
+/// Names of the sensors there are: those that the policy language knows.
 pub const NAMES: [&str; 12] = [
     "damaged-data",
     "denied-address",
@@ -126,6 +126,7 @@ pub fn all(risk: &BTreeMap<String, RiskEntry>) -> Vec<Box<dyn Sensor>> {
         Box::new(worse_evidence::WorseEvidence::default()),
         Box::new(enforcement_gap::EnforcementGap::default()),
         Box::new(new_exec::NewExec),
+        Box::new(external::External),
     ];
     for entry in risk.values() {
         match &entry.looks_for {
@@ -141,9 +142,6 @@ pub fn all(risk: &BTreeMap<String, RiskEntry>) -> Vec<Box<dyn Sensor>> {
             }
             LooksFor::Outside(window) => {
                 sensors.push(Box::new(time_window::TimeWindow::new(*window)));
-            }
-            LooksFor::Reports { .. } => {
-                sensors.push(Box::new(external::External));
             }
             _ => {}
         }
@@ -176,7 +174,6 @@ mod tests {
     pub(super) struct Said {
         pub(super) usage: RefCell<BTreeMap<String, LeaseUse>>,
         pub(super) pressure: RefCell<Pressure>,
-        risk: BTreeMap<String, RiskEntry>,
     }
 
     impl Sandbox for Said {
@@ -195,7 +192,6 @@ mod tests {
             Look {
                 now,
                 happened: None,
-                risk: &self.risk,
                 sandbox: self,
                 worse: None,
                 evidence_age: None,
@@ -207,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sensor_there_is_can_be_weighed() {
-        assert!(NAMES.iter().all(|name| policy::SENSORS.contains(name)));
+    fn the_sensors_that_can_be_weighed_are_those_that_there_are() {
+        assert_eq!(BTreeSet::from(NAMES), BTreeSet::from(policy::SENSORS));
     }
 }

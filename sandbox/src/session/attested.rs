@@ -7,6 +7,7 @@ use policy::Bundle;
 
 use crate::error::describe;
 use crate::facts;
+use crate::receipt;
 use crate::record::{Record, hex};
 
 use super::courier::SharedAttester;
@@ -79,7 +80,10 @@ impl Attested {
         }
         let (evidence, challenge) = self.held.as_ref()?;
         match self.appraised(evidence, challenge, bundle, now) {
-            Ok(appraisal) => Some(self.keep(appraisal)),
+            Ok(appraisal) => {
+                let digest = receipt::digest_of(evidence);
+                Some(self.keep(appraisal, digest))
+            }
             Err((code, error)) => {
                 (self.appraisal, self.believed) = (None, None);
                 self.worse = Some(format!("the evidence is not believed any more: {error}"));
@@ -93,7 +97,7 @@ impl Attested {
         self.worse.as_deref()
     }
 
-    fn keep(&mut self, appraisal: Appraisal) -> Record {
+    fn keep(&mut self, appraisal: Appraisal, bundle: String) -> Record {
         let rank = facts::rank(&appraisal);
         let best = *self.best.get_or_insert(rank);
         self.worse = (rank.0 > best.0 || rank.1 > best.1).then(|| {
@@ -106,10 +110,16 @@ impl Attested {
         let record = Record::Attested {
             tee: appraisal.tee().to_string(),
             evidence: hex(appraisal.evidence_digest()),
+            bundle,
             appraisal: serde_json::to_value(&appraisal).unwrap_or_default(),
         };
         self.appraisal = Some(appraisal);
         record
+    }
+
+    /// Believes nothing any more until evidence is appraised anew.
+    pub(super) fn forget(&mut self) {
+        (self.appraisal, self.believed, self.held) = (None, None, None);
     }
 
     /// Collects and appraises evidence. What cannot be had or believed leaves the last appraisal to
@@ -123,7 +133,7 @@ impl Attested {
         let max_age = bundle.tables().attestation.max_age;
         match self.believe(challenge, bundle, now) {
             Ok((appraisal, evidence)) => {
-                let record = self.keep(appraisal);
+                let record = self.keep(appraisal, receipt::digest_of(&evidence));
                 self.held = Some((evidence, challenge.clone()));
                 self.believed = Some(now);
                 // Well before it is too old: if that fails, there is time for more tries.
@@ -131,7 +141,10 @@ impl Attested {
                 record
             }
             Err((code, error)) => {
-                self.due = max_age.map(|age| now + (age / 10).max(RETRY));
+                // What was believed once and is forgotten is asked for again, whatever the age allowed.
+                let forgotten = self.best.is_some() && self.appraisal.is_none();
+                let wait = max_age.map(|age| (age / 10).max(RETRY));
+                self.due = wait.or(forgotten.then_some(RETRY)).map(|wait| now + wait);
                 Record::NotAttested { code, error }
             }
         }
@@ -177,6 +190,11 @@ impl Attested {
         }
         let error = format!("evidence of `{name}` is not in the policy's `[attestation] accept`");
         Err(("not-accepted".into(), error))
+    }
+
+    /// The evidence that was believed last, and the challenge that it answers.
+    pub(super) fn held(&self) -> Option<&(Evidence, Challenge)> {
+        self.held.as_ref()
     }
 
     pub(super) fn appraisal(&self) -> Option<&Appraisal> {

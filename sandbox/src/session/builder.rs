@@ -27,6 +27,7 @@ use crate::lever::data::Vaults;
 use crate::lever::tighten::Tightening;
 use crate::order::{Answer, By, Command, Order, OrderError, Orders};
 use crate::plan::Plan;
+use crate::receipt::Basis;
 use crate::record::Record;
 use crate::release::{Identity, KeyBroker};
 
@@ -180,6 +181,7 @@ impl SessionBuilder {
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
             watch: Watch::new(&self.bundle),
+            basis: Basis::new(&self.bundle, log.origin()),
             shadow: self.shadow.map(Shadow::of),
             bundle: self.bundle,
             base: self.base,
@@ -294,6 +296,11 @@ impl Handle {
 }
 
 impl Session {
+    /// What a receipt of this session will rest on besides its log; to be kept beyond its end.
+    pub fn basis(&self) -> Basis {
+        self.basis.clone()
+    }
+
     /// A handle to this session, which can be used from any thread while it runs.
     pub fn handle(&self) -> Handle {
         Handle {

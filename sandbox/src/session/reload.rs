@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use policy::{Bundle, Decision, Facts, Grant, LooksFor, Tables};
+use policy::{Bundle, Data, Decision, Facts, Grant, LooksFor, Tables};
 
 use super::Session;
 use crate::adjust::Change;
 use crate::error::SessionError;
+use crate::plan;
 use crate::record::{Record, hex};
 
 /// A bundle that is decided beside the one in force, and what it was last seen to decide otherwise.
@@ -67,6 +68,11 @@ impl Session {
             None => Ok(newer),
             Some(why) => Err(why),
         });
+        let enforcement = self.instance()?.enforcement().clone();
+        let newer = newer.and_then(|newer| {
+            let known = plan::known_gaps(&newer, &enforcement);
+            known.map(|()| newer).map_err(|error| error.to_string())
+        });
         let newer = match newer {
             Ok(newer) => newer,
             Err(why) => return self.journal.note(Record::NotReloaded { why }),
@@ -84,8 +90,8 @@ impl Session {
             (isolation.memory, isolation.pids, isolation.cpu, reduced)
         };
         let moved = limits(self.bundle.tables()) != limits(newer.tables());
-        let unseen = self.watch.adopt(&newer);
-        self.gaps.extend(unseen.map(|item| item.id));
+        self.watch.adopt(&newer);
+        self.basis.reloaded(&newer);
         self.identity = Arc::new(self.identity.under(newer.digest()));
         self.courier.adopt(Arc::clone(&self.identity));
         self.bundle = newer;
@@ -93,19 +99,23 @@ impl Session {
             let because = vec!["the policy was reloaded with other limits".to_owned()];
             self.apply(Change::Limit(self.plan.tier), because)?;
         }
-        // Evidence names the policy: what was believed before is about another one.
+        // Evidence names the policy: what was believed before is about another one, and if there is no
+        // new one, nothing is known.
+        self.attested.forget();
         self.attest()
     }
 }
 
-/// What sensors are asked to look for, where that is set.
-fn looks(tables: &Tables) -> Vec<(&String, &LooksFor)> {
-    let all = tables
-        .risk
-        .iter()
-        .map(|(name, entry)| (name, &entry.looks_for));
-    all.filter(|(_, looks)| **looks != LooksFor::Default)
-        .collect()
+/// The first sensor that is asked to look for something else, begins, or ends.
+fn looks_elsewhere<'a>(now: &'a Tables, newer: &'a Tables) -> Option<&'a str> {
+    let looks = |tables: &'a Tables, sensor: &str| match tables.risk.get(sensor) {
+        Some(entry) => entry.looks_for.clone(),
+        None => LooksFor::Default,
+    };
+    let sensors = now.risk.keys().chain(newer.risk.keys());
+    sensors
+        .map(String::as_str)
+        .find(|sensor| looks(now, sensor) != looks(newer, sensor))
 }
 
 /// Why a bundle cannot follow another in a running session.
@@ -141,11 +151,15 @@ fn refusal(now: &Bundle, newer: &Bundle) -> Option<String> {
             "attestation.endorsements",
             a.attestation.endorsements == b.attestation.endorsements,
         ),
-        ("what a sensor of `risk` looks for", looks(a) == looks(b)),
     ];
     if let Some((name, _)) = floor.iter().find(|(_, same)| !same) {
         return Some(format!(
             "`{name}` differs, and is built into the running sandbox"
+        ));
+    }
+    if let Some(sensor) = looks_elsewhere(a, b) {
+        return Some(format!(
+            "`risk.{sensor}` looks for something else, and a running sensor goes on as it began"
         ));
     }
     let known: BTreeSet<&Grant> = now.grants().iter().collect();
@@ -169,10 +183,14 @@ fn refusal(now: &Bundle, newer: &Bundle) -> Option<String> {
     }
     let moved = b.data.iter().find(|(name, entry)| {
         a.data.get(*name).is_none_or(|was| {
-            (&was.vault, &was.at, &was.key) != (&entry.vault, &entry.at, &entry.key)
+            let place = |data: &Data| (data.vault.clone(), data.at.clone());
+            let trust = |data: &Data| (data.key.clone(), data.anchor.clone());
+            (place(was), trust(was)) != (place(entry), trust(entry))
         })
     });
-    moved.map(|(name, _)| format!("`data.{name}` is another vault, or elsewhere"))
+    moved.map(|(name, _)| {
+        format!("`data.{name}` is another vault, elsewhere, or has another key or anchor")
+    })
 }
 
 #[cfg(test)]
@@ -185,15 +203,23 @@ version = 2
 name = "p"
 [workload]
 command = ["true"]
+[attestation]
+accept = ["sev-snp", "tdx"]
+max-age = "10m"
+endorsements = "revoked"
 [isolation]
 memory = "64MiB"
+cpu = 2
+[network]
+connect = ["a.example:443", "b.example:443"]
 [files]
 read = ["/srv/in"]
 write = ["/srv/out"]
 [data]
-one = { vault = "one.vault", at = "/one" }
+one = { vault = "one.vault", at = "/one", key = "file:1", anchor = "file:a" }
 [risk]
 operator = { adds = 10 }
+resource-pressure = { adds = 1, stall = 30 }
 [rules]
 cedar = "permit (principal, action, resource);"
 "#;
@@ -215,6 +241,13 @@ cedar = "permit (principal, action, resource);"
             ("64MiB", "32MiB"),
             ("read = [\"/srv/in\"]", "read = []"),
             ("one = {", "#"),
+            ("adds = 10", "adds = 10, cap = 20, half-life = \"1m\""),
+            ("operator =", "worse-evidence ="),
+            ("[risk]", "[risk]\nfalls-after = \"1m\""),
+            ("\"a.example:443\", ", ""),
+            ("max-age = \"10m\"", "max-age = \"5m\""),
+            ("cpu = 2", "cpu = 1"),
+            ("\"sev-snp\", ", ""),
         ] {
             assert_eq!(refusal(&old, &bundle(from, to)), None, "{to}");
         }
@@ -243,6 +276,25 @@ cedar = "permit (principal, action, resource);"
                 "another place",
             ),
             ("one.vault", "two.vault", "`data.one`"),
+            ("file:1", "file:2", "`data.one`"),
+            ("\"file:a\"", "\"file:b\"", "another key or anchor"),
+            (
+                "[risk]",
+                "[risk]\ntime-window = { adds = 1, outside = \"08:00-18:00\" }",
+                "`risk.time-window`",
+            ),
+            ("stall = 30", "stall = 40", "`risk.resource-pressure`"),
+            ("resource-pressure", "#", "`risk.resource-pressure`"),
+            (
+                "\"a.example:443\"",
+                "\"c.example:443\"",
+                "`connect c.example:443` was not",
+            ),
+            (
+                "\"revoked\"",
+                "\"listed\"",
+                "`attestation.endorsements` differs",
+            ),
         ] {
             let refused = refusal(&old, &bundle(from, to)).unwrap();
             assert!(refused.contains(why), "{refused}");

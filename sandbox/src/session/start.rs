@@ -37,6 +37,9 @@ impl Session {
         let record = self
             .attested
             .renew(&challenge, &self.bundle, self.clock.now());
+        if let Some((evidence, challenge)) = self.attested.held() {
+            self.basis.believed(evidence, challenge);
+        }
         self.journal.note(record)
     }
 
@@ -66,11 +69,12 @@ impl Session {
             self.journal
                 .announce(Record::Releasing { data: name.clone() })?;
             let now = UnixTime(self.clock.now().as_secs());
-            let opened = self.courier.open(name, &paths[name], now);
+            let access = release::access(&self.bundle, name);
+            let opened = self.courier.open(name, &paths[name], access, now);
             match opened.ok_or(SessionError::NoBroker)? {
                 Ok(vault) => {
                     self.journal.note(adjusting::released(name, &vault))?;
-                    self.vaults.insert(name.clone(), vault);
+                    self.vaults.insert(name.clone(), vault)?;
                 }
                 Err(error) => {
                     self.journal.note(Record::NotReleased {
@@ -114,6 +118,7 @@ impl Session {
             events: self.sender.clone(),
         })?;
         let mut enforcement = instance.enforcement().clone();
+        plan::known_gaps(&self.bundle, &enforcement)?;
         enforcement.extend(self.vaults.freshness());
         let sensors = self
             .watch

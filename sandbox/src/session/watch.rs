@@ -66,7 +66,7 @@ impl Watch {
         instance: &dyn Instance,
         events: &SyncSender<Event>,
     ) -> Vec<Item> {
-        let mut items: Vec<Item> = missing_sensors(bundle).collect();
+        let mut items: Vec<Item> = Vec::new();
         for (name, entry) in &bundle.tables().risk {
             match &entry.looks_for {
                 LooksFor::Reports {
@@ -99,11 +99,9 @@ impl Watch {
         items
     }
 
-    /// Weighs by another bundle from now on; what was signalled stays. Says what it weighs that this
-    /// version does not sense.
-    pub(super) fn adopt(&mut self, bundle: &Bundle) -> impl Iterator<Item = Item> {
+    /// Weighs by another bundle from now on; what was signalled stays.
+    pub(super) fn adopt(&mut self, bundle: &Bundle) {
         self.risk.adopt(RiskModel::from(bundle));
-        missing_sensors(bundle)
     }
 
     pub(super) fn risk(&self, now: Duration) -> u8 {
@@ -145,7 +143,6 @@ impl Watch {
             let look = Look {
                 now,
                 happened,
-                risk: &bundle.tables().risk,
                 sandbox: around,
                 worse: attested.worse(),
                 evidence_age: attested.age(now),
@@ -161,6 +158,10 @@ impl Watch {
                 match signal.kind {
                     Kind::Happened => self.risk.signal(signal.sensor, now),
                     Kind::Adds(points) => self.risk.add(signal.sensor, points, now),
+                    Kind::Share(percent) => {
+                        let points = share_of(bundle, signal.sensor, percent);
+                        self.risk.add(signal.sensor, points, now);
+                    }
                     Kind::Relieves(points) => self.risk.relieve(signal.sensor, points, now),
                     Kind::Began => self.risk.hold(signal.sensor, now),
                     Kind::Ended => self.risk.release(signal.sensor, now),
@@ -172,17 +173,16 @@ impl Watch {
     }
 }
 
-/// Sensors that the policy weighs and this version does not have: gaps, since they never report.
-fn missing_sensors(bundle: &Bundle) -> impl Iterator<Item = Item> {
-    let names = bundle
+/// So many percent of what the policy lets a sensor add, rounded up: what is worth something is never
+/// worth nothing.
+fn share_of(bundle: &Bundle, sensor: &str, percent: u8) -> u8 {
+    let adds = bundle
         .tables()
         .risk
-        .keys()
-        .filter(|name| !sensor::NAMES.contains(&name.as_str()));
-    names.map(|name| {
-        let detail = format!("{name}: this version has no such sensor; it never adds to the risk");
-        Item::not(3, "sensor", detail)
-    })
+        .get(sensor)
+        .map_or(0, |entry| entry.adds);
+    let points = (u32::from(adds) * u32::from(percent)).div_ceil(100);
+    u8::try_from(points).unwrap_or(100)
 }
 
 /// A sensor that is weighed and cannot see on this host.

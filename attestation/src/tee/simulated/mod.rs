@@ -5,9 +5,11 @@
 //! keys of its root are part of this source: its evidence is worth nothing, no verifier believes it
 //! unless [`crate::VerifierBuilder::dangerous`] says so, and appraisals that rest on it are marked.
 //!
-//! A knob of [`SimulatedTeeBuilder`] exists for everything that a verifier has to refuse.
+//! A knob of [`SimulatedTeeBuilder`] exists for everything that a verifier has to refuse. The same for
+//! TDX is [`SimulatedTdx`].
 
 mod root;
+pub(crate) mod tdx;
 pub(crate) mod x509;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -23,6 +25,8 @@ use crate::time::UnixTime;
 
 pub(crate) use root::anchor;
 pub use root::simulated_crl;
+pub(crate) use tdx::anchor as tdx_anchor;
+pub use tdx::{QuoteForm, SimulatedTdx, SimulatedTdxBuilder};
 
 use root::Chain;
 use x509::{Template, VekTemplate};

@@ -9,6 +9,7 @@ use crate::endorsement::{EC_P384, PSS_SHA384_EXPLICIT};
 use crate::time::UnixTime;
 
 /// A certificate before it is signed.
+#[derive(Clone)]
 pub(crate) struct Template {
     pub(crate) serial: u32,
     pub(crate) issuer: String,

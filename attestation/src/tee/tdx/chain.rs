@@ -19,11 +19,24 @@ use crate::endorsement::{
 use crate::evidence::MAX_CERTIFICATE;
 use crate::time::UnixTime;
 
-/// SHA-256 of the `SubjectPublicKeyInfo` of Intel SGX Root CA. The certificate was reissued with the
-/// same key, so the certificate itself is not pinned.
-pub(crate) const INTEL_ROOT: Hex<32> = Hex(
-    *b"\xa0\xaf\x03\x12\x89\xf5\xd5\xd4\x13\x2f\x91\x86\x06\x8a\x7f\xc1\x36\x28\x63\x3b\xa2\x35\x77\x74\x72\xe2\x9b\x6b\x6c\x67\xa4\x9e",
-);
+/// A root that quotes may chain to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    /// SHA-256 of its `SubjectPublicKeyInfo`. Intel's certificate was reissued with the same key, so
+    /// the certificate itself is not pinned.
+    pub(crate) spki: Hex<32>,
+    pub(crate) simulated: bool,
+}
+
+impl Anchor {
+    /// Intel SGX Root CA.
+    pub(crate) const INTEL: Self = Self {
+        spki: Hex(
+            *b"\xa0\xaf\x03\x12\x89\xf5\xd5\xd4\x13\x2f\x91\x86\x06\x8a\x7f\xc1\x36\x28\x63\x3b\xa2\x35\x77\x74\x72\xe2\x9b\x6b\x6c\x67\xa4\x9e",
+        ),
+        simulated: false,
+    };
+}
 
 /// Which certificate is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,8 +206,8 @@ impl Bundle {
                 .and_then(|body| body.split_once(END))
                 .ok_or(ChainError::Pem)?;
             let mut text = Vec::with_capacity(body.len());
-            for line in body.split_ascii_whitespace() {
-                text.extend_from_slice(line.as_bytes());
+            for line in body.lines() {
+                text.extend_from_slice(line.trim_ascii().as_bytes());
             }
             if text.len() / 4 > MAX_CERTIFICATE / 3 {
                 return Err(ChainError::Pem);
@@ -223,8 +236,7 @@ pub(super) struct Chain<'a> {
     pub(super) pck: Certificate<'a>,
     pub(super) intermediate: Certificate<'a>,
     pub(super) root: Certificate<'a>,
-    /// SHA-256 of the root's public key.
-    pub(super) anchor: Hex<32>,
+    pub(super) anchor: Anchor,
     /// The earliest end of the certificates and of the CRLs, if there are any.
     pub(super) not_after: UnixTime,
     /// Whether current CRLs of both the PCK CA and the root were there.
@@ -233,7 +245,7 @@ pub(super) struct Chain<'a> {
 
 pub(super) fn verify<'a>(
     bundle: &'a Bundle,
-    anchors: &[Hex<32>],
+    anchors: &[Anchor],
     lists: &Lists<'_>,
     known: Option<&Remembered>,
     now: UnixTime,
@@ -245,9 +257,10 @@ pub(super) fn verify<'a>(
     let root = parse(Root, root)?;
 
     let spki = key_digest(root.spki);
-    if !anchors.contains(&spki) {
-        return Err(ChainError::UnknownRoot { spki });
-    }
+    let anchor = *anchors
+        .iter()
+        .find(|anchor| anchor.spki == spki)
+        .ok_or(ChainError::UnknownRoot { spki })?;
     named(Root, &root, &["Intel SGX Root CA"])?;
     named(
         Intermediate,
@@ -283,7 +296,7 @@ pub(super) fn verify<'a>(
         pck,
         intermediate,
         root,
-        anchor: spki,
+        anchor,
         not_after,
         revocation_checked: by_root.is_some() && by_intermediate.is_some(),
     })

@@ -71,9 +71,14 @@ fn authenticity(list: &mut List, subject: &Subject<'_>) {
         format!("through {}", subject.not_after),
         "RFC 5280, validity",
     );
+    let root = if chain.anchor.simulated {
+        "simulated root"
+    } else {
+        "Intel root"
+    };
     list.passed(
         "tdx.root",
-        format!("Intel root {}", chain.anchor),
+        format!("{root} {}", chain.anchor.spki),
         "trust anchors",
     );
     list.passed(

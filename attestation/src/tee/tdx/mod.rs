@@ -35,9 +35,10 @@ pub use qgs::{QgsError, TD_REPORT_LENGTH, quote_from_qgs};
 pub use quote::{Quote, QuoteError, ServiceTd, TdReport};
 pub use registers::{TDX_MEASUREMENTS, rtmrs_at};
 
-pub(crate) use chain::INTEL_ROOT;
+pub(crate) use chain::Anchor;
 pub(crate) use collateral::next_update;
 pub(crate) use events::check_events;
+pub(crate) use pck::SGX_EXTENSIONS;
 #[cfg(test)]
 pub(crate) use tests::quote_for_tests;
 pub(crate) use verifier::{Inputs, appraise, platform};

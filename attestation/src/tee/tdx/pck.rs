@@ -8,7 +8,7 @@ use der::Tag;
 use crate::endorsement::{Certificate, Elements, X509Error, integer};
 
 /// Content of the OID 1.2.840.113741.1.13.1.
-pub(super) const SGX_EXTENSIONS: &[u8] = b"\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01";
+pub(crate) const SGX_EXTENSIONS: &[u8] = b"\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01";
 
 /// The SGX extensions of a PCK certificate, complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

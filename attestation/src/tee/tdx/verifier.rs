@@ -12,7 +12,7 @@
 use ring::digest::{Context, SHA256, digest};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
-use super::chain::{self, Bundle, CertificateKind, Chain};
+use super::chain::{self, Anchor, Bundle, CertificateKind, Chain};
 use super::checks;
 use super::collateral::{CollateralError, QE_IDENTITY, QeIdentity, TCB_INFO, TcbInfo};
 use super::pck::{self, PckExtensions};
@@ -30,8 +30,8 @@ use crate::verifier::AppraiseError;
 pub(crate) struct Inputs<'a> {
     pub(crate) evidence: &'a Evidence,
     pub(crate) report_data: &'a [u8; 64],
-    /// SHA-256 of the public keys of trusted roots.
-    pub(crate) anchors: &'a [Hex<32>],
+    /// Roots that quotes may chain to.
+    pub(crate) anchors: &'a [Anchor],
     /// Certificates of the verifier, DER.
     pub(crate) store: &'a [Vec<u8>],
     /// Collateral of the verifier.
@@ -84,14 +84,18 @@ pub(crate) fn appraise(inputs: &Inputs<'_>) -> Result<Appraisal, AppraiseError> 
     let mut evidence_digest = [0; 32];
     evidence_digest.copy_from_slice(digest(&SHA256, quote.signed).as_ref());
     Ok(Appraisal {
-        tee: Tee::Tdx,
-        simulated: false,
+        tee: if chain.anchor.simulated {
+            Tee::Simulated
+        } else {
+            Tee::Tdx
+        },
+        simulated: chain.anchor.simulated,
         tier: verdict.tier,
         tcb_status: verdict.tcb_status,
         appraised_at: inputs.now,
         not_after,
         evidence_digest: Hex(evidence_digest),
-        root: chain.anchor,
+        root: chain.anchor.spki,
         claims: Claims::Tdx(Box::new(claims)),
         vtpm: None,
         gpus: Vec::new(),

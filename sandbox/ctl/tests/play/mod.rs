@@ -1,5 +1,7 @@
 //! A policy in a folder of its own, and `sandboxctl` used on it by real processes.
 
+#![allow(dead_code)] // Not every test needs all of it.
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

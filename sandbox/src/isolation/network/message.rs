@@ -10,7 +10,7 @@ pub const MAX_MESSAGE: usize = 512;
 /// How long the workload may remember an answer, in seconds.
 const TTL: u32 = 30;
 /// Bytes of the header.
-const HEADER: usize = 12;
+pub const HEADER: usize = 12;
 
 /// A question about one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,30 +56,7 @@ impl Question {
         if !is_query || header[4..6] != [0, 1] {
             return None;
         }
-        let mut at = HEADER;
-        let mut name = String::new();
-        loop {
-            let length = usize::from(*query.get(at)?);
-            at += 1;
-            match length {
-                0 => break,
-                1..=63 => {}
-                _ => return None,
-            }
-            let label = query.get(at..at + length)?;
-            at += length;
-            let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-            if !label.iter().all(plain) {
-                return None;
-            }
-            if !name.is_empty() {
-                name.push('.');
-            }
-            name.extend(label.iter().map(|b| char::from(b.to_ascii_lowercase())));
-            if name.len() > 253 {
-                return None;
-            }
-        }
+        let (name, at) = read_name(query, HEADER)?;
         let end = at + 4;
         let [kind_high, kind_low, class_high, class_low] = query.get(at..end)?.try_into().ok()?;
         let kind = match (
@@ -134,6 +111,33 @@ impl Question {
         }
         message[6..8].copy_from_slice(&count.to_be_bytes());
         message
+    }
+}
+
+/// A host's name that is written out, in lower case and without a final dot, and where it ends.
+pub fn read_name(message: &[u8], mut at: usize) -> Option<(String, usize)> {
+    let mut name = String::new();
+    loop {
+        let length = usize::from(*message.get(at)?);
+        at += 1;
+        match length {
+            0 => return Some((name, at)),
+            1..=63 => {}
+            _ => return None,
+        }
+        let label = message.get(at..at + length)?;
+        at += length;
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        if !label.iter().all(plain) {
+            return None;
+        }
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.extend(label.iter().map(|b| char::from(b.to_ascii_lowercase())));
+        if name.len() > 253 {
+            return None;
+        }
     }
 }
 

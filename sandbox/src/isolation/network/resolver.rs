@@ -21,6 +21,9 @@ use crate::event::{DeniedAddress, Event, Wanted};
 /// How long an answer of the host's resolver is good for. There are as many as names in the policy.
 const FRESH: Duration = Duration::from_secs(30);
 
+/// How long the same question again is still the same lookup.
+const ONE_LOOKUP: Duration = Duration::from_secs(1);
+
 /// Asks the host for the addresses of a name.
 pub type Upstream = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
 
@@ -56,6 +59,7 @@ pub fn start(
 }
 
 fn serve(socket: &UdpSocket, alive: &OwnedFd, resolver: &Resolver, events: &SyncSender<Event>) {
+    let mut lookups = Lookups::default();
     loop {
         let mut watched = [
             PollFd::new(socket, PollFlags::IN),
@@ -83,11 +87,27 @@ fn serve(socket: &UdpSocket, alive: &OwnedFd, resolver: &Resolver, events: &Sync
             continue;
         };
         let _ = socket.send_to(&response, from);
-        if let Some(denied) = denied
+        if let Some(denied) = denied.filter(|denied| lookups.is_new(&denied.wanted, Instant::now()))
             && events.send(Event::DeniedAddress(denied)).is_err()
         {
             return;
         }
+    }
+}
+
+/// What was told last: programs ask for each family of addresses, and again when nothing comes, and that
+/// is one wish.
+#[derive(Default)]
+struct Lookups(Option<(Wanted, Instant)>);
+
+impl Lookups {
+    fn is_new(&mut self, wanted: &Wanted, now: Instant) -> bool {
+        let same = |(told, since): &(Wanted, Instant)| told == wanted && now < *since + ONE_LOOKUP;
+        if self.0.as_ref().is_some_and(same) {
+            return false;
+        }
+        self.0 = Some((wanted.clone(), now));
+        true
     }
 }
 
@@ -233,5 +253,16 @@ mod tests {
             code(&resolver.answer(&query("api.example.com", 1))),
             (2, 0, false)
         );
+    }
+
+    #[test]
+    fn a_lookup_for_both_families_is_told_once_and_another_name_at_once() {
+        let name = |text: &str| Wanted::Name(text.to_owned());
+        let (mut lookups, now) = (Lookups::default(), Instant::now());
+        assert!(lookups.is_new(&name("a.example"), now));
+        assert!(!lookups.is_new(&name("a.example"), now));
+        assert!(lookups.is_new(&name("b.example"), now));
+        assert!(lookups.is_new(&name("a.example"), now));
+        assert!(lookups.is_new(&name("a.example"), now + ONE_LOOKUP));
     }
 }

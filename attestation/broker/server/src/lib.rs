@@ -1,0 +1,30 @@
+//! The broker over the network: what a relying party runs.
+//!
+//! ```text
+//!  TLS ─▶ POST /kbs/v0/auth ─▶ nonce, session
+//!         POST /kbs/v0/attest ─▶ evidence, bound to nonce and key ─▶ appraised once
+//!         GET  /kbs/v0/resource/REPO/TYPE/TAG ─▶ rule ─▶ record ─▶ secret, encrypted to that key
+//! ```
+//!
+//! The protocol is that of Trustee's key broker service ("KBS attestation protocol"). What is different
+//! is what is decided: a nonce is good for one attestation, refused or not; a secret that names no policy
+//! goes to nobody; and whoever is refused does not learn whether there is such a secret. A client that
+//! brings an X25519 key ([`jwk`]) binds its policy bundle and its log into the evidence too, which is
+//! what `casemate` sandboxes do.
+//!
+//! - [`config`] is checked whole before anything listens; [`service`] is what happens to a request;
+//!   [`server`] keeps what a client may cost bounded.
+//! - [`journal`] is the audit log: nothing is released before the record of it is durable.
+//! - [`admin`] is for the operator, on a Unix socket.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod config;
+pub mod journal;
+pub mod jwe;
+pub mod jwk;
+pub mod server;
+pub mod service;
+pub mod sessions;
+pub mod wire;

@@ -1,0 +1,182 @@
+//! `casemate-broker`: holds keys, and releases them to guests that prove what they are.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::Hex;
+use broker_server::admin::{self, Ask};
+use broker_server::config::Config;
+use broker_server::journal::{Event, Journal};
+use broker_server::server::{self, note};
+use broker_server::service::{self, Service, described};
+use clap::{Parser, Subcommand};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Release keys to attested guests, and to nobody else.
+#[derive(Parser)]
+#[command(name = "casemate-broker", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve guests, as a configuration file says.
+    Serve {
+        /// The configuration file.
+        config: PathBuf,
+        /// Believe evidence of a simulated TEE too. Anybody can forge it.
+        #[arg(long)]
+        dangerously_accept_simulated: bool,
+    },
+    /// Check a configuration file, and everything that it names.
+    Check {
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// List the secrets of a running broker, and for whom each is.
+    List {
+        /// The broker's Unix socket.
+        #[arg(long, value_name = "SOCKET")]
+        admin: PathBuf,
+    },
+    /// Release a secret to nobody any more, for good.
+    Revoke {
+        /// The broker's Unix socket.
+        #[arg(long, value_name = "SOCKET")]
+        admin: PathBuf,
+        /// Name of the secret: REPO/TYPE/TAG.
+        resource: String,
+        /// The reason, for the record.
+        #[arg(long)]
+        why: String,
+    },
+    /// Take a revocation back.
+    Restore {
+        /// The broker's Unix socket.
+        #[arg(long, value_name = "SOCKET")]
+        admin: PathBuf,
+        /// Name of the secret: REPO/TYPE/TAG.
+        resource: String,
+        /// The reason, for the record.
+        #[arg(long)]
+        why: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve {
+            config,
+            dangerously_accept_simulated,
+        } => serve(&config, dangerously_accept_simulated),
+        Command::Check { config } => Config::read(&config, false).map(drop).map_err(Into::into),
+        Command::List { admin } => ask(&admin, &Ask::List {}),
+        Command::Revoke {
+            admin,
+            resource,
+            why,
+        } => ask(&admin, &Ask::Revoke { resource, why }),
+        Command::Restore {
+            admin,
+            resource,
+            why,
+        } => ask(&admin, &Ask::Restore { resource, why }),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(format_args!("{}", described(&*error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(path: &Path, accept_simulated: bool) -> Result<(), Box<dyn Error>> {
+    // Before a key is read: what this process holds is nobody else's to look at.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let nothing = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    rustix::process::setrlimit(Resource::Core, nothing)?;
+    rustix::thread::set_no_new_privs(true)?;
+    let config = Config::read(path, accept_simulated)?;
+    if accept_simulated {
+        note(format_args!(
+            "simulated evidence is accepted: it proves nothing"
+        ));
+    }
+    let (journal, revoked) = Journal::open(&config.log, &config.log_key)?;
+    journal.write(&Event::Serving {
+        casemate: env!("CARGO_PKG_VERSION"),
+        config: &config.digest,
+    })?;
+    note(format_args!("log key {}", Hex(journal.public_key())));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(config.limits.appraisals + 16)
+        .enable_all()
+        .build()?;
+    let service = runtime.block_on(run(config, journal, revoked))?;
+    // Whatever is under way comes to its end here; nobody but us has the service then.
+    drop(runtime);
+    if let Some(service) = Arc::into_inner(service) {
+        let journal = service.into_journal();
+        journal.write(&Event::Closed)?;
+        journal.close()?;
+    }
+    Ok(())
+}
+
+/// Serves until a Unix signal asks for an end.
+async fn run(
+    config: Config,
+    journal: Journal,
+    revoked: BTreeSet<String>,
+) -> Result<Arc<Service>, Box<dyn Error>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (tls, limits) = (Arc::clone(&config.tls), config.limits);
+    let operator = admin::bind(&config.admin)?;
+    let admin_path = config.admin.clone();
+    let listener = server::listen(config.listen).await?;
+    note(format_args!("listens on {}", listener.local_addr()?));
+    let service = Arc::new(Service::new(config, journal, revoked)?);
+    tokio::spawn(admin::serve(operator, Arc::clone(&service)));
+    let router = service::router(Arc::clone(&service));
+    let end = async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server::serve(listener, tls, router, limits, end).await;
+    note(format_args!("ends"));
+    let _ = std::fs::remove_file(admin_path);
+    Ok(service)
+}
+
+/// Asks a running broker, and prints its answer.
+fn ask(admin: &Path, ask: &Ask) -> Result<(), Box<dyn Error>> {
+    let mut stream = UnixStream::connect(admin)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(format!("{}\n", serde_json::to_string(ask)?).as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    let reply: serde_json::Value = serde_json::from_str(&line)?;
+    if let Some(why) = reply["error"].as_str() {
+        return Err(why.to_owned().into());
+    }
+    println!("{}", serde_json::to_string_pretty(&reply)?);
+    Ok(())
+}

@@ -1,0 +1,489 @@
+//! The broker as guests and their hosts meet it: the real program, TLS, and evidence of a simulated TEE.
+
+#![allow(clippy::unwrap_used)]
+
+mod play;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use attestation::{ReleaseKey, SealedSecret, release_context};
+use play::{Asked, Guest, Play, SECRET, tee};
+use serde_json::{Value, json};
+
+#[test]
+fn a_guest_with_an_ec_key_gets_the_secret_as_a_jwe() {
+    let play = Play::start("");
+    let guest = Guest::with_ec();
+    let client = play.client();
+    let asked = client.auth();
+    let told = client.attest(&asked, &guest.attestation(&asked));
+    assert_eq!(told.0, 200, "{told:?}");
+    // A JWS of three parts, whose claims say when it ends: what clients read of it.
+    let token: Vec<_> = told.1["token"].as_str().unwrap().split('.').collect();
+    let claims: Value = serde_json::from_slice(&play::decoded(&json!(token[1]))).unwrap();
+    assert!(token.len() == 3 && claims["exp"].is_u64(), "{claims}");
+    let (status, jwe) = client.resource(&asked, "default/key/open");
+    assert_eq!(status, 200, "{jwe}");
+    assert_eq!(guest.open(&jwe), SECRET);
+    // The session goes on for as long as it lasts.
+    assert_eq!(client.resource(&asked, "default/key/open").0, 200);
+}
+
+#[test]
+fn a_guest_with_an_rsa_key_gets_the_secret_as_a_jwe() {
+    let play = Play::start("");
+    let guest = Guest::with_rsa();
+    let client = play.client();
+    let asked = client.auth();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    let (status, jwe) = client.resource(&asked, "default/key/open");
+    assert_eq!(status, 200, "{jwe}");
+    assert_eq!(guest.open(&jwe), SECRET);
+}
+
+#[test]
+fn a_sandbox_gets_the_secret_of_its_policy_sealed_to_its_release_key() {
+    let play = Play::start("");
+    let key = ReleaseKey::generate().unwrap();
+    let client = play.client();
+    let asked = client.auth();
+    let (challenge, attestation) = play::casemate(&asked, &key, play::POLICY, &mut tee());
+    assert_eq!(client.attest(&asked, &attestation).0, 200);
+    let (status, sealed) = client.resource(&asked, "default/key/limited");
+    assert_eq!(status, 200, "{sealed}");
+    let sealed: SealedSecret = serde_json::from_value(sealed).unwrap();
+    let context = release_context("default/key/limited", &challenge.report_data());
+    assert_eq!(&key.open(&sealed, &context).unwrap()[..], SECRET);
+    // As another resource it does not open: whoever answers cannot swap two secrets.
+    let other = release_context("default/key/open", &challenge.report_data());
+    assert!(key.open(&sealed, &other).is_err());
+
+    // Another policy is another matter.
+    let asked = client.auth();
+    let (_, attestation) = play::casemate(&asked, &key, [9; 32], &mut tee());
+    assert_eq!(client.attest(&asked, &attestation).0, 200);
+    assert_eq!(client.resource(&asked, "default/key/limited").0, 403);
+}
+
+#[test]
+fn what_is_not_for_a_guest_and_what_is_not_there_are_one_answer() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    // Bound to no policy, so the secret of a policy is not for it.
+    let limited = client.resource(&asked, "default/key/limited");
+    assert_eq!(limited.0, 403);
+    for other in [
+        "default/key/missing",
+        "x/y/z",
+        "default/key/limited%00",
+        "..%2f../key/open",
+    ] {
+        assert_eq!(client.resource(&asked, other), limited, "{other}");
+    }
+}
+
+#[test]
+fn nobody_gets_anything_without_having_attested_in_that_session() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let stranger = Asked {
+        session: "x".repeat(43),
+        nonce: asked.nonce.clone(),
+    };
+    for who in [&asked, &stranger] {
+        let (status, told) = client.resource(who, "default/key/open");
+        assert_eq!((status, &told["type"]), (401, &json!("casemate:session")));
+    }
+    let guest = Guest::with_ec();
+    assert_eq!(client.attest(&stranger, &guest.attestation(&asked)).0, 401);
+    // Evidence that is not believed makes no session of it either.
+    let forged = guest.attestation_by(&asked, &mut tee().tamper());
+    assert_eq!(client.attest(&asked, &forged).0, 401);
+    assert_eq!(client.resource(&asked, "default/key/open").0, 401);
+}
+
+#[test]
+fn a_nonce_is_good_for_one_attestation() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let (guest, thief) = (Guest::with_ec(), Guest::with_ec());
+    let attestation = guest.attestation(&asked);
+    assert_eq!(client.attest(&asked, &attestation).0, 200);
+    // The same once more; and another key, with evidence of its own, in the attested session.
+    for again in [&attestation, &thief.attestation(&asked)] {
+        let (status, told) = client.attest(&asked, again);
+        assert_eq!(
+            (status, &told["type"]),
+            (401, &json!("casemate:nonce-unknown"))
+        );
+    }
+    // What the session gives is still for the first key.
+    let (_, jwe) = client.resource(&asked, "default/key/open");
+    assert_eq!(guest.open(&jwe), SECRET);
+    // In another session it is the nonce of another.
+    let other = client.auth();
+    let (status, told) = client.attest(&other, &attestation);
+    assert_eq!((status, &told["type"]), (400, &json!("casemate:form")));
+}
+
+#[test]
+fn a_nonce_is_spent_by_a_refusal_too() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    assert_eq!(
+        client
+            .attest(&asked, &guest.attestation_by(&asked, &mut tee().tamper()))
+            .0,
+        401
+    );
+    let (status, told) = client.attest(&asked, &guest.attestation(&asked));
+    assert_eq!(
+        (status, &told["type"]),
+        (401, &json!("casemate:nonce-unknown"))
+    );
+}
+
+#[test]
+fn of_many_who_attest_on_one_nonce_at_once_one_is_appraised() {
+    let play = Play::start("");
+    let asked = play.client().auth();
+    let attestation = Guest::with_ec().attestation(&asked);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| play.client().attest(&asked, &attestation).0))
+            .collect();
+        tries.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 200).count(),
+        1,
+        "{statuses:?}"
+    );
+}
+
+#[test]
+fn evidence_must_be_bound_to_this_nonce_and_this_key() {
+    let play = Play::start("");
+    let client = play.client();
+    let (guest, thief) = (Guest::with_ec(), Guest::with_ec());
+
+    // Genuine evidence, with the thief's key beside it.
+    let asked = client.auth();
+    let mut stolen = guest.attestation(&asked);
+    stolen["runtime-data"]["tee-pubkey"] =
+        thief.attestation(&asked)["runtime-data"]["tee-pubkey"].clone();
+    let binding = json!("casemate:binding");
+    assert_eq!(client.attest(&asked, &stolen), refused(&binding));
+
+    // Evidence that answered an earlier nonce, under the new one.
+    let (old, new) = (client.auth(), client.auth());
+    let mut replayed = guest.attestation(&old);
+    replayed["runtime-data"]["nonce"] = json!(new.nonce);
+    assert_eq!(client.attest(&new, &replayed), refused(&binding));
+
+    // A release key, policy or log that the evidence does not name.
+    for field in ["policy-digest", "log-key"] {
+        let asked = client.auth();
+        let key = ReleaseKey::generate().unwrap();
+        let (_, mut other) = play::casemate(&asked, &key, play::POLICY, &mut tee());
+        other["runtime-data"][field] = json!("77".repeat(32));
+        assert_eq!(client.attest(&asked, &other), refused(&binding), "{field}");
+    }
+
+    // Evidence in one protocol's binding does not do in the other's.
+    let asked = client.auth();
+    let key = ReleaseKey::generate().unwrap();
+    let (_, casemate) = play::casemate(&asked, &key, play::POLICY, &mut tee());
+    let mut mixed = guest.attestation(&asked);
+    mixed["tee-evidence"] = casemate["tee-evidence"].clone();
+    assert_eq!(client.attest(&asked, &mixed), refused(&binding));
+}
+
+fn refused(code: &Value) -> (u16, Value) {
+    (
+        401,
+        json!({ "type": code, "detail": "the evidence is not believed" }),
+    )
+}
+
+#[test]
+fn a_believed_guest_that_is_not_good_enough_gets_no_key() {
+    let play = Play::start("");
+    let client = play.client();
+    for (what, mut tee) in [
+        ("debug", tee().debug()),
+        ("another measurement", tee().unknown()),
+    ] {
+        let asked = client.auth();
+        let guest = Guest::with_ec();
+        let told = client.attest(&asked, &guest.attestation_by(&asked, &mut tee));
+        assert_eq!(told.0, 200, "{what}: {told:?}");
+        assert_eq!(client.resource(&asked, "default/key/open").0, 403, "{what}");
+    }
+}
+
+#[test]
+fn evidence_of_a_device_that_nothing_commits_to_is_refused() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let mut attestation = Guest::with_ec().attestation(&asked);
+    attestation["tee-evidence"]["additional_evidence"] = json!("{\"nvidia\":{}}");
+    assert_eq!(client.attest(&asked, &attestation).0, 400);
+}
+
+#[test]
+fn simulated_evidence_is_not_believed_unless_the_operator_says_so() {
+    let play = Play::strict();
+    let client = play.client();
+    let asked = client.auth();
+    let told = client.attest(&asked, &Guest::with_ec().attestation(&asked));
+    assert_eq!(told, refused(&json!("casemate:unknown-root")));
+}
+
+#[test]
+fn requests_are_bounded_in_size_and_depth() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let huge = vec![b' '; 64 << 20];
+    // The answer comes before all of it is sent: refused, or closed.
+    let told = client.post("attest", Some(&asked), &huge);
+    assert!(matches!(told, Err(()) | Ok((413, _))), "{told:?}");
+    assert!(matches!(
+        client.post("auth", None, &huge[..1 << 20]),
+        Err(()) | Ok((413, _))
+    ));
+    let deep = "[".repeat(100_000);
+    for body in [
+        deep.as_bytes(),
+        b"",
+        b"{",
+        b"\xff",
+        b"null",
+        b"{\"version\":1,\"tee\":{}}",
+    ] {
+        assert_eq!(
+            client
+                .post("auth", None, &body[..body.len().min(10_000)])
+                .unwrap()
+                .0,
+            400
+        );
+        assert_eq!(client.post("attest", Some(&asked), body).unwrap().0, 400);
+    }
+    // None of it was an attempt: the nonce is still good.
+    assert_eq!(
+        client
+            .attest(&asked, &Guest::with_ec().attestation(&asked))
+            .0,
+        200
+    );
+}
+
+#[test]
+fn a_header_without_end_is_not_read() {
+    let play = Play::start("");
+    let mut stream = play.tls();
+    let _ = stream.write_all(b"GET /health HTTP/1.1\r\n");
+    let line = [b"x-more: ".as_slice(), &[b'a'; 1000], b"\r\n"].concat();
+    let mut sent = 0;
+    while sent < 1_000_000 && stream.write_all(&line).is_ok() {
+        sent += line.len();
+    }
+    let mut told = Vec::new();
+    let _ = stream.read_to_end(&mut told);
+    assert!(!String::from_utf8_lossy(&told).contains("200 OK"));
+    assert!(play.client().is_healthy());
+}
+
+#[test]
+fn clients_that_are_slow_are_given_up_whatever_they_are_slow_at() {
+    let play = Play::start("[limits]\npatience = 5\n");
+    // At the handshake, at the header, at the body. Each is closed by the broker: reading comes to an end.
+    let mut silent = TcpStream::connect(play.address()).unwrap();
+    let mut header = play.tls();
+    header.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    let mut body = play.tls();
+    let asked = play.client().auth();
+    let half = format!(
+        "POST /kbs/v0/attest HTTP/1.1\r\nhost: x\r\ncookie: kbs-session-id={}\r\ncontent-length: 1000\r\n\r\n{{",
+        asked.session
+    );
+    body.write_all(half.as_bytes()).unwrap();
+    let mut rest = Vec::new();
+    let _ = silent.read_to_end(&mut rest);
+    let _ = header.read_to_end(&mut rest);
+    let _ = body.read_to_end(&mut rest);
+    assert!(play.client().is_healthy());
+}
+
+#[test]
+fn more_than_is_taken_at_once_is_refused_at_once() {
+    let play = Play::start("[limits]\nappraisals = 1\npatience = 60\n");
+    let client = play.client();
+    let (first, second) = (client.auth(), client.auth());
+    // One who says that there is a body to come, and lets wait.
+    let mut slow = play.tls();
+    let half = format!(
+        "POST /kbs/v0/attest HTTP/1.1\r\nhost: x\r\ncookie: kbs-session-id={}\r\ncontent-length: 1000\r\n\r\n{{",
+        first.session
+    );
+    slow.write_all(half.as_bytes()).unwrap();
+    let deadline = std::time::Instant::now() + play::DEADLINE;
+    loop {
+        // An empty body is no attempt on the nonce.
+        let (status, told) = client.post("attest", Some(&second), b"{}").unwrap();
+        if (status, &told["type"]) == (429, &json!("casemate:busy")) {
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "never busy: {status} {told}"
+        );
+    }
+    drop(slow);
+}
+
+#[test]
+fn an_address_that_asks_too_often_is_told_to_wait() {
+    let play = Play::start("[limits]\nasks-per-minute = 3\n");
+    let client = play.client();
+    let body = br#"{"version":"0.1.1","tee":"snp","extra-params":""}"#;
+    // Two minutes may be touched: seven are more than both take.
+    let busy = (0..7)
+        .filter(|_| client.post("auth", None, body).unwrap().0 == 429)
+        .count();
+    assert!((1..=4).contains(&busy), "{busy}");
+}
+
+#[test]
+fn what_the_operator_revokes_is_released_to_nobody_also_after_a_restart() {
+    let mut play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    assert_eq!(client.resource(&asked, "default/key/open").0, 200);
+    let told = play
+        .admin(&["revoke", "default/key/open", "--why", "it leaked"])
+        .unwrap();
+    assert_eq!(told["revoked"], "default/key/open");
+    assert_eq!(client.resource(&asked, "default/key/open").0, 403);
+    assert!(
+        play.admin(&["revoke", "default/key/missing", "--why", "x"])
+            .is_err()
+    );
+
+    play.restart();
+    let list = play.admin(&["list"]).unwrap();
+    let open = list["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "default/key/open");
+    assert_eq!(open.unwrap()["revoked"], true);
+    let (client, guest) = (play.client(), Guest::with_ec());
+    let asked = client.auth();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    assert_eq!(client.resource(&asked, "default/key/open").0, 403);
+    play.admin(&["restore", "default/key/open", "--why", "it did not"])
+        .unwrap();
+    assert_eq!(client.resource(&asked, "default/key/open").0, 200);
+}
+
+#[test]
+fn every_release_is_recorded_before_it_and_the_log_verifies_at_the_end() {
+    let mut play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    client.resource(&asked, "default/key/open");
+    client.resource(&asked, "default/key/limited");
+    let forged = client.auth();
+    client.attest(&forged, &guest.attestation_by(&forged, &mut tee().tamper()));
+    let records = play.end();
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| record["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "serving",
+            "attested",
+            "releasing",
+            "refused",
+            "not-attested",
+            "closed"
+        ]
+    );
+    assert_eq!(records[3]["code"], "policy");
+    assert_eq!(records[1]["session"], records[2]["session"]);
+    // Whoever reads the log cannot go on with somebody's session, and learns no secret.
+    let text = serde_json::to_string(&records).unwrap();
+    assert!(
+        !text.contains(&asked.session) && !text.contains("the secret"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_shapes_of_the_protocol_are_those_of_trustee() {
+    let play = Play::start("");
+    let client = play.client();
+    let body = br#"{"version":"0.1.1","tee":"snp","extra-params":{"tee-metadata":{}}}"#;
+    let (status, told) = client.post("auth", None, body).unwrap();
+    assert_eq!((status, &told["extra-params"]), (200, &json!("")));
+    assert_eq!(names(&told), ["extra-params", "nonce"]);
+    assert_eq!(
+        client
+            .post("auth", None, br#"{"version":"9.0.0","tee":"snp"}"#)
+            .unwrap()
+            .0,
+        400
+    );
+
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    client.attest(&asked, &guest.attestation(&asked));
+    let (_, jwe) = client.resource(&asked, "default/key/open");
+    assert_eq!(
+        names(&jwe),
+        ["ciphertext", "encrypted_key", "iv", "protected", "tag"]
+    );
+    let header = play::decoded(&jwe["protected"]);
+    let header: Value = serde_json::from_slice(&header).unwrap();
+    assert_eq!(
+        (&header["alg"], &header["enc"]),
+        (&json!("ECDH-ES+A256KW"), &json!("A256GCM"))
+    );
+    assert_eq!(
+        (&header["epk"]["kty"], &header["epk"]["crv"]),
+        (&json!("EC"), &json!("P-256"))
+    );
+    // Errors are ErrorInformation.
+    let (_, error) = client.resource(&asked, "default/key/missing");
+    assert_eq!(names(&error), ["detail", "type"]);
+}
+
+/// The names in an object, sorted.
+fn names(object: &Value) -> Vec<&str> {
+    let mut names: Vec<_> = object
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    names
+}

@@ -1,0 +1,313 @@
+//! The relying party's broker, over the network.
+//!
+//! ```text
+//! key = "kbs+https://broker.example:8443/default/key/sales?ca=broker-ca.pem"
+//! ```
+//!
+//! Speaks the KBS protocol with the session's release key: evidence is bound to the broker's nonce, to
+//! that key, to the policy bundle and to the log, and what comes back opens with that key only. So the
+//! network learns nothing and can change nothing; that it is the right broker is for TLS to say, by the
+//! roots of Mozilla's programme or, with `ca`, by that file's alone (beside the policy).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::{Challenge, Evidence, Nonce, SealedSecret, UnixTime};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use casemate::release::{KeyBroker, Refusal};
+use serde_json::{Value, json};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+/// How a key's address begins.
+pub const SCHEME: &str = "kbs+https://";
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Most bytes of an answer: a sealed secret, in Base64.
+const MAX_ANSWER: u64 = 256 << 10;
+/// Most bytes of a file of certificates.
+const MAX_CA: u64 = 256 << 10;
+/// Name of the cookie that names a session.
+const SESSION: &str = "kbs-session-id";
+
+/// One key of a broker elsewhere.
+pub struct RemoteBroker {
+    agent: ureq::Agent,
+    base: String,
+    resource: String,
+    session: Option<String>,
+}
+
+/// Why an address of a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// It is not of the documented form.
+    #[error("it is not `{SCHEME}HOST:PORT/REPO/TYPE/TAG`, with `?ca=FILE` if need be")]
+    Form,
+    /// The certificates that are to be believed cannot be read.
+    #[error("the certificates of `ca` cannot be used: {0}")]
+    Ca(String),
+}
+
+impl RemoteBroker {
+    /// Takes the address of a key; a relative `ca` starts at `folder`.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`]; nobody was asked yet.
+    pub fn at(uri: &str, folder: &Path) -> Result<Self, AddressError> {
+        let rest = uri.strip_prefix(SCHEME).ok_or(AddressError::Form)?;
+        let (rest, ca) = match rest.split_once('?') {
+            Some((rest, query)) => {
+                let ca = query.strip_prefix("ca=").filter(|ca| !ca.is_empty());
+                (rest, Some(ca.ok_or(AddressError::Form)?))
+            }
+            None => (rest, None),
+        };
+        let (host, resource) = rest.split_once('/').ok_or(AddressError::Form)?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let plain = |part: &str| {
+            !part.is_empty() && ![".", ".."].contains(&part) && part.bytes().all(known)
+        };
+        let plain_host = |byte: u8| known(byte) || b":[]".contains(&byte);
+        if host.is_empty()
+            || !host.bytes().all(plain_host)
+            || resource.split('/').count() != 3
+            || !resource.split('/').all(plain)
+        {
+            return Err(AddressError::Form);
+        }
+        let roots = match ca {
+            Some(ca) => certificates(&folder.join(ca))?,
+            None => RootCerts::WebPki,
+        };
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .https_only(true)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_global(Some(TIMEOUT))
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .build();
+        Ok(Self {
+            agent: agent.into(),
+            base: format!("https://{host}/kbs/v0"),
+            resource: resource.to_owned(),
+            session: None,
+        })
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Result<ureq::http::Response<ureq::Body>, Refusal> {
+        let mut request = self
+            .agent
+            .post(format!("{}/{path}", self.base))
+            .content_type("application/json");
+        if let Some(session) = &self.session {
+            request = request.header("cookie", format!("{SESSION}={session}"));
+        }
+        let response = request
+            .send(body.to_string())
+            .map_err(|error| unreachable(&error))?;
+        accepted(response)
+    }
+}
+
+impl KeyBroker for RemoteBroker {
+    fn name_of(&self, _: &str) -> String {
+        self.resource.clone()
+    }
+
+    fn challenge(&mut self, _: &str, _: UnixTime) -> Result<Nonce, Refusal> {
+        // What a broker remembers of an earlier exchange is of no use: evidence is always fresh.
+        self.session = None;
+        let request = json!({ "version": "0.4.0", "tee": "casemate", "extra-params": "" });
+        let mut response = self.post("auth", &request)?;
+        let cookies = response.headers().get_all("set-cookie").iter();
+        let mut named = cookies
+            .filter_map(|cookie| {
+                cookie
+                    .to_str()
+                    .ok()?
+                    .split(';')
+                    .next()?
+                    .strip_prefix(SESSION)?
+                    .strip_prefix('=')
+            })
+            .map(str::to_owned);
+        let session = named.next().filter(|session| session.len() <= 256);
+        let answer = json_of(&mut response)?;
+        let nonce = answer["nonce"]
+            .as_str()
+            .and_then(|nonce| STANDARD.decode(nonce).ok());
+        let nonce: Option<Nonce> = nonce.and_then(|nonce| nonce.try_into().ok());
+        let (Some(session), Some(nonce)) = (session, nonce) else {
+            return Err(strange("it gave no nonce of 32 bytes, or no session"));
+        };
+        self.session = Some(session);
+        Ok(nonce)
+    }
+
+    fn release(
+        &mut self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        _: &str,
+        _: UnixTime,
+    ) -> Result<SealedSecret, Refusal> {
+        let hex = casemate::record::hex;
+        let attestation = json!({
+            "runtime-data": {
+                "nonce": STANDARD.encode(challenge.nonce),
+                "tee-pubkey": {
+                    "kty": "OKP",
+                    "crv": "X25519",
+                    "alg": "HPKE-Base-X25519-SHA256-ChaCha20Poly1305",
+                    "x": URL_SAFE_NO_PAD.encode(challenge.release_key),
+                },
+                "policy-digest": hex(&challenge.policy_digest),
+                "log-key": hex(&challenge.log_key),
+            },
+            "tee-evidence": {
+                "primary_evidence": evidence,
+                "additional_evidence": "",
+            },
+        });
+        self.post("attest", &attestation)?;
+        let session = self.session.take().unwrap_or_default();
+        let response = self
+            .agent
+            .get(format!("{}/resource/{}", self.base, self.resource))
+            .header("cookie", format!("{SESSION}={session}"))
+            .call()
+            .map_err(|error| unreachable(&error))?;
+        let answer = json_of(&mut accepted(response)?)?;
+        serde_json::from_value(answer).map_err(|_| strange("it gave no sealed secret"))
+    }
+}
+
+fn certificates(path: &Path) -> Result<RootCerts, AddressError> {
+    let wrong =
+        |why: &dyn std::fmt::Display| AddressError::Ca(format!("`{}`: {why}", path.display()));
+    let pem = crate::assembly::read_bounded(path, MAX_CA).map_err(|error| wrong(&error))?;
+    let certificates = attestation::certificates_from_pem(&pem);
+    let certificates: Vec<_> = certificates
+        .ok_or_else(|| wrong(&"it is no PEM"))?
+        .iter()
+        .map(|der| Certificate::from_der(der).to_owned())
+        .collect();
+    match certificates.is_empty() {
+        true => Err(wrong(&"there are none in it")),
+        false => Ok(RootCerts::Specific(Arc::new(certificates))),
+    }
+}
+
+fn accepted(
+    mut response: ureq::http::Response<ureq::Body>,
+) -> Result<ureq::http::Response<ureq::Body>, Refusal> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    // What a broker says is shown to an operator, so it must be short, and text.
+    let answer = json_of(&mut response).unwrap_or_default();
+    let said = |field: &str| {
+        let text: String = answer[field]
+            .as_str()
+            .unwrap_or_default()
+            .chars()
+            .take(200)
+            .collect();
+        text.escape_debug().to_string()
+    };
+    let code = said("type");
+    Err(Refusal {
+        code: match code.strip_prefix("casemate:") {
+            Some(code) => code.to_owned(),
+            None => format!("http-{}", status.as_u16()),
+        },
+        message: match said("detail") {
+            empty if empty.is_empty() => format!("the broker answers {status}"),
+            detail => detail,
+        },
+    })
+}
+
+fn json_of(response: &mut ureq::http::Response<ureq::Body>) -> Result<Value, Refusal> {
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(MAX_ANSWER)
+        .read_to_vec();
+    let body = body.map_err(|error| unreachable(&error))?;
+    serde_json::from_slice(&body).map_err(|_| strange("its answer is not JSON"))
+}
+
+fn unreachable(error: &ureq::Error) -> Refusal {
+    Refusal {
+        code: "unreachable".into(),
+        message: format!(
+            "the broker cannot be reached: {}",
+            casemate::error::describe(error)
+        ),
+    }
+}
+
+fn strange(why: &str) -> Refusal {
+    Refusal {
+        code: "protocol".into(),
+        message: format!("the broker does not follow the protocol: {why}"),
+    }
+}
+
+impl std::fmt::Debug for RemoteBroker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemoteBroker")
+            .field("base", &self.base)
+            .field("resource", &self.resource)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_a_host_and_a_resource_and_nothing_else() {
+        let at = |uri: &str| RemoteBroker::at(uri, Path::new("/"));
+        let broker = at("kbs+https://broker.example:8443/default/key/sales").unwrap();
+        assert_eq!(broker.base, "https://broker.example:8443/kbs/v0");
+        assert_eq!(broker.name_of("sales"), "default/key/sales");
+        for uri in [
+            "kbs+http://broker.example/default/key/sales",
+            "kbs+https://broker.example/default/key",
+            "kbs+https://broker.example/default/key/sales/more",
+            "kbs+https://broker.example/default/../sales",
+            "kbs+https:///default/key/sales",
+            "kbs+https://user@broker.example/default/key/sales",
+            "kbs+https://broker.example/default/key/sales?insecure=1",
+            "kbs+https://broker.example/default/key/sales#x",
+        ] {
+            assert!(matches!(at(uri), Err(AddressError::Form)), "{uri}");
+        }
+        let missing = at("kbs+https://broker.example/default/key/sales?ca=missing.pem");
+        assert!(matches!(missing, Err(AddressError::Ca(_))));
+    }
+
+    #[test]
+    fn a_broker_that_cannot_be_reached_is_a_refusal() {
+        // A port that nobody listens on: the one that was just given back.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let uri = format!("kbs+https://127.0.0.1:{port}/default/key/sales");
+        let mut broker = RemoteBroker::at(&uri, Path::new("/")).unwrap();
+        let refusal = broker.challenge("sales", UnixTime(0)).unwrap_err();
+        assert_eq!(refusal.code, "unreachable");
+    }
+}

@@ -525,9 +525,10 @@ fn ordered(handle: &casemate::Handle, world: &Shared, command: &Command) {
         why,
     });
     let mut world = world.lock().unwrap();
-    let Ok(status) = answer else {
+    let status = match answer {
+        Ok(status) if status.plan.run != Run::Stopped => status,
         // It is over; what was not in force never will be.
-        return;
+        _ => return,
     };
     match command {
         Command::Freeze => world.held = true,

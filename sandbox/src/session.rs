@@ -365,7 +365,11 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
         // Asked for, and never decided.
         Change::Tighten(_) => return Vec::new(),
     };
-    reasons(decision, &grant)
+    match reasons(decision, &grant) {
+        // What a newer policy does not list, no rule of it is about.
+        none if none.is_empty() => vec!["the policy in force does not list it".into()],
+        rules => rules,
+    }
 }
 
 fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {

@@ -93,6 +93,8 @@ pub struct Session {
     orders: Orders,
     asked: Vec<SyncSender<Answer>>,
     deadline: Option<Duration>,
+    /// When the facts were looked at of which the last decision was made.
+    looked: Duration,
     asked_to_end: bool,
     started: bool,
 
@@ -192,8 +194,9 @@ impl Session {
     fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
         self.journal.settle()?;
         let now = self.clock.now();
-        let evidence = self.attested.next_change(&self.bundle, now);
-        let wake = [evidence, self.watch.next_change(now), self.deadline];
+        // What changed since the last look, while a lever was slow, has not been decided upon either.
+        let evidence = self.attested.next_change(&self.bundle, self.looked);
+        let wake = [evidence, self.watch.next_change(self.looked), self.deadline];
         let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
         let first = match wake {
@@ -241,6 +244,7 @@ impl Session {
         self.hear_of_keys()?;
         // One time for both: what is seen now does not fade before it is decided upon.
         let now = self.clock.now();
+        self.looked = now;
         self.look(&events, now)?;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Some(Why::Time));
@@ -365,7 +369,11 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
         // Asked for, and never decided.
         Change::Tighten(_) => return Vec::new(),
     };
-    reasons(decision, &grant)
+    match reasons(decision, &grant) {
+        // What a newer policy does not list, no rule of it is about.
+        none if none.is_empty() => vec!["the policy in force does not list it".into()],
+        rules => rules,
+    }
 }
 
 fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {

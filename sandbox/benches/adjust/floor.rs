@@ -88,7 +88,12 @@ pub fn shut(rounds: u32) -> Result<Vec<Duration>> {
 pub fn store(rounds: u32) -> Result<Vec<Duration>> {
     let switch = AtomicBool::new(true);
     (0..rounds)
-        .map(|round| timed(|| Ok(switch.store(round % 2 == 0, Ordering::SeqCst))))
+        .map(|round| {
+            timed(|| {
+                switch.store(round % 2 == 0, Ordering::SeqCst);
+                Ok(())
+            })
+        })
         .collect()
 }
 

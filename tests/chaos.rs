@@ -41,7 +41,8 @@ const SEED: &str = "CASEMATE_CHAOS_SEED";
 /// Seed of the key of the logs, which are opened again after the crash.
 const LOG_KEY: [u8; 32] = [9; 32];
 
-const RISK: &str = "operator = { adds = 25, half-life = \"30ms\" }\n\
+const RISK: &str = "falls-after = \"20ms\"\n\
+                    operator = { adds = 25, half-life = \"30ms\" }\n\
                     denied-syscall = { adds = 4, half-life = \"30ms\" }";
 const RULES: &str = r#"
 forbid (principal, action == Action::"write", resource == Path::"/out") when { context.risk >= 20 };

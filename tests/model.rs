@@ -82,6 +82,8 @@ struct World {
     tightened: bool,
     /// An order to freeze is in force.
     held: bool,
+    /// How many milliseconds it takes to freeze it.
+    slow: u64,
     frozen: bool,
     alive: bool,
     faults: BTreeMap<Lever, u32>,
@@ -258,6 +260,9 @@ impl Instance for Row {
 
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {
         let mut world = self.world.lock().unwrap();
+        if frozen {
+            std::thread::sleep(std::time::Duration::from_millis(world.slow));
+        }
         world.effect(Lever::Freeze, |change| *change == Change::Freeze(frozen))?;
         world.frozen = frozen;
         Ok(())
@@ -356,6 +361,10 @@ enum Step {
     Look,
     /// An operator orders something, and waits until it is in force.
     Order(Command),
+    /// Freezing takes so many milliseconds from now on.
+    Slow(u64),
+    /// One waits until this was changed.
+    Wait(Change),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -402,7 +411,7 @@ struct Played {
 }
 
 fn policy() -> Policy {
-    let risk = "operator = { adds = 25, half-life = \"15ms\" }\n\
+    let risk = "falls-after = \"3ms\"\noperator = { adds = 25, half-life = \"15ms\" }\n\
                 denied-syscall = { adds = 2, half-life = \"15ms\" }";
     Policy::shell("true")
         .with_data()
@@ -476,6 +485,12 @@ fn play(room: &Room, script: &[Step]) -> Played {
             Step::Fault(lever, times) => {
                 world.lock().unwrap().faults.insert(*lever, *times);
             }
+            Step::Slow(millis) => world.lock().unwrap().slow = *millis,
+            Step::Wait(wanted) => common::wait_until("a change", || {
+                let records = records.lock().unwrap();
+                let mut changes = records.iter();
+                changes.any(|r| matches!(r, Record::Adjusted { change, .. } if change == wanted))
+            }),
             Step::Order(command) => ordered(&handle, &world, command),
             Step::Pass(millis) => {
                 std::thread::sleep(std::time::Duration::from_millis((*millis).into()))
@@ -525,9 +540,10 @@ fn ordered(handle: &casemate::Handle, world: &Shared, command: &Command) {
         why,
     });
     let mut world = world.lock().unwrap();
-    let Ok(status) = answer else {
+    let status = match answer {
+        Ok(status) if status.plan.run != Run::Stopped => status,
         // It is over; what was not in force never will be.
-        return;
+        _ => return,
     };
     match command {
         Command::Freeze => world.held = true,
@@ -618,6 +634,15 @@ proptest! {
         let Some(room) = &*ROOM else { return Ok(()) };
         play(room, &script).assert_right();
     }
+}
+
+#[test]
+fn what_fades_while_a_lever_is_slow_is_not_overlooked() {
+    let Some(room) = Room::new() else { return };
+    let slow = [Step::Slow(100), Step::Doubt, Step::Doubt, Step::Doubt];
+    let wait = [Change::Freeze(true), Change::Freeze(false)].map(Step::Wait);
+    let script: Vec<_> = slow.into_iter().chain(wait).collect();
+    play(&room, &script).assert_right();
 }
 
 /// Doubt until nothing but staying alive is granted.

@@ -32,6 +32,10 @@ struct Service {
 impl Service {
     /// Starts an agent and waits until it listens.
     fn start(further: &str) -> Self {
+        Self::start_with(further, &[])
+    }
+
+    fn start_with(further: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Others get as far as the socket, which is where they have to be refused.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
@@ -42,6 +46,7 @@ impl Service {
             format!("socket = \"a.sock\"\nstate = \"state\"\npolicies = \"policies\"\n{further}");
         fs::write(folder.path().join("agent.toml"), config).unwrap();
         let process = program(folder.path())
+            .args(arguments)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -575,4 +580,40 @@ fn a_user_who_is_allowed_reaches_no_session_of_others() {
     let kill = asked(json!({ "kill": { "session": id, "signal": 9 } }));
     assert_eq!(kill["error"]["code"], "no-session");
     assert!(alive(init));
+}
+
+#[test]
+fn a_run_that_asks_for_a_receipt_gets_one_that_holds_or_the_reason_why_not() {
+    let service = Service::start_with("", &["--dangerously-accept-simulated"]);
+    service.policy("work", "exit 3");
+    service.policy("proven", "exit 4");
+    let path = service.folder.path().join("policies/proven.toml");
+    let policy = fs::read_to_string(&path).unwrap();
+    let accepts = "[attestation]\naccept = [\"simulated\"]\n\n[workload]";
+    fs::write(&path, policy.replace("[workload]", accepts)).unwrap();
+    let run =
+        |policy: &str| rest(service.ask(&json!({ "run": { "policy": policy, "receipt": true } })));
+
+    let told = run("proven");
+    let [.., receipt, outcome] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(outcome["outcome"]["ending"]["code"], 4, "{outcome}");
+    let receipt = serde_json::to_vec(&receipt["receipt"]).unwrap();
+    let verifier = attestation::Verifier::builder()
+        .dangerous()
+        .accept_simulated();
+    let now = attestation::UnixTime::from(std::time::SystemTime::now());
+    let proven = casemate::receipt::Receipt::from_json(&receipt)
+        .and_then(|receipt| receipt.verify(&verifier.build().unwrap(), now))
+        .unwrap();
+    assert_eq!(proven.statement().ending, Some(json!({ "code": 4 })));
+
+    let told = run("work");
+    let [.., none, outcome] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!(outcome["outcome"]["ending"]["code"], 3, "{outcome}");
+    let why = none["no-receipt"]["why"].as_str().unwrap();
+    assert!(why.contains("no evidence"), "{why}");
 }

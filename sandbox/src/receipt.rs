@@ -403,11 +403,7 @@ impl Receipt {
         if self.policies.len() != named.len() || named.first() != Some(&&first) {
             return Err(Refuted::OtherPolicy);
         }
-        if self.policies.len() != statement.policies.len() {
-            return Err(Refuted::OtherPolicy);
-        }
         let mut bundles = Vec::with_capacity(self.policies.len());
-        let named = statement.policies.iter().map(|named| &named.digest);
         for (index, (source, digest)) in self.policies.iter().zip(named).enumerate() {
             let bundle = source.read(index)?;
             if hex(&bundle.digest()) != *digest {

@@ -13,7 +13,6 @@ use attestation::{
     AttestError, Attester, Challenge, Evidence, Nonce, ReleaseKey, Role, SealedSecret, UnixTime,
 };
 use policy::Bundle;
-use vault::anchor::FreshnessAnchor;
 use vault::kek::{KekError, Released};
 use vault::{Access, OpenOptions, Vault};
 use zeroize::Zeroize;
@@ -136,8 +135,7 @@ pub fn open_vault(
     identity: &Identity,
     attester: &mut dyn Attester,
     broker: &mut dyn KeyBroker,
-    anchor: Option<Arc<dyn FreshnessAnchor>>,
-    access: Access,
+    options: OpenOptions,
     now: UnixTime,
 ) -> Result<Arc<Vault>, ReleaseError> {
     let refused = |refusal| ReleaseError::Refused {
@@ -165,11 +163,6 @@ pub fn open_vault(
     let mut bytes: [u8; 32] = secret.as_slice().try_into().map_err(|_| sealed_for_us())?;
     let kek = Released::take(&mut bytes);
     bytes.zeroize();
-    let options = OpenOptions {
-        access,
-        anchor,
-        ..OpenOptions::default()
-    };
     let vault =
         Vault::open_with(path, &kek.map_err(ReleaseError::Memory)?, options).map_err(|source| {
             ReleaseError::Vault {

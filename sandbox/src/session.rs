@@ -93,6 +93,8 @@ pub struct Session {
     orders: Orders,
     asked: Vec<SyncSender<Answer>>,
     deadline: Option<Duration>,
+    /// When the facts were looked at of which the last decision was made.
+    looked: Duration,
     asked_to_end: bool,
     started: bool,
 
@@ -170,7 +172,7 @@ impl Session {
             });
             if let Some(ending) = ended {
                 // What it did last is still worth a record; there is nothing left to adjust.
-                self.look(&events)?;
+                self.look(&events, self.clock.now())?;
                 self.note_signals()?;
                 let ending = ending?;
                 self.journal.note(Record::Ended { ending })?;
@@ -192,8 +194,9 @@ impl Session {
     fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
         self.journal.settle()?;
         let now = self.clock.now();
-        let evidence = self.attested.next_change(&self.bundle, now);
-        let wake = [evidence, self.watch.next_change(now), self.deadline];
+        // What changed since the last look, while a lever was slow, has not been decided upon either.
+        let evidence = self.attested.next_change(&self.bundle, self.looked);
+        let wake = [evidence, self.watch.next_change(self.looked), self.deadline];
         let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
         let first = match wake {
@@ -239,11 +242,14 @@ impl Session {
             self.journal.note(record)?;
         }
         self.hear_of_keys()?;
-        self.look(&events)?;
+        // One time for both: what is seen now does not fade before it is decided upon.
+        let now = self.clock.now();
+        self.looked = now;
+        self.look(&events, now)?;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Some(Why::Time));
         }
-        let facts = self.facts();
+        let facts = self.facts(now);
         let decision = self.bundle.decide(&facts);
         self.note_shadow(&facts, &decision)?;
         let wanted = self.orders.under(self.ceiling.narrowed(&decision));
@@ -276,8 +282,8 @@ impl Session {
     }
 
     /// Sensors ─▶ signals ─▶ risk.
-    fn look(&mut self, events: &[Event]) -> Result<(), SessionError> {
-        let (attested, now) = (&self.attested, self.clock.now());
+    fn look(&mut self, events: &[Event], now: Duration) -> Result<(), SessionError> {
+        let attested = &self.attested;
         let around = Around {
             vaults: &self.vaults,
             instance: self.instance.as_deref(),
@@ -363,7 +369,11 @@ fn because(change: &Change, decision: &Decision) -> Vec<String> {
         // Asked for, and never decided.
         Change::Tighten(_) => return Vec::new(),
     };
-    reasons(decision, &grant)
+    match reasons(decision, &grant) {
+        // What a newer policy does not list, no rule of it is about.
+        none if none.is_empty() => vec!["the policy in force does not list it".into()],
+        rules => rules,
+    }
 }
 
 fn reasons(decision: &Decision, grant: &Grant) -> Vec<String> {

@@ -36,6 +36,9 @@ pub struct Vaults {
     events: SyncSender<Event>,
 }
 
+/// The generation and root that a commit came to, or what could not be committed.
+type Committed = Result<(u64, [u8; 32]), Uncommitted>;
+
 /// One vault, open, and shown to the workload once its place exists.
 struct Shown {
     /// Until it is withdrawn: then its keys go with it.
@@ -221,9 +224,8 @@ impl Vaults {
         std::mem::take(&mut self.lost)
     }
 
-    /// Commits what was written to the vaults that are still shown: the generation and root of each, or
-    /// what could not be committed.
-    pub fn commit(&self) -> Vec<(String, Result<(u64, [u8; 32]), Uncommitted>)> {
+    /// Commits what was written to the vaults that are still shown.
+    pub fn commit(&self) -> Vec<(String, Committed)> {
         let written = |(name, shown): (&String, &Shown)| {
             let Some(Data::Writable(volume)) = &shown.vault else {
                 return None;

@@ -193,6 +193,7 @@ impl SessionBuilder {
             journal: Journal::new(log, self.watcher, clock),
             clock,
             deadline: None,
+            looked: Duration::ZERO,
             gaps: Default::default(),
             plan: Plan::default(),
             ceiling: Plan::default(),

@@ -11,13 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use attestation::{Attester, Tee, UnixTime};
 use vault::anchor::FreshnessAnchor;
-use vault::{Access, Vault};
+use vault::{Access, OpenOptions, Vault};
 
 use crate::event::Event;
 use crate::release::{self, Identity, KeyBroker, ReleaseError};
 
 /// An attester that the session and a release under way use in turn.
 pub(super) type SharedAttester = Arc<Mutex<Box<dyn Attester>>>;
+
+/// What remembers the latest commit of vaults, by entry of the `[data]` table.
+type Anchors = BTreeMap<String, Arc<dyn FreshnessAnchor>>;
 
 /// What came of asking.
 type Answer = Result<Arc<Vault>, ReleaseError>;
@@ -28,7 +31,7 @@ type Return = Receiver<(Box<dyn KeyBroker>, Answer)>;
 /// Who asks for keys, and whether it is under way.
 pub(super) struct Courier {
     broker: Option<Box<dyn KeyBroker>>,
-    anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
+    anchors: Anchors,
     identity: Arc<Identity>,
     attester: SharedAttester,
     away: Option<(String, Return)>,
@@ -37,7 +40,7 @@ pub(super) struct Courier {
 impl Courier {
     pub(super) fn new(
         broker: Option<Box<dyn KeyBroker>>,
-        anchors: BTreeMap<String, Arc<dyn FreshnessAnchor>>,
+        anchors: Anchors,
         identity: Arc<Identity>,
         attester: SharedAttester,
     ) -> Self {
@@ -60,10 +63,10 @@ impl Courier {
         now: UnixTime,
     ) -> Option<Answer> {
         let broker = self.broker.as_deref_mut()?;
-        let anchor = self.anchors.get(name).cloned();
+        let options = options(&self.anchors, name, access);
         let (identity, attester) = (&self.identity, &mut Turns(&self.attester));
         Some(release::open_vault(
-            name, path, identity, attester, broker, anchor, access, now,
+            name, path, identity, attester, broker, options, now,
         ))
     }
 
@@ -95,7 +98,7 @@ impl Courier {
         };
         let (answers, answer) = channel();
         let (identity, attester) = (Arc::clone(&self.identity), Arc::clone(&self.attester));
-        let anchor = self.anchors.get(name).cloned();
+        let options = options(&self.anchors, name, access);
         let (data, path) = (name.to_owned(), path.to_owned());
         std::thread::Builder::new()
             .name("sandbox-keys".into())
@@ -107,8 +110,7 @@ impl Courier {
                     &identity,
                     &mut turns,
                     &mut *broker,
-                    anchor,
-                    access,
+                    options,
                     now,
                 );
                 // A session that is over needs neither; a vault nobody takes is closed again.
@@ -127,6 +129,14 @@ impl Courier {
         self.broker = Some(broker);
         self.away = None;
         Some((name, opened))
+    }
+}
+
+fn options(anchors: &Anchors, name: &str, access: Access) -> OpenOptions {
+    OpenOptions {
+        access,
+        anchor: anchors.get(name).cloned(),
+        ..OpenOptions::default()
     }
 }
 

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Whatever happens, in whatever order, and whichever lever fails: no effect without a durable record
-//! before it, nothing kept that the last decision denies, no data read after its withdrawal, nothing
-//! left at the end, and every decision in the log is arrived at again.
+//! before it, nothing kept that the last decision or an order denies, nothing back that was taken for
+//! good, no data read after its withdrawal, nothing left at the end, and every decision in the log is
+//! arrived at again.
 
 #![allow(clippy::unwrap_used)]
 
@@ -25,14 +26,17 @@ use casemate::enforcement::Enforcement;
 use casemate::event::{Denied, Event};
 use casemate::isolation::cgroup::Limits;
 use casemate::isolation::child::Ending;
+use casemate::isolation::inject::Layer;
 use casemate::isolation::spawner::Failure;
 use casemate::isolation::{Backend, Instance, Launch, Place};
+use casemate::lever::tighten::Tightening;
+use casemate::order::EXEC;
 use casemate::plan::{FileAccess, Plan, Run, Tier, limits};
 use casemate::record::{Record, hex};
 use casemate::session::Killer;
-use casemate::{Session, SessionError};
+use casemate::{By, Command, Order, Session, SessionError};
 use common::{Local, ORIGIN, Policy, Room, tee, verifier};
-use policy::{Bundle, Facts};
+use policy::{Bundle, Endpoint, Facts};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use vault::audit::{Log, LogKey};
@@ -40,16 +44,24 @@ use vault::audit::{Log, LogKey};
 const RULES: &str = r#"
 forbid (principal, action == Action::"use", resource) when { context.risk >= 10 };
 forbid (principal, action == Action::"write", resource is Path) when { context.risk >= 20 };
+forbid (principal, action == Action::"connect", resource) when { context.risk >= 25 };
+forbid (principal, action == Action::"exec", resource) when { context.risk >= 30 };
 forbid (principal, action == Action::"read", resource is Path) when { context.risk >= 35 };
 forbid (principal, action == Action::"read", resource is Vault) when { context.risk >= 35 };
 forbid (principal, action == Action::"proceed", resource) when { context.risk >= 60 };
 forbid (principal, action == Action::"live", resource) when { context.risk >= 95 };
 "#;
 
+/// Whom the workload may connect to.
+const PEER: &str = "192.0.2.1:443";
+
 /// What a fault can befall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Lever {
     Tree,
+    Net,
+    Exec,
+    Tighten,
     Limit,
     Freeze,
     Stop,
@@ -60,8 +72,16 @@ enum Lever {
 struct World {
     log: PathBuf,
     trees: BTreeMap<String, FileAccess>,
+    connect: BTreeSet<Endpoint>,
+    exec: bool,
     limits: Option<Limits>,
     data: Option<PathBuf>,
+    /// What orders that are in force took away.
+    ordered: BTreeSet<String>,
+    /// The right to start programs was taken for good, by an order that is in force.
+    tightened: bool,
+    /// An order to freeze is in force.
+    held: bool,
     frozen: bool,
     alive: bool,
     faults: BTreeMap<Lever, u32>,
@@ -99,13 +119,25 @@ impl World {
             return;
         }
         let mut wrong = Vec::new();
-        if plan.run != Run::Running {
-            wrong.push(format!("it runs, but is to be {:?}", plan.run));
+        if plan.run != Run::Running || self.held {
+            wrong.push(format!(
+                "it runs, but is to be {:?}, {}",
+                plan.run, self.held
+            ));
         }
+        let ordered = |name: &str| self.ordered.contains(name);
         for (at, access) in &self.trees {
-            if Some(access) > plan.files.get(at) {
+            if Some(access) > plan.files.get(at) || ordered(at) {
                 wrong.push(format!("{at} can be used to {access}"));
             }
+        }
+        for endpoint in &self.connect {
+            if !plan.connect.contains(endpoint) || ordered(&endpoint.to_string()) {
+                wrong.push(format!("{endpoint} can be connected"));
+            }
+        }
+        if self.exec && (!plan.exec || ordered(EXEC) || self.tightened) {
+            wrong.push("programs can be started".into());
         }
         if plan.tier == Tier::Reduced && self.limits != Some(limits(bundle.tables(), Tier::Reduced))
         {
@@ -115,7 +147,7 @@ impl World {
             let mut files = common::files(folder).into_iter();
             files.any(|file| fs::metadata(file).unwrap().len() > 0)
         });
-        if readable && plan.data.is_empty() {
+        if readable && (plan.data.is_empty() || ordered("customers")) {
             wrong.push("data can be read".into());
         }
         self.wrong
@@ -164,6 +196,9 @@ impl Backend for Table {
             };
             world.trees.insert(bind.at.clone(), access);
         }
+        let granted = launch.connect.iter().filter(|(_, granted)| *granted);
+        world.connect = granted.map(|(endpoint, _)| endpoint.clone()).collect();
+        world.exec = true;
         world.limits = Some(launch.limits);
         if let (Some(data), Some(folder)) = (launch.floor.rootfs.data.first(), world.data.clone()) {
             fs::create_dir_all(&folder).unwrap();
@@ -245,6 +280,45 @@ impl Instance for Row {
         Ok(())
     }
 
+    fn connect(&mut self, endpoint: &Endpoint, granted: bool) -> Result<(), Failure> {
+        let mut world = self.world.lock().unwrap();
+        world.effect(Lever::Net, |change| match (change, granted) {
+            (Change::Disconnect(to), false) | (Change::Reconnect(to), true) => {
+                *to == endpoint.to_string()
+            }
+            _ => false,
+        })?;
+        match granted {
+            true => world.connect.insert(endpoint.clone()),
+            false => world.connect.remove(endpoint),
+        };
+        Ok(())
+    }
+
+    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
+        let mut world = self.world.lock().unwrap();
+        world.effect(Lever::Exec, |change| *change == Change::Exec(allowed))?;
+        world.exec = allowed;
+        Ok(())
+    }
+
+    fn exec_returns(&self) -> bool {
+        true
+    }
+
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let mut world = self.world.lock().unwrap();
+        world.effect(Lever::Tighten, |change| match change {
+            Change::Tighten(what) => what.layer().unwrap().lost_rights == layer.lost_rights,
+            _ => false,
+        })?;
+        // For good: what opens the other way later opens nothing.
+        if layer.lost_rights != 0 {
+            (world.tightened, world.exec) = (true, false);
+        }
+        Ok(())
+    }
+
     fn killer(&self) -> Killer {
         let world = Arc::clone(&self.world);
         Box::new(move || world.lock().unwrap().alive = false)
@@ -280,16 +354,36 @@ enum Step {
     Pass(u8),
     /// A signal that asks for nothing is passed on.
     Look,
+    /// An operator orders something, and waits until it is in force.
+    Order(Command),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let lever = prop_oneof![
         Just(Lever::Tree),
+        Just(Lever::Net),
+        Just(Lever::Exec),
+        Just(Lever::Tighten),
         Just(Lever::Limit),
         Just(Lever::Freeze),
         Just(Lever::Stop)
     ];
+    let names = ["customers", "/out", PEER, EXEC].map(str::to_owned);
+    let names = prop::sample::subsequence(names.to_vec(), 1..=4);
+    let names = names.prop_map(BTreeSet::from_iter).boxed();
+    let calls = || Tightening::Calls(["socket".to_owned()].into());
+    let order = prop_oneof![
+        2 => (1i8..40).prop_map(Command::Risk),
+        2 => (-40i8..-1).prop_map(Command::Risk),
+        2 => Just(Command::Freeze),
+        2 => Just(Command::Thaw),
+        4 => names.clone().prop_map(Command::Withdraw),
+        4 => names.prop_map(Command::Restore),
+        1 => prop_oneof![Just(Tightening::Exec), Just(calls())].prop_map(Command::Tighten),
+        1 => Just(Command::Stop),
+    ];
     prop_oneof![
+        4 => order.prop_map(Step::Order),
         4 => Just(Step::Doubt),
         4 => (1u8..20).prop_map(Step::Refused),
         1 => (lever, 1u32..3).prop_map(|(lever, times)| Step::Fault(lever, times)),
@@ -310,7 +404,10 @@ struct Played {
 fn policy() -> Policy {
     let risk = "operator = { adds = 25, half-life = \"15ms\" }\n\
                 denied-syscall = { adds = 2, half-life = \"15ms\" }";
-    Policy::shell("true").with_data().with_rules(risk, RULES)
+    Policy::shell("true")
+        .with_data()
+        .connecting(&[PEER])
+        .with_rules(risk, RULES)
 }
 
 /// Runs a script against a session, and checks at each decision what came of the one before.
@@ -379,6 +476,7 @@ fn play(room: &Room, script: &[Step]) -> Played {
             Step::Fault(lever, times) => {
                 world.lock().unwrap().faults.insert(*lever, *times);
             }
+            Step::Order(command) => ordered(&handle, &world, command),
             Step::Pass(millis) => {
                 std::thread::sleep(std::time::Duration::from_millis((*millis).into()))
             }
@@ -408,6 +506,54 @@ fn play(room: &Room, script: &[Step]) -> Played {
         wrong: std::mem::take(&mut world.wrong),
         log,
         _folder: folder,
+    }
+}
+
+/// Orders something, and holds the sandbox to it from the answer on.
+fn ordered(handle: &casemate::Handle, world: &Shared, command: &Command) {
+    match command {
+        // What is lifted may be back before the answer.
+        Command::Thaw => world.lock().unwrap().held = false,
+        Command::Restore(names) => world.lock().unwrap().ordered.retain(|n| !names.contains(n)),
+        _ => {}
+    }
+    let by = By { uid: 0, pid: 1 };
+    let (command, why) = (command.clone(), "doubt".into());
+    let answer = handle.order(Order {
+        command: command.clone(),
+        by,
+        why,
+    });
+    let mut world = world.lock().unwrap();
+    let Ok(status) = answer else {
+        // It is over; what was not in force never will be.
+        return;
+    };
+    match command {
+        Command::Freeze => world.held = true,
+        Command::Withdraw(names) => {
+            let kept = names.iter().any(|name| match &**name {
+                EXEC => status.plan.exec,
+                PEER => status.plan.connect.contains(PEER),
+                "/out" => status.plan.files.contains_key("/out"),
+                vault => status.plan.data.contains(vault),
+            });
+            if kept {
+                world
+                    .wrong
+                    .push(format!("{names:?} not all withdrawn: {:?}", status.plan));
+            }
+            world.ordered.extend(names);
+        }
+        Command::Tighten(what) => {
+            let taken = status.plan.tightened.contains(&what);
+            if !taken || (what == Tightening::Exec && (!world.tightened || status.plan.exec)) {
+                world
+                    .wrong
+                    .push(format!("{what} not taken: {:?}", status.plan));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -482,6 +628,8 @@ fn a_lever_that_fails_closes_the_sandbox_down_step_by_step() {
     let Some(room) = Room::new() else { return };
     for failing in [
         &[(Lever::Tree, 1)][..],
+        &[(Lever::Net, 1)],
+        &[(Lever::Exec, 1)],
         &[(Lever::Limit, 1)],
         &[(Lever::Freeze, 2)],
         &[(Lever::Limit, 1), (Lever::Freeze, 1)],

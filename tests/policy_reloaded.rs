@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::net::TcpListener;
+
 use casemate::adjust::Change;
 use casemate::record::{Record, decision_digest, hex};
 use common::{Policy, Room};
@@ -114,4 +116,78 @@ fn a_policy_that_would_change_the_floor_is_refused_and_the_old_one_stays() {
         0,
         "{kinds:?}"
     );
+}
+
+#[test]
+fn what_goes_with_its_entry_is_taken_from_live_connections_too() {
+    let Some(room) = Room::new() else { return };
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = server.local_addr().unwrap();
+    let script = format!(
+        "exec 3<>/dev/tcp/{}/{}; echo ready; read -r got <&3 || echo ended; \
+         (exec 4<>/dev/tcp/{0}/{1}) 2>/dev/null || echo refused",
+        endpoint.ip(),
+        endpoint.port()
+    );
+    let policy = Policy::command(&["bash", "-c", &script]).connecting(&[&endpoint.to_string()]);
+    let running = room.setup(&policy).start();
+    let flow = server.accept().unwrap();
+    running.wait_for_output("ready");
+    let listed = format!("\"{endpoint}\"");
+    running.handle.reload(later(&policy, 1000, &listed, ""));
+    let told = running.finish();
+    drop(flow);
+    assert_eq!(told.stdout, "ready\nended\nrefused\n", "{told:#?}");
+    let taken = Change::Disconnect(endpoint.to_string());
+    told.at(
+        "the end of connections",
+        |r| matches!(r, Record::Adjusted { change, .. } if *change == taken),
+    );
+}
+
+#[test]
+fn a_newer_policy_takes_the_right_to_start_programs_that_no_rule_was_about_before() {
+    let Some(room) = Room::new() else { return };
+    let policy = Policy::shell(
+        "echo ready; read -r line; (/bin/true) 2>/dev/null && echo started || echo refused",
+    )
+    .with_rules(RISK, "");
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    let rule = "permit (principal, action, resource);\nforbid (principal, action == Action::\"exec\", resource) when { context.risk >= 0 };";
+    let newer = later(&policy, 1000, "permit (principal, action, resource);", rule);
+    running.handle.reload(newer);
+    running.wait_for("no more programs", |r| {
+        matches!(
+            r,
+            Record::Adjusted {
+                change: Change::Exec(false),
+                ..
+            }
+        )
+    });
+    let told = running.finish();
+    assert_eq!(told.stdout, "ready\nrefused\n", "{told:#?}");
+}
+
+#[test]
+fn rules_about_a_gap_that_cannot_be_are_refused_from_the_start_and_later() {
+    let Some(room) = Room::new() else { return };
+    let misspelt = "forbid (principal, action == Action::\"live\", resource) when { context.gaps.contains(\"landlok\") };";
+    let policy = Policy::shell("echo ran").with_rules(RISK, misspelt);
+    let told = room.setup(&policy).run();
+    assert_eq!(told.stdout, "");
+    let error = told.result.as_ref().unwrap_err().to_string();
+    assert!(error.contains("there is no gap `landlok`"), "{error}");
+
+    let policy = Policy::shell("echo ready; read -r line").with_rules(RISK, RULE);
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    running.handle.reload(later(&policy, 1000, RULE, misspelt));
+    running.wait_for(
+        "refusal",
+        |r| matches!(r, Record::NotReloaded { why } if why.contains("landlok")),
+    );
+    let kinds = running.finish();
+    assert!(!kinds.kinds().contains(&"reloading"), "{kinds:#?}");
 }

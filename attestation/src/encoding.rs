@@ -32,12 +32,15 @@ impl<const N: usize> fmt::Display for Hex<N> {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         // Piece by piece, not byte by byte: an appraisal writes some thousand digits.
         self.0.chunks(32).try_for_each(|piece| {
-            let mut text = String::with_capacity(64);
-            for byte in piece {
-                text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-                text.push(char::from(DIGITS[usize::from(byte & 15)]));
+            let mut text = [0; 64];
+            for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(piece) {
+                *pair = [
+                    DIGITS[usize::from(byte >> 4)],
+                    DIGITS[usize::from(byte & 15)],
+                ];
             }
-            f.write_str(&text)
+            let text = text.get(..2 * piece.len()).unwrap_or_default();
+            f.write_str(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
         })
     }
 }

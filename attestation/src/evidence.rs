@@ -147,8 +147,8 @@ pub enum EvidenceError {
     #[error("evidence is not the documented JSON")]
     Json(#[source] serde_json::Error),
     /// The bundle is not CBOR of the documented form.
-    #[error("evidence is not the documented CBOR")]
-    Cbor(#[source] ciborium::de::Error<std::io::Error>),
+    #[error("evidence is not the documented CBOR: {0}")]
+    Cbor(String),
     /// The certificate table that came with a report is malformed.
     #[error("certificate table: {0}")]
     CertificateTable(&'static str),
@@ -255,7 +255,7 @@ impl Evidence {
         bounded(cbor)?;
         let mut rest = cbor;
         let evidence = ciborium::de::from_reader_with_recursion_limit(&mut rest, 8)
-            .map_err(EvidenceError::Cbor)?;
+            .map_err(|error| EvidenceError::Cbor(in_words(&error)))?;
         if !rest.is_empty() {
             return Err(EvidenceError::Trailing(rest.len()));
         }
@@ -489,6 +489,17 @@ pub(crate) fn blob<const MAX: usize>(
         length,
         limit: MAX,
     })
+}
+
+/// What is wrong with CBOR, which `ciborium` tells in the terms of its own types.
+fn in_words(error: &ciborium::de::Error<std::io::Error>) -> String {
+    use ciborium::de::Error::{Io, RecursionLimitExceeded, Semantic, Syntax};
+    match error {
+        Io(_) => "it ends too early".to_owned(),
+        Syntax(at) => format!("no item begins at byte {at}"),
+        Semantic(_, what) => what.clone(),
+        RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+    }
 }
 
 fn bounded(bytes: &[u8]) -> Result<(), EvidenceError> {

@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::appraisal::{Appraisal, Claims, SnpClaims, TdxClaims};
 use crate::encoding::Hex;
 use crate::tee::snp::{PlatformFlag, PolicyFlag, Product, TcbVersion};
 
@@ -42,7 +43,7 @@ pub const MAX_REFERENCE_VALUES: usize = 4 * 1024 * 1024;
 #[non_exhaustive]
 pub struct ReferenceValues {
     /// What is expected of SEV-SNP guests, simulated ones included.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub sev_snp: SnpReferenceValues,
     /// What is expected of TDX guests.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -114,19 +115,19 @@ pub struct SnpReferenceValues {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forbidden_platform: Vec<PlatformFlag>,
     /// The least privileged VMPL that may ask for evidence; 0 if not given.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub max_vmpl: u32,
     /// Whether evidence needs a current CRL to be affirmed; also so once the verifier has any CRL.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub require_revocation_check: bool,
     /// Whether a guest may be associated with a migration agent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_migration_agent: bool,
     /// Whether firmware may run that the platform could still be rolled back from.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_provisional_firmware: bool,
     /// Whether the host may read the guest's memory. Costs the evidence its affirming tier even so.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dangerously_allow_debug: bool,
 }
 
@@ -185,20 +186,20 @@ pub struct TdxReferenceValues {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum_tcb_evaluation: Option<u32>,
     /// Whether simultaneous multithreading must be off, and certified to be.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub forbid_smt: bool,
     /// Whether the host may make pages disappear under the guest with an exception that the guest
     /// handles itself (SEPT_VE_DISABLE clear).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_sept_ve: bool,
     /// Whether the guest may be migrated, by the service TDs that `mr-service-tds` allows.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_migration: bool,
     /// Whether the guest may use performance monitoring, which leaks to and from the host.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub allow_perfmon: bool,
     /// Whether the host may read the guest's memory. Costs the evidence its affirming tier even so.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dangerously_allow_debug: bool,
 }
 
@@ -213,11 +214,11 @@ pub struct VtpmReferenceValues {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_applications: Option<Vec<Hex<32>>>,
     /// Whether secure boot has to be on, as the paravisor says.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub require_secure_boot: bool,
     /// Whether a certificate is enough for the attestation key, where nothing ties it to the
     /// processor: the host keeps the TPM then, and may lend it to another guest of its own.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub accept_certified_key: bool,
 }
 
@@ -255,6 +256,34 @@ pub enum ReferenceError {
 }
 
 impl ReferenceValues {
+    /// Names the guest and the platform of this appraisal: what they consist of, and the firmware
+    /// that they have at least.
+    ///
+    /// This is how to write reference values down, not a reason to trust them: whoever keeps them
+    /// says that this guest is the right one. What contraindicates the guest itself, a debug policy for
+    /// example, still does.
+    #[must_use]
+    pub fn naming(appraisal: &Appraisal) -> Self {
+        let mut values = Self::default();
+        match appraisal.claims() {
+            Claims::SevSnp(claims) => values.sev_snp = SnpReferenceValues::naming(claims),
+            Claims::Tdx(claims) => values.tdx = TdxReferenceValues::naming(claims),
+        }
+        if let Some(tpm) = appraisal.vtpm() {
+            let pcrs = tpm.pcrs.iter().map(|(pcr, value)| (*pcr, vec![*value]));
+            values.vtpm.pcrs = pcrs.collect();
+        }
+        for gpu in appraisal.gpus() {
+            for (index, digest) in &gpu.measurements {
+                let allowed = values.gpu.measurements.entry(*index).or_default();
+                if !allowed.contains(digest) {
+                    allowed.push(*digest);
+                }
+            }
+        }
+        values
+    }
+
     /// Reads the JSON form. Unknown fields and digests of the wrong length are errors.
     ///
     /// # Errors
@@ -272,6 +301,31 @@ impl ReferenceValues {
     pub fn to_json(&self) -> String {
         // Maps have string keys and nothing else can fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+impl SnpReferenceValues {
+    pub(crate) fn naming(claims: &SnpClaims) -> Self {
+        Self {
+            measurements: Some(vec![claims.measurement]),
+            products: Some(vec![claims.product]),
+            minimum_tcb: [(claims.product, claims.reported_tcb)].into(),
+            max_vmpl: claims.vmpl,
+            ..Self::default()
+        }
+    }
+}
+
+impl TdxReferenceValues {
+    pub(crate) fn naming(claims: &TdxClaims) -> Self {
+        let [_, rtmr1, rtmr2, _] = claims.rtmrs;
+        Self {
+            measurements: Some(vec![claims.mr_td]),
+            rtmr1: Some(vec![rtmr1]),
+            rtmr2: Some(vec![rtmr2]),
+            minimum_tcb_evaluation: claims.tcb_evaluation,
+            ..Self::default()
+        }
     }
 }
 

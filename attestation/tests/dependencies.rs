@@ -20,18 +20,23 @@ const C: [&str; 8] = [
     "bindgen",
 ];
 
-#[test]
-fn the_verifier_has_few_dependencies_and_no_c_but_that_of_ring() {
+fn tree(arguments: &[&str]) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["tree", "--offline", "--locked", "--prefix", "none"]);
-    command.args(["--package", "casemate-attestation", "--edges", "normal"]);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(["--package", "casemate-attestation"]);
+    command
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
 
-    let tree = String::from_utf8(output.stdout).unwrap();
+#[test]
+fn the_verifier_has_few_dependencies_and_no_c_but_that_of_ring() {
+    let tree = tree(&["--edges", "normal"]);
     let crates: BTreeSet<(&str, &str)> = tree
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -42,4 +47,16 @@ fn the_verifier_has_few_dependencies_and_no_c_but_that_of_ring() {
     for (name, _) in crates {
         assert!(!C.contains(&name), "{name} is or builds C");
     }
+}
+
+#[test]
+fn only_ring_compiles_c() {
+    // Whatever compiles C does it with this crate, at build time.
+    let tree = tree(&["--edges", "normal,build", "--invert", "cc", "--depth", "1"]);
+    let crates: Vec<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    assert_eq!(crates, ["cc", "ring"], "{tree}");
 }

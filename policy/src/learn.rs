@@ -89,11 +89,14 @@ pub struct Given<'a> {
     pub trees: &'a [&'a str],
     /// Each profile of system calls, and those that it allows.
     pub profiles: &'a [(&'a str, BTreeSet<&'a str>)],
+    /// Whether an address is one of the public Internet, to which a name may lead. To others it may only
+    /// if they are listed, too.
+    pub public: fn(IpAddr) -> bool,
 }
 
 /// Calls that are made in a workload's place where `[network]` grants what they are for, and that would
 /// reach what nothing grants if they were allowed as such.
-const BROKERED: [&str; 2] = ["connect", "socket"];
+pub const BROKERED: [&str; 2] = ["connect", "socket"];
 /// From how many files on a folder stands for them.
 const MANY: usize = 8;
 /// The most things that an observation is merged from.
@@ -259,7 +262,7 @@ impl Proposal {
                     proposal.read.entry(path.clone()).or_insert(why);
                 }
                 What::Read(_) | What::List(_) | What::Exec(_) => {}
-                What::Connect(to) => proposal.connected(to, seen, &resolved),
+                What::Connect(to) => proposal.connected(to, seen, &resolved, given),
                 What::Resolved(name, _) => {
                     let used = |to: &&Endpoint| {
                         resolved
@@ -288,7 +291,13 @@ impl Proposal {
     }
 
     /// A connection, by the name that led to its address if there was one.
-    fn connected(&mut self, to: &str, seen: &Seen, resolved: &BTreeMap<String, BTreeSet<&String>>) {
+    fn connected(
+        &mut self,
+        to: &str,
+        seen: &Seen,
+        resolved: &BTreeMap<String, BTreeSet<&String>>,
+        given: &Given<'_>,
+    ) {
         let Ok(endpoint) = to.parse::<Endpoint>() else {
             let note = format!("it connected to `{to}`, which no table grants");
             self.notes.push(note);
@@ -307,6 +316,11 @@ impl Proposal {
                     1 => "",
                     _ => "; one of several names of that address: keep those it needs",
                 };
+                if !endpoint.host.parse().is_ok_and(given.public) {
+                    let why = "no public address, to which a name may lead only if it is listed"
+                        .to_owned();
+                    self.connect.insert(endpoint.to_string(), why);
+                }
                 for name in names {
                     let endpoint = format!("{name}:{}", endpoint.port);
                     self.connect.insert(endpoint, format!("{why}{several}"));

@@ -291,15 +291,16 @@ impl Linter<'_> {
         for (better, decision) in points.iter().zip(decisions) {
             for axis in domain.axes() {
                 for (name, worse) in worse_than(better, axis) {
-                    steps += 1;
-                    if steps > affordable {
-                        return;
-                    }
                     let facts = worse.replaced_in(better);
                     let fresh;
                     let after = match known.get(&facts) {
                         Some(at) => &decisions[*at],
+                        // Only where not all combinations were decided before.
                         None => {
+                            steps += 1;
+                            if steps > affordable {
+                                return;
+                            }
                             fresh = self.bundle.decide(&facts);
                             &fresh
                         }

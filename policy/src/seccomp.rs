@@ -18,6 +18,9 @@ pub struct Base<'a> {
     pub allowed: BTreeSet<&'a str>,
     /// Whether a name is a system call here.
     pub known: &'a dyn Fn(&str) -> bool,
+    /// Whether it is not to be allowed by name: because it cannot be, or because that would reach what
+    /// nothing grants.
+    pub withheld: &'a dyn Fn(&str) -> bool,
 }
 
 /// A `[syscalls]` table, and what was lost on the way.
@@ -32,6 +35,8 @@ pub struct Imported {
     pub deny: BTreeSet<String>,
     /// Calls that are allowed on conditions which a table cannot say: they are not allowed.
     pub conditional: BTreeSet<String>,
+    /// Calls that are not to be allowed by name.
+    pub withheld: BTreeSet<String>,
     /// Names that are no system calls here.
     pub unknown: BTreeSet<String>,
 }
@@ -138,6 +143,8 @@ pub fn import(json: &str, base: &Base<'_>) -> Result<Imported, ImportError> {
     let allow = allowed
         .iter()
         .filter(|name| !of_base(name) && !unknown.contains(*name) && !refused.contains(*name));
+    let (withheld, allow): (Vec<&String>, Vec<&String>) =
+        allow.partition(|name| (base.withheld)(name));
     let may = |name: &str| match all_allowed {
         true => !refused.contains(name),
         false => allowed.contains(name) || conditional.contains(name),
@@ -145,7 +152,8 @@ pub fn import(json: &str, base: &Base<'_>) -> Result<Imported, ImportError> {
     let deny = base.allowed.iter().filter(|name| !may(name));
     Ok(Imported {
         profile: base.name.to_owned(),
-        allow: allow.cloned().collect(),
+        allow: allow.into_iter().cloned().collect(),
+        withheld: withheld.into_iter().cloned().collect(),
         deny: deny.map(|name| (*name).to_owned()).collect(),
         conditional: conditional
             .iter()
@@ -190,6 +198,10 @@ impl Imported {
                 "allowed there on conditions, and not here",
                 &self.conditional,
             ),
+            (
+                "not to be allowed by name (connections: `[network] connect`)",
+                &self.withheld,
+            ),
             ("no system calls here", &self.unknown),
         ] {
             if !names.is_empty() {
@@ -224,6 +236,7 @@ mod tests {
             name: "default",
             allowed: BTreeSet::from(["read", "write", "clone", "personality"]),
             known: &known,
+            withheld: &|name| name == "mount",
         };
         import(json, &base)
     }
@@ -236,7 +249,7 @@ mod tests {
     fn an_allow_list_becomes_what_differs_from_the_profile() {
         let table = imported(
             r#"{ "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "syscalls": [
-                { "names": ["read", "ptrace", "nosuch"], "action": "SCMP_ACT_ALLOW" },
+                { "names": ["read", "ptrace", "mount", "nosuch"], "action": "SCMP_ACT_ALLOW" },
                 { "names": ["personality"], "action": "SCMP_ACT_ALLOW",
                   "args": [{ "index": 0, "value": 0, "op": "SCMP_CMP_EQ" }] },
                 { "names": ["bpf"], "action": "SCMP_ACT_ALLOW", "args": [{ "index": 0, "value": 1, "op": "SCMP_CMP_EQ" }] },
@@ -247,6 +260,7 @@ mod tests {
         .unwrap();
         assert_eq!(table.allow, set(&["ptrace"]));
         assert_eq!(table.deny, set(&["clone", "write"]));
+        assert_eq!(table.withheld, set(&["mount"]));
         assert_eq!(table.conditional, set(&["bpf"]));
         assert_eq!(table.unknown, set(&["nosuch"]));
         let text = format!(

@@ -4,9 +4,10 @@
 
 use policy::fuzz;
 
-const SEEDS: [&str; 3] = [
+const SEEDS: [&str; 4] = [
     include_str!("../examples/clean-room.toml"),
     "version = 1\nname = \"p\"\ninclude = [\"self.toml\"]\n[workload]\ncommand = [\"true\"]\n[files]\nwrite = [{ from = \"./out\", at = \"/out\" }]\n[rules]\ncedar = '''permit (principal, action, resource) unless { context.gaps.containsAny([\"a\"]) };'''\n",
+    "version = 1\nname = \"p\"\n[attestation]\naccept = [\"tdx\"]\nendorsements = \"revoked\"\n[workload]\ncommand = [\"true\"]\n[network]\nconnect = [\"a.example:443\", \"[::1]:80\"]\n[data]\nd = { vault = \"d.vault\", at = \"/d\", anchor = \"tpm:0x1800001\" }\n[risk]\nfalls-after = \"2s\"\nlease-use = { adds = 5, volume = \"1GiB\", rate = \"1MiB\", objects = 3 }\ntime-window = { adds = 5, outside = \"mon-fri 08:00-18:00\" }\nexternal = { adds = 5, socket = \"s\", uids = [1], token = \"t\" }\nnew-exec = { adds = 1, known = [\"/bin/sh\"] }\nresource-pressure = { adds = 1, stall = 30, half-life = \"1m\", cap = 9, floor = 3 }\n[rules]\ncedar = \"permit (principal, action, resource) when { context.gaps.contains('x') };\"\n",
     "casemate/policy\np\n1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n\n\u{2014} ops.example.com AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
 ];
 /// Pieces that parsers stumble over.

@@ -32,6 +32,7 @@ use attestation::{
 use broker::{Broker, ReleasePolicy};
 use casemate::adjust::Change;
 use casemate::lever::tighten::Tightening;
+use casemate::plan::Tier;
 use casemate::record::Record;
 use casemate::release::{KeyBroker, Refusal};
 use casemate::{Handle, Session};
@@ -52,6 +53,8 @@ struct Lever {
     /// Empty where no rule decides about it and it is ordered, for good.
     forbid: &'static str,
     pulled: fn(&Change) -> bool,
+    /// Likewise, that it was given back.
+    given_back: fn(&Change) -> bool,
     /// Does it once. `None` when the workload cannot tell of its failing.
     probe: Option<fn(&mut Option<File>) -> bool>,
     floor: (&'static str, Floor),
@@ -64,6 +67,9 @@ impl Lever {
     }
 }
 
+/// What is taken for good.
+const NEVER: fn(&Change) -> bool = |_| false;
+
 /// Starting a program that there is not: refused before or after it is looked for.
 const STARTS: fn(&mut Option<File>) -> bool = |_| {
     let error = std::process::Command::new("/nowhere").exec();
@@ -75,6 +81,7 @@ const LEVERS: [Lever; 9] = [
         name: "data",
         forbid: r#"action == Action::"read", resource is Vault"#,
         pulled: |change| matches!(change, Change::Withdraw(_)),
+        given_back: |change| matches!(change, Change::Release(_)),
         // On a descriptor that is open; a new one once that fails.
         probe: Some(|open| {
             let read = |file: &File| matches!(file.read_at(&mut [0; 64], 0), Ok(1..));
@@ -90,6 +97,7 @@ const LEVERS: [Lever; 9] = [
         name: "files detach",
         forbid: r#"action, resource == Path::"/work""#,
         pulled: |change| matches!(change, Change::Detach(_)),
+        given_back: |change| matches!(change, Change::Restore { .. }),
         probe: Some(|_| File::open("/work/file").is_ok()),
         floor: ("umount2(2)", floor::detach),
     },
@@ -97,6 +105,7 @@ const LEVERS: [Lever; 9] = [
         name: "files read-only",
         forbid: r#"action == Action::"write", resource == Path::"/work""#,
         pulled: |change| matches!(change, Change::ReadOnly(_)),
+        given_back: |change| matches!(change, Change::Restore { .. }),
         probe: Some(|_| File::options().write(true).open("/work/file").is_ok()),
         floor: ("mount(2), remounting", floor::read_only),
     },
@@ -104,6 +113,7 @@ const LEVERS: [Lever; 9] = [
         name: "network",
         forbid: r#"action == Action::"connect", resource"#,
         pulled: |change| matches!(change, Change::Disconnect(_)),
+        given_back: |change| matches!(change, Change::Reconnect(_)),
         // On a connection that is open; a new one once that fails.
         probe: Some(|open| {
             let open_still = |mut flow: &File| matches!(flow.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
@@ -122,6 +132,7 @@ const LEVERS: [Lever; 9] = [
         name: "exec",
         forbid: r#"action == Action::"exec", resource"#,
         pulled: |change| *change == Change::Exec(false),
+        given_back: |change| *change == Change::Exec(true),
         probe: Some(STARTS),
         floor: ("a store to memory", floor::store),
     },
@@ -129,6 +140,7 @@ const LEVERS: [Lever; 9] = [
         name: "tighten",
         forbid: "",
         pulled: |change| matches!(change, Change::Tighten(_)),
+        given_back: NEVER,
         probe: Some(STARTS),
         floor: ("landlock_restrict_self(2), seccomp(2)", floor::confine),
     },
@@ -136,6 +148,7 @@ const LEVERS: [Lever; 9] = [
         name: "resources",
         forbid: r#"action == Action::"use", resource"#,
         pulled: |change| matches!(change, Change::Limit(_)),
+        given_back: |change| *change == Change::Limit(Tier::Full),
         // The reduced tier has no room for another thread.
         probe: Some(|_| {
             let thread = std::thread::Builder::new().stack_size(64 << 10);
@@ -149,6 +162,7 @@ const LEVERS: [Lever; 9] = [
         name: "freeze",
         forbid: r#"action == Action::"proceed", resource"#,
         pulled: |change| matches!(change, Change::Freeze(true)),
+        given_back: |change| *change == Change::Freeze(false),
         probe: None,
         floor: ("kill(2) until it stopped", floor::stop),
     },
@@ -156,6 +170,7 @@ const LEVERS: [Lever; 9] = [
         name: "stop",
         forbid: r#"action == Action::"live", resource"#,
         pulled: |change| matches!(change, Change::Stop),
+        given_back: NEVER,
         probe: None,
         floor: ("kill(2) until it is dead", floor::kill),
     },
@@ -317,7 +332,8 @@ impl Room {
              [isolation.reduced]\npids = 1\n\
              [files]\nread = [{{ from = \"probe\", at = \"/probe\" }}]\n\
              write = [{{ from = \"work\", at = \"/work\" }}, {{ from = \"clock\", at = \"/clock\" }}]\n\
-             [network]\nconnect = [{connect}]\n[data]\n{data}\n[risk]\noperator = {{ adds = 30, half-life = \"15ms\" }}\n\
+             [network]\nconnect = [{connect}]\n[data]\n{data}\n[risk]\nfalls-after = \"20ms\"\n\
+             operator = {{ adds = 30, half-life = \"10ms\" }}\n\
              [rules]\ncedar = '''\npermit (principal, action, resource);\n{rule}\n'''\n"
         );
         Ok(Bundle::parse(&text, "bench")?)
@@ -382,12 +398,12 @@ impl Run {
         })
     }
 
-    /// Waits until what the lever takes away works, or fails: when that was. `None` when it never did:
-    /// on a busy machine the workload may not have run while the lever was pulled.
-    fn until(&mut self, works: bool, within: Duration) -> Result<Option<u64>> {
+    /// Waits until what the lever takes away works, or fails, after this time: when that was. `None` when
+    /// it never did: on a busy machine the workload may not have run while the lever was pulled.
+    fn until(&mut self, works: bool, after: u64, within: Duration) -> Result<Option<u64>> {
         loop {
             match self.output.recv_timeout(within) {
-                Ok((state, at)) if state == works => return Ok(Some(at)),
+                Ok((state, at)) if state == works && at >= after => return Ok(Some(at)),
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -398,7 +414,7 @@ impl Run {
     /// Waits until a change was made, and for how long that took after its record was durable.
     fn made(&self, wanted: impl Fn(&Change) -> bool) -> Result<Duration> {
         loop {
-            match self.records.recv_timeout(Duration::from_secs(10))? {
+            match self.records.recv_timeout(LONG)? {
                 Record::Adjusted { change, micros } if wanted(&change) => {
                     return Ok(Duration::from_micros(micros));
                 }
@@ -427,7 +443,7 @@ fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Ve
     if !lever.returns() {
         for _ in 0..rounds {
             let mut run = Run::start(room, lever)?;
-            run.until(true, LONG)?;
+            run.until(true, 0, LONG)?;
             let signalled = monotonic();
             match lever.forbid {
                 "" => drop(run.handle.tighten(Tightening::Exec, "bench")?),
@@ -435,7 +451,7 @@ fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Ve
             }
             alone.push(run.made(lever.pulled)?);
             if lever.probe.is_some() {
-                let failed = run.until(false, LONG)?.ok_or("it still works")?;
+                let failed = run.until(false, signalled, LONG)?.ok_or("it still works")?;
                 whole.push(took(signalled, failed));
                 run.end()?;
             } else {
@@ -447,25 +463,27 @@ fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Ve
         return Ok((whole, alone));
     }
     let mut run = Run::start(room, lever)?;
-    run.until(true, LONG)?;
+    run.until(true, 0, LONG)?;
     while whole.len() < rounds as usize {
         let signalled = monotonic();
         run.handle.operator("bench");
+        let failed = match lever.probe {
+            Some(_) => run.until(false, signalled, Duration::from_millis(300))?,
+            None => None,
+        };
+        let made = run.made(lever.pulled)?;
+        let enforced = match lever.probe {
+            Some(_) => failed,
+            None => Some(last_wrote()?),
+        };
+        run.made(lever.given_back)?;
+        let Some(enforced) = enforced else {
+            continue; // Nothing is known of this time.
+        };
+        alone.push(made);
+        whole.push(took(signalled, enforced));
         if lever.probe.is_some() {
-            let failed = run.until(false, Duration::from_millis(300))?;
-            let made = run.made(lever.pulled)?;
-            let Some(failed) = failed else {
-                // It is given back by and by, and nothing is known of this time.
-                run.until(true, Duration::from_millis(300))?;
-                continue;
-            };
-            alone.push(made);
-            whole.push(took(signalled, failed));
-            run.until(true, LONG)?;
-        } else {
-            alone.push(run.made(lever.pulled)?);
-            whole.push(took(signalled, last_wrote()?));
-            run.made(|change| *change == Change::Freeze(false))?;
+            run.until(true, enforced, LONG)?;
         }
     }
     run.end()?;

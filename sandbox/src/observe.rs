@@ -24,6 +24,7 @@ use landlock::{
 use policy::learn::{Given, Observation, Seen, What};
 use rustix::process::{PidfdFlags, Signal};
 
+use crate::isolation::network;
 use crate::plan::{HOST_ETC, HOST_TREES, OWN_ETC};
 use crate::sys::trace::{self, Stop};
 use crate::syscall::profile::Profile;
@@ -107,6 +108,7 @@ pub fn given<R>(use_it: impl FnOnce(&Given<'_>) -> R) -> R {
     use_it(&Given {
         trees: &trees,
         profiles: &profiles,
+        public: network::is_public,
     })
 }
 

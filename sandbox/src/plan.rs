@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use policy::{Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
+use policy::{Access, Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
 use serde::{Deserialize, Serialize};
 
 use crate::enforcement::Enforcement;
@@ -79,7 +79,7 @@ pub struct Plan {
     pub run: Run,
     /// Which limits are in force.
     pub tier: Tier,
-    /// Vaults that the workload can read.
+    /// Vaults that the workload can read, and write to where that is asked for.
     pub data: BTreeSet<String>,
     /// Trees of the host that the workload sees, by their place inside.
     pub files: BTreeMap<String, FileAccess>,
@@ -111,9 +111,15 @@ impl Plan {
         };
         for grant in &decision.granted {
             match (grant.action, &grant.resource) {
+                // A vault to be written to is shown while both may be done: what could not be committed
+                // any more would only pile up.
                 (Action::Read, Resource::Vault(name)) => {
-                    plan.data.insert(name.clone());
+                    let write = Grant::write_vault(name);
+                    if !decision.denied.iter().any(|denied| denied.grant == write) {
+                        plan.data.insert(name.clone());
+                    }
                 }
+                (Action::Write, Resource::Vault(_)) => {}
                 (Action::Read, Resource::Path(at)) => {
                     let at = at.to_string_lossy().into_owned();
                     let write = Grant {
@@ -332,13 +338,19 @@ pub fn floor(
         .filter(|(name, _)| plan.data.contains(*name))
     {
         let at = text(&data.at)?;
-        rights.push((at.clone(), Rights::READ));
+        let writable = data.access == Access::ReadWrite;
+        let may = match writable {
+            true => Rights::READ_WRITE,
+            false => Rights::READ,
+        };
+        rights.push((at.clone(), may));
         let size = vault_sizes.get(name).copied().unwrap_or(0);
         // Room for the last page of each file and for folders.
         rootfs.data.push(DataMount {
             name: name.clone(),
             at,
             size: size + size / 8 + (1 << 20),
+            writable,
         });
     }
     // What lies deeper is mounted later, whatever the order in the policy.
@@ -379,17 +391,6 @@ pub(crate) fn enforceable(plan: &Plan) -> Result<(), PlanError> {
         return Err(PlanError::Unsupported(
             "the policy does not grant `exec` from the start: the workload's own program could not be \
              executed"
-                .into(),
-        ));
-    }
-    let writes_vault = |grant: &Grant| {
-        let (action, resource) = (grant.action, &grant.resource);
-        matches!((action, resource), (Action::Write, Resource::Vault(_)))
-    };
-    if plan.fixed.iter().any(writes_vault) {
-        return Err(PlanError::Unsupported(
-            "the policy grants writing to a vault, but vaults are read-only inside a sandbox yet: \
-             use `access = \"read\"` and write results through `[files] write`"
                 .into(),
         ));
     }
@@ -648,6 +649,7 @@ mod tests {
             ]
             .map(|(at, access)| (at.to_owned(), access))
             .into(),
+            connect: ["a:1".parse().expect("an endpoint")].into(),
             ..Plan::default()
         };
         let source = r#"
@@ -658,6 +660,8 @@ command = ["true"]
 [files]
 read = [{ from = "x", at = "/a/b" }]
 write = [{ from = "y", at = "/a" }, { from = "z", at = "/c" }]
+[network]
+connect = ["a:1", "b:2"]
 [rules]
 cedar = """
 permit (principal, action, resource);
@@ -667,6 +671,8 @@ forbid (principal, action == Action::"read", resource == Path::"/a");
         let bundle = Bundle::parse(source, "t").expect("a policy");
         let narrowed = now.narrowed(&bundle.decide(&policy::Facts::unknown()));
         assert_eq!(narrowed.files, [("/c".to_owned(), FileAccess::Read)].into());
+        // Neither endpoint is denied; one was not granted when it was launched.
+        assert_eq!(narrowed.connect, now.connect);
     }
 
     #[test]

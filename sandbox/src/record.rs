@@ -73,6 +73,25 @@ pub enum Record {
         /// The reason in words.
         error: String,
     },
+    /// What the workload wrote to a vault is in it.
+    Committed {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Root of the vault now, hexadecimal.
+        root: String,
+        /// How often the vault was changed by now.
+        generation: u64,
+    },
+    /// What the workload wrote to a vault after the last commit is lost: the vault was withdrawn, or
+    /// could not be written to.
+    Lost {
+        /// Entry of the `[data]` table.
+        data: String,
+        /// Operations that changed something.
+        changes: u64,
+        /// Bytes written to files.
+        bytes: u64,
+    },
     /// The policy decided. A decision follows from these facts and the bundle alone.
     Decided {
         /// What was known.
@@ -263,6 +282,8 @@ impl Record {
             Self::Releasing { .. } => "releasing",
             Self::Released { .. } => "released",
             Self::NotReleased { .. } => "not-released",
+            Self::Committed { .. } => "committed",
+            Self::Lost { .. } => "lost",
             Self::Decided { .. } => "decided",
             Self::Launching { .. } => "launching",
             Self::Prepared { .. } => "prepared",

@@ -15,7 +15,7 @@ use attestation::{
 use policy::Bundle;
 use vault::anchor::FreshnessAnchor;
 use vault::kek::{KekError, Released};
-use vault::{OpenOptions, Vault};
+use vault::{Access, OpenOptions, Vault};
 use zeroize::Zeroize;
 
 /// What a relying party's broker does for a session, wherever it runs.
@@ -137,6 +137,7 @@ pub fn open_vault(
     attester: &mut dyn Attester,
     broker: &mut dyn KeyBroker,
     anchor: Option<Arc<dyn FreshnessAnchor>>,
+    access: Access,
     now: UnixTime,
 ) -> Result<Arc<Vault>, ReleaseError> {
     let refused = |refusal| ReleaseError::Refused {
@@ -165,6 +166,7 @@ pub fn open_vault(
     let kek = Released::take(&mut bytes);
     bytes.zeroize();
     let options = OpenOptions {
+        access,
         anchor,
         ..OpenOptions::default()
     };
@@ -176,6 +178,15 @@ pub fn open_vault(
             }
         })?;
     Ok(Arc::new(vault))
+}
+
+/// How far a vault of the bundle is opened: for writing where the workload may write to it.
+pub fn access(bundle: &Bundle, name: &str) -> Access {
+    let entry = bundle.tables().data.get(name);
+    match entry.map(|entry| entry.access) {
+        Some(policy::Access::ReadWrite) => Access::ReadWrite,
+        _ => Access::ReadOnly,
+    }
 }
 
 /// Folders of the bundle's vaults, by entry of the `[data]` table, resolved against `base`.

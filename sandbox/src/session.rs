@@ -170,10 +170,11 @@ impl Session {
             });
             if let Some(ending) = ended {
                 // What it did last is still worth a record; there is nothing left to adjust.
-                self.look(&events)?;
+                self.look(&events, self.clock.now())?;
                 self.note_signals()?;
                 let ending = ending?;
                 self.journal.note(Record::Ended { ending })?;
+                self.commit_data()?;
                 let why = if self.asked_to_end {
                     Why::Asked
                 } else {
@@ -238,11 +239,13 @@ impl Session {
             self.journal.note(record)?;
         }
         self.hear_of_keys()?;
-        self.look(&events)?;
+        // One time for both: what is seen now does not fade before it is decided upon.
+        let now = self.clock.now();
+        self.look(&events, now)?;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Some(Why::Time));
         }
-        let facts = self.facts();
+        let facts = self.facts(now);
         let decision = self.bundle.decide(&facts);
         self.note_shadow(&facts, &decision)?;
         let wanted = self.orders.under(self.ceiling.narrowed(&decision));
@@ -275,8 +278,8 @@ impl Session {
     }
 
     /// Sensors ─▶ signals ─▶ risk.
-    fn look(&mut self, events: &[Event]) -> Result<(), SessionError> {
-        let (attested, now) = (&self.attested, self.clock.now());
+    fn look(&mut self, events: &[Event], now: Duration) -> Result<(), SessionError> {
+        let attested = &self.attested;
         let around = Around {
             vaults: &self.vaults,
             instance: self.instance.as_deref(),
@@ -335,6 +338,10 @@ impl Session {
 /// The rules behind a change.
 fn because(change: &Change, decision: &Decision) -> Vec<String> {
     let grant = match change {
+        // Losing one of the two takes both.
+        Change::Withdraw(name) if decision.grants(&Grant::read_vault(name)) => {
+            Grant::write_vault(name)
+        }
         Change::Withdraw(name) | Change::Release(name) => Grant::read_vault(name),
         Change::Detach(at) => Grant::read_path(at),
         Change::Restore {

@@ -179,7 +179,7 @@ pub struct Policy {
     /// Lines of `[workload.env]`.
     pub environment: String,
     /// Whether the vault is listed.
-    pub data: bool,
+    pub data: Option<&'static str>,
     /// Endpoints of `[network]`.
     pub connect: Vec<String>,
     /// Lines of `[risk]`.
@@ -201,7 +201,7 @@ impl Policy {
             time: "60s".into(),
             files: "write = [{ from = \"out\", at = \"/out\" }]".into(),
             environment: String::new(),
-            data: false,
+            data: None,
             connect: Vec::new(),
             risk: String::new(),
             rules: "permit (principal, action, resource);".into(),
@@ -210,7 +210,13 @@ impl Policy {
 
     /// Shows the vault as `/data`.
     pub fn with_data(mut self) -> Self {
-        self.data = true;
+        self.data = Some("read");
+        self
+    }
+
+    /// Shows the vault as `/data`, to be written to.
+    pub fn with_writable_data(mut self) -> Self {
+        self.data = Some("read-write");
         self
     }
 
@@ -240,12 +246,12 @@ impl Policy {
         } = self;
         let command = serde_json::to_string(&self.command).unwrap();
         let connect = serde_json::to_string(&self.connect).unwrap();
-        let data = if self.data {
-            "customers = { vault = \"customers.vault\", at = \"/data\", access = \"read\", \
-             key = \"file:customers.key\" }"
-        } else {
-            ""
-        };
+        let data = self.data.map_or_else(String::new, |access| {
+            format!(
+                "customers = {{ vault = \"customers.vault\", at = \"/data\", access = \"{access}\", \
+                 key = \"file:customers.key\" }}"
+            )
+        });
         format!(
             "version = 1\nname = \"story\"\n\
              [attestation]\naccept = [\"simulated\"]\nmax-age = \"{max_age}\"\n\
@@ -458,6 +464,7 @@ impl Running {
             pinned: self.pinned,
         };
         told.assert_logged();
+        told.assert_announced();
         told
     }
 }

@@ -62,6 +62,25 @@ impl Told {
         verified.records().map(Result::unwrap).collect()
     }
 
+    /// Every change that was made, or was tried, was announced before, once, with a reason.
+    pub fn assert_announced(&self) {
+        let mut announced = Vec::new();
+        for record in &self.records {
+            match record {
+                Record::Adjusting { change, because } => {
+                    assert!(!because.is_empty(), "{change}: no reason");
+                    announced.push(change);
+                }
+                Record::Adjusted { change, .. } | Record::NotAdjusted { change, .. } => {
+                    let known = announced.iter().position(|other| *other == change);
+                    let known = known.unwrap_or_else(|| panic!("{change} was not announced"));
+                    announced.remove(known);
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The log verifies, and says what was seen, in this order, from opened to closed.
     pub fn assert_logged(&self) {
         let entries = self.entries();

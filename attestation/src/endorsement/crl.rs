@@ -80,6 +80,8 @@ impl<'a> Crl<'a> {
 fn serials(list: &[u8]) -> Result<Vec<&[u8]>, X509Error> {
     let mut entries = Elements::of(list, "revokedCertificates")?;
     let mut serials = Vec::new();
+    // Nearly all entries have the same.
+    let mut uncritical: &[u8] = &[];
     while !entries.is_at_end() {
         let entry = entries.next(Tag::Sequence)?;
         let mut fields = Elements::of(entry.content, "revokedCertificate")?;
@@ -88,8 +90,11 @@ fn serials(list: &[u8]) -> Result<Vec<&[u8]>, X509Error> {
         if !matches!(fields.any()?.tag, Tag::UtcTime | Tag::GeneralizedTime) {
             return Err(X509Error::Structure("revocationDate"));
         }
-        if let Some(extensions) = fields.next_if(Tag::Sequence)? {
+        if let Some(extensions) = fields.next_if(Tag::Sequence)?
+            && extensions.content != uncritical
+        {
             refuse_critical(Elements::of(extensions.content, "crlEntryExtensions")?)?;
+            uncritical = extensions.content;
         }
         fields.end()?;
     }

@@ -30,10 +30,13 @@ pub(super) fn mutate(vectors: &Vectors, bench: &mut Bench) -> Result<(), Selftes
         let case = cases.iter().find(|case| case.name.contains(name));
         let case = case.ok_or_else(|| vectors.wrong("snp/expected.json", "a report is missing"))?;
         let mut subject = Subject::of(case);
-        let Ok(Claims::SevSnp(claims)) = subject.appraise().map(|it| it.claims) else {
+        let Ok(appraisal) = subject.appraise() else {
             continue;
         };
-        subject.reference = naming(&claims);
+        subject.reference = ReferenceValues::naming(&appraisal);
+        let Claims::SevSnp(claims) = appraisal.claims else {
+            continue;
+        };
         if !bench.starts_affirmed(&case.name, &subject) {
             continue;
         }
@@ -44,20 +47,6 @@ pub(super) fn mutate(vectors: &Vectors, bench: &mut Bench) -> Result<(), Selftes
         revocation(&case.name, &subject, vectors, bench)?;
     }
     claims_of_the_guest(bench)
-}
-
-/// Reference values that affirm exactly this report.
-fn naming(claims: &SnpClaims) -> ReferenceValues {
-    ReferenceValues {
-        sev_snp: SnpReferenceValues {
-            measurements: Some(vec![claims.measurement]),
-            products: Some(vec![claims.product]),
-            minimum_tcb: [(claims.product, claims.reported_tcb)].into(),
-            max_vmpl: claims.vmpl,
-            ..SnpReferenceValues::default()
-        },
-        ..ReferenceValues::default()
-    }
 }
 
 const FIELDS: [(&str, usize, usize); 44] = [

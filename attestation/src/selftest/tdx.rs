@@ -16,10 +16,13 @@ pub(super) fn mutate(vectors: &Vectors, bench: &mut Bench) -> Result<(), Selftes
         let case = cases.iter().find(|case| case.name.starts_with(name));
         let case = case.ok_or_else(|| vectors.wrong("tdx/cases.json", "a quote is missing"))?;
         let mut subject = Subject::of(case);
-        let Ok(Claims::Tdx(claims)) = subject.appraise().map(|it| it.claims) else {
+        let Ok(appraisal) = subject.appraise() else {
             continue;
         };
-        subject.reference = naming(&claims);
+        subject.reference = ReferenceValues::naming(&appraisal);
+        let Claims::Tdx(claims) = appraisal.claims else {
+            continue;
+        };
         if !bench.starts_affirmed(&case.name, &subject) {
             continue;
         }
@@ -29,21 +32,6 @@ pub(super) fn mutate(vectors: &Vectors, bench: &mut Bench) -> Result<(), Selftes
         times(&case.name, &subject, bench);
     }
     Ok(())
-}
-
-/// Reference values that affirm exactly this quote.
-fn naming(claims: &TdxClaims) -> ReferenceValues {
-    let [_, rtmr1, rtmr2, _] = claims.rtmrs;
-    ReferenceValues {
-        tdx: TdxReferenceValues {
-            measurements: Some(vec![claims.mr_td]),
-            rtmr1: Some(vec![rtmr1]),
-            rtmr2: Some(vec![rtmr2]),
-            minimum_tcb_evaluation: claims.tcb_evaluation,
-            ..TdxReferenceValues::default()
-        },
-        ..ReferenceValues::default()
-    }
 }
 
 const HEADER: [(&str, usize, usize, &str); 6] = [

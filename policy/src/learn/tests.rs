@@ -6,6 +6,7 @@ fn given<'a>(profiles: &'a [(&'a str, BTreeSet<&'a str>)]) -> Given<'a> {
     Given {
         trees: &["/usr", "/etc/ld.so.cache"],
         profiles,
+        public: |address| address.to_string() != "203.0.113.6",
     }
 }
 
@@ -116,6 +117,7 @@ fn an_address_is_granted_by_the_name_that_led_to_it() {
     assert_eq!(
         connect,
         [
+            "203.0.113.6:80",
             "203.0.113.8:22",
             "api.example.com:443",
             "mirror.example.com:80",
@@ -124,6 +126,10 @@ fn an_address_is_granted_by_the_name_that_led_to_it() {
         ]
     );
     assert!(text.contains("connected as 203.0.113.5, once"), "{text}");
+    assert!(
+        text.contains("\"203.0.113.6:80\",    # no public address"),
+        "{text}"
+    );
     assert_eq!(text.matches("one of several names").count(), 2, "{text}");
     assert!(
         text.contains("the name `telemetry.example.com` and did not"),

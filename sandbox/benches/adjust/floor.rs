@@ -25,13 +25,7 @@ pub fn one_write(rounds: u32) -> Result<Vec<Duration>> {
     let message = [0; 40];
     let size = message.len() as u32;
     (0..rounds.min((64 << 10) / size))
-        .map(|_| {
-            timed(|| {
-                rustix::io::write(&begin, &message)
-                    .map(drop)
-                    .map_err(Into::into)
-            })
-        })
+        .map(|_| timed(|| Ok(rustix::io::write(&begin, &message).map(drop)?)))
         .collect()
 }
 

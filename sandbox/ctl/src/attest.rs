@@ -1,8 +1,10 @@
 //! `sandboxctl attest`: collect evidence, bundle it, and have it appraised offline.
 
 mod attached;
+mod collect;
 mod fetched;
 mod measure;
+mod refusal;
 mod selftest;
 mod token;
 mod trust;
@@ -13,8 +15,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use ::vault::audit::Escaped;
+use attestation::snp::Report;
+use attestation::tdx::Quote;
 use attestation::{
-    Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, Tee, TrustTier,
+    Appraisal, Challenge, Check, Endorsements, Evidence, Hex, Outcome, ReferenceValues, Tee,
+    TrustTier,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -29,8 +34,10 @@ const CONTRAINDICATED: u8 = 4;
 
 #[derive(Subcommand)]
 pub enum Attest {
+    /// Make a challenge with a fresh nonce, for a guest to answer with evidence.
+    Challenge(collect::NewChallenge),
     /// Collect evidence from the TEE of this machine.
-    Collect(Collect),
+    Collect(collect::Collect),
     /// Put a raw report or quote and what vouches for it into one evidence bundle.
     Bundle(Box<Bundle>),
     /// Appraise an evidence bundle, offline: what it lacks to be affirmed.
@@ -51,26 +58,12 @@ pub enum Attest {
 }
 
 #[derive(Args)]
-pub struct Collect {
-    /// The 64 bytes that the evidence is to be bound to (128 hexadecimal digits).
-    #[arg(long, value_name = "HEX", value_parser = Hex::<64>::from_str)]
-    report_data: Hex<64>,
-    /// Put the firmware's event log of a TDX guest in: `/sys/firmware/acpi/tables/data/CCEL`. It has to
-    /// explain every RTMR, so leave it out where something else extends them.
-    #[arg(long)]
-    event_log: bool,
-    /// File for the bundle (JSON); it must not exist yet. [default: standard output]
-    #[arg(long, short)]
-    output: Option<PathBuf>,
-}
-
-#[derive(Args)]
 pub struct Bundle {
     /// The raw report of SEV-SNP (1184 bytes), or the quote of TDX.
     report: PathBuf,
-    /// Which TEE made it.
-    #[arg(long, value_enum, default_value_t = Kind::SevSnp)]
-    tee: Kind,
+    /// Which TEE made it. [default: what it looks like]
+    #[arg(long, value_enum)]
+    tee: Option<Kind>,
     /// Certificate of the key that signed the report: VCEK or VLEK (DER).
     #[arg(long, value_name = "FILE")]
     vek: Option<PathBuf>,
@@ -114,6 +107,10 @@ pub struct Verify {
     trust: Trust,
     #[command(flatten)]
     ear: token::EarOutput,
+    /// Write reference values down that name this guest and its firmware, to be looked at and kept by
+    /// whoever says that it is the right one; the file must not exist yet.
+    #[arg(long, value_name = "FILE")]
+    propose: Option<PathBuf>,
     /// Print the appraisal as JSON.
     #[arg(long)]
     json: bool,
@@ -147,6 +144,7 @@ pub struct Binding {
 impl Attest {
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Self::Challenge(challenge) => challenge.run(),
             Self::Collect(collect) => collect.run(),
             Self::Bundle(bundle) => bundle.run(),
             Self::Verify(verify) => verify.run(false),
@@ -155,20 +153,6 @@ impl Attest {
             Self::SignTable(sign) => sign.run(),
             Self::Measure(measure) => measure.run(),
         }
-    }
-}
-
-impl Collect {
-    fn run(self) -> Result<ExitCode, Failure> {
-        let mut attester = attestation::detect()?;
-        let mut evidence = attester.attest(&self.report_data.0)?;
-        if self.event_log {
-            let log = read(Path::new("/sys/firmware/acpi/tables/data/CCEL"))?;
-            let length = attestation::tdx::EventLog::parse(&log)?.length();
-            // The rest is what the firmware fills the table with.
-            evidence = evidence.with_event_log(log.into_iter().take(length).collect())?;
-        }
-        write(&evidence, self.output.as_deref())
     }
 }
 
@@ -193,11 +177,8 @@ impl Bundle {
         if let Some(path) = &self.tcb_signing {
             endorsements = endorsements.with_tcb_signing(read(path)?)?;
         }
-        let tee = match self.tee {
-            Kind::SevSnp => Tee::SevSnp,
-            Kind::Tdx => Tee::Tdx,
-        };
         let report = self.attached.hardware_report(read(&self.report)?)?;
+        let tee = self.tee(&report)?;
         let mut evidence = Evidence::new(tee, report, endorsements)?;
         for path in &self.crl {
             evidence = evidence.with_crl(read(path)?)?;
@@ -208,6 +189,33 @@ impl Bundle {
         let evidence = self.attached.add_to(evidence)?;
         let evidence = self.fetched.add_to(evidence)?;
         write(&evidence, self.output.as_deref())
+    }
+}
+
+impl Bundle {
+    /// What made the report, which has to be of the form that it makes.
+    fn tee(&self, report: &[u8]) -> Result<Tee, Failure> {
+        let snp = || Report::parse(report).map_err(Failure::from);
+        let tdx = || Quote::parse(report).map_err(Failure::from);
+        let wrong = |what: &str, failure: Failure| {
+            let path = self.report.display();
+            Failure::new(format!("`{path}` is no {what}: {failure}"))
+        };
+        match self.tee {
+            Some(Kind::SevSnp) => snp()
+                .map(|_| Tee::SevSnp)
+                .map_err(|failure| wrong("report of SEV-SNP", failure)),
+            Some(Kind::Tdx) => tdx()
+                .map(|_| Tee::Tdx)
+                .map_err(|failure| wrong("quote of TDX", failure)),
+            None if snp().is_ok() => Ok(Tee::SevSnp),
+            None if tdx().is_ok() => Ok(Tee::Tdx),
+            None => Err(Failure::new(format!(
+                "`{}` is neither a report of SEV-SNP nor a quote of TDX",
+                self.report.display()
+            ))
+            .hint("`--tee` says what is wrong with it")),
+        }
     }
 }
 
@@ -237,10 +245,12 @@ impl Verify {
             .trust
             .verifier()?
             .appraise_quote_bound_to(&evidence, &binding, now);
-        let appraisal = appraisal.map_err(|error| {
-            Failure::caused(format!("not to be believed ({})", error.code()), &error)
-        })?;
+        let appraisal = appraisal.map_err(|error| refusal::explained(&error))?;
         self.ear.write(&appraisal)?;
+        if let Some(path) = &self.propose {
+            let values = ReferenceValues::naming(&appraisal).to_json();
+            create(path, &format!("{values}\n"))?;
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&appraisal)?);
         } else {
@@ -259,10 +269,7 @@ impl Binding {
             return attached::digits(qualifying_data);
         }
         if let Some(path) = &self.challenge {
-            let challenge: Challenge = serde_json::from_slice(&read(path)?).map_err(|error| {
-                Failure::caused(format!("`{}` is no challenge", path.display()), &error)
-            })?;
-            return Ok(challenge.report_data().to_vec());
+            return Ok(challenge(path)?.report_data().to_vec());
         }
         // Whatever it says of itself: the user asked for that by name.
         evidence.claimed_binding().ok_or_else(|| {
@@ -339,6 +346,13 @@ pub fn print(appraisal: &Appraisal, explain: bool, unbound: bool) {
     }
 }
 
+fn challenge(path: &Path) -> Result<Challenge, Failure> {
+    serde_json::from_slice(&read(path)?).map_err(|error| {
+        Failure::caused(format!("`{}` is no challenge", path.display()), &error)
+            .hint("`sandboxctl attest challenge` makes one")
+    })
+}
+
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     /// More than any evidence, certificate or list has.
     const MOST: u64 = 16 << 20;
@@ -358,14 +372,22 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
 }
 
 fn write(evidence: &Evidence, output: Option<&Path>) -> Result<ExitCode, Failure> {
-    use std::io::Write;
-    let json = evidence.to_json();
-    let Some(path) = output else {
-        println!("{json}");
-        return Ok(ExitCode::SUCCESS);
-    };
-    fs::File::create_new(path)
-        .and_then(|mut file| file.write_all(json.as_bytes()))
-        .map_err(|error| Failure::caused(format!("cannot write `{}`", path.display()), &error))?;
+    write_text(&evidence.to_json(), output)
+}
+
+fn write_text(text: &str, output: Option<&Path>) -> Result<ExitCode, Failure> {
+    use std::io::Write as _;
+    match output {
+        Some(path) => create(path, &format!("{text}\n"))?,
+        None => writeln!(std::io::stdout(), "{text}")?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a file that does not exist yet.
+fn create(path: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    fs::File::create_new(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Failure::caused(format!("cannot write `{}`", path.display()), &error))
 }

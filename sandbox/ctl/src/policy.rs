@@ -316,26 +316,33 @@ fn several(count: usize, what: &str) -> String {
     format!("{count} {what}{plural}")
 }
 
+/// What each lever needs of the host: all of one of these, in the words of `doctor`.
+const NEEDS: [(Lever, &[&[&str]]); 5] = [
+    (Lever::Freeze, &[&["cgroup-freeze"]]),
+    (
+        Lever::Resources,
+        &[&["cgroup-memory", "cgroup-pids", "cgroup-cpu"]],
+    ),
+    (Lever::Data, &[&["fuse-device"]]),
+    (Lever::Network, &[&["seccomp-listener"]]),
+    // Asked for at each start, or taken for good by a further filter.
+    (
+        Lever::Exec,
+        &[&["seccomp-listener"], &["ptrace-child", "seccomp-tsync"]],
+    ),
+];
+
 /// The levers that this host lacks, and why.
 fn lacking() -> BTreeMap<Lever, String> {
-    let needs: [(Lever, &[&str]); 5] = [
-        (Lever::Freeze, &["cgroup-freeze"]),
-        (
-            Lever::Resources,
-            &["cgroup-memory", "cgroup-pids", "cgroup-cpu"],
-        ),
-        (Lever::Data, &["fuse-device"]),
-        (Lever::Network, &["seccomp-listener"]),
-        (Lever::Exec, &["seccomp-listener"]),
-    ];
     let findings = Doctor::probe();
     let missing = |id: &&str| {
         let found = findings.iter().find(|finding| finding.id == *id)?;
         (found.status == Status::Missing).then(|| format!("{}: {}", found.id, found.means))
     };
-    let lacking = needs.into_iter().filter_map(|(lever, ids)| {
-        let why = ids.iter().find_map(missing)?;
-        Some((lever, why))
+    let lacking = NEEDS.into_iter().filter_map(|(lever, ways)| {
+        let obstacles = ways.iter().map(|ids| ids.iter().find_map(missing));
+        let obstacles: Option<Vec<String>> = obstacles.collect();
+        Some((lever, obstacles?.join("; ")))
     });
     lacking.collect()
 }
@@ -361,4 +368,17 @@ fn parse(path: &Path, source: &str) -> Result<Bundle, BundleError> {
 fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path)
         .map_err(|error| Failure::caused(format!("cannot read `{}`", path.display()), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_levers_need_is_what_the_doctor_looks_for() {
+        let findings = Doctor::probe();
+        for id in NEEDS.into_iter().flat_map(|(_, ways)| ways.concat()) {
+            assert!(findings.iter().any(|finding| finding.id == id), "{id}");
+        }
+    }
 }

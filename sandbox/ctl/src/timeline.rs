@@ -223,6 +223,17 @@ pub fn words(record: &Value) -> Option<String> {
             text("data"),
             text("error")
         ),
+        "committed" => format!(
+            "vault {} committed, generation {}",
+            text("data"),
+            record["generation"]
+        ),
+        "lost" => format!(
+            "what was written to vault {} since its last commit is lost: {} changes, {} bytes",
+            text("data"),
+            record["changes"],
+            record["bytes"]
+        ),
         "decided" => format!(
             "decided at risk {}: {} granted, {} denied",
             record["facts"]["risk"], record["granted"], record["refused"]

@@ -2,6 +2,7 @@
 
 mod keep;
 mod kek;
+mod mount;
 mod source;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use serde_json::json;
 
 use self::keep::{Erase, Export, Import, Mv, Rekey, Rotate, Snapshot};
 use self::kek::Kek;
+use self::mount::Mount;
 use self::source::{Devices, Opens, new_released};
 use crate::failure::Failure;
 
@@ -46,6 +48,8 @@ pub enum Vault {
     Rekey(Rekey),
     /// Seal every object anew under new keys; goes on where it was interrupted.
     Rotate(Rotate),
+    /// Show a vault as a directory, to read and write, until Ctrl-C.
+    Mount(Mount),
     /// Destroy a vault: no key opens it any more.
     Erase(Erase),
     /// List, add and remove the keys that open a vault.
@@ -132,6 +136,7 @@ impl Vault {
             Self::Import(command) => command.run(),
             Self::Rekey(command) => command.run(),
             Self::Rotate(command) => command.run(),
+            Self::Mount(command) => command.run(),
             Self::Erase(command) => command.run(),
             Self::Kek(command) => command.run(),
         }

@@ -172,6 +172,25 @@ impl Inner {
                     &self.bad(&format!("key of `{data}` not released: {error}")),
                 )]
             }
+            Record::Committed {
+                data,
+                root,
+                generation,
+            } => vec![self.line(
+                "layer 4",
+                &format!(
+                    "`{data}` committed; vault root {}…, generation {generation}",
+                    &root[..16]
+                ),
+            )],
+            Record::Lost {
+                data,
+                changes,
+                bytes,
+            } => {
+                let lost = format!("`{data}`: {changes} changes, {bytes} bytes written, were lost");
+                vec![self.line("layer 4", &self.bad(&lost))]
+            }
             Record::Decided {
                 facts,
                 granted,

@@ -355,3 +355,84 @@ fn a_folder_of_endorsements_completes_a_bare_report() {
     let nowhere = path(&folder.path().join("nowhere"));
     assert_eq!(code(&bare, &["--endorsements", &nowhere]), Some(1));
 }
+
+#[test]
+fn four_commands_lead_from_a_challenge_to_a_verdict_without_hardware() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/attestation.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let section = page.split("## Try it without hardware").nth(1).unwrap();
+    let block = section.split("```console\n").nth(1).unwrap();
+    let commands = block.split("```").next().unwrap();
+    for tee in ["tdx", "sev-snp"] {
+        let folder = tempfile::tempdir().unwrap();
+        let codes: Vec<Option<i32>> = commands
+            .lines()
+            .map(|command| {
+                let command = command.strip_prefix("$ sandboxctl ").unwrap();
+                let command = command.replace("--simulated tdx", &format!("--simulated {tee}"));
+                let output = Command::new(env!("CARGO_BIN_EXE_sandboxctl"))
+                    .args(command.split(' '))
+                    .current_dir(folder.path())
+                    .output()
+                    .unwrap();
+                output.status.code()
+            })
+            .collect();
+        assert_eq!(codes, [Some(0), Some(0), Some(3), Some(0)], "{tee}");
+
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (evidence, asked) = (path("evidence.json"), path("challenge.json"));
+        let refused = |arguments: &[&str]| {
+            let output = sandboxctl(&[&["verify", &evidence], arguments].concat());
+            assert_eq!(output.status.code(), Some(1));
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let by_nobody = refused(&["--challenge", &asked]);
+        assert!(
+            by_nobody.contains("(unknown-root)")
+                && by_nobody.contains("--dangerously-accept-simulated"),
+            "{by_nobody}"
+        );
+        let other = path("other.json");
+        let fresh = sandboxctl(&["challenge", "--output", &other]);
+        assert!(fresh.status.success());
+        let replayed = refused(&["--challenge", &other, "--dangerously-accept-simulated"]);
+        assert!(
+            replayed.contains("(binding)") && replayed.contains("ask it again"),
+            "{replayed}"
+        );
+        // Nothing is written over.
+        assert!(
+            !sandboxctl(&["challenge", "--output", &other])
+                .status
+                .success()
+        );
+    }
+}
+
+#[test]
+fn a_bundle_is_made_of_a_report_or_a_quote_and_of_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.bin");
+    std::fs::write(&file, "neither").unwrap();
+    let file = file.display().to_string();
+    let output = sandboxctl(&["bundle", &file]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(
+        text.contains("neither a report of SEV-SNP nor a quote"),
+        "{text}"
+    );
+    let output = sandboxctl(&["bundle", &file, "--tee", "sev-snp"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains("no report of SEV-SNP: ") && text.contains("7 bytes"),
+        "{text}"
+    );
+
+    let Some(snp) = vectors() else { return };
+    let quote = snp.join("../tdx/quotes/emr-v5-baremetal-cf77a6e9.dat");
+    let output = sandboxctl(&["bundle", &quote.display().to_string()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with(r#"{"tee":"tdx""#), "{text}");
+}

@@ -33,6 +33,19 @@ macro_rules! sessions {
 
 sessions! { check errors rule_errors beginner explain diff test sign import learn replay }
 
+#[test]
+fn the_sessions_hold_many_different_errors() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut errors = std::collections::BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let said = text.lines().map(|line| line.trim_start_matches("! "));
+        let error = |line: &&str| line.starts_with("error: ") || line.starts_with("sandboxctl: ");
+        errors.extend(said.filter(error).map(str::to_owned));
+    }
+    assert!(errors.len() >= 100, "{}: {errors:#?}", errors.len());
+}
+
 fn session(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.session"));
     let written = fs::read_to_string(&path).unwrap();

@@ -19,6 +19,7 @@ fn every_command_explains_itself() {
         &["status"],
         &["adjust"],
         &["attest"],
+        &["attest", "challenge"],
         &["attest", "collect"],
         &["attest", "bundle"],
         &["attest", "verify"],

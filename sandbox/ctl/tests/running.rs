@@ -136,7 +136,7 @@ fn what_cannot_be_followed_is_refused_and_changes_nothing() {
     for (arguments, said) in [
         (
             &["adjust", &id, "--withdraw", "/nowhere", "--why", "x"][..],
-            "no vault and no tree `/nowhere`",
+            "no endpoint `/nowhere`",
         ),
         (&["adjust", &id, "--freeze", "--why", " "][..], "reason"),
         (

@@ -88,4 +88,6 @@ pub struct DataMount {
     pub at: String,
     /// Upper bound of the plaintext in bytes, for the fallback that keeps it in memory.
     pub size: u64,
+    /// Whether the workload writes to it; then there is no fallback.
+    pub writable: bool,
 }

@@ -57,7 +57,7 @@ use rustix::process::Pid;
 
 use crate::sys::network as sys;
 pub use flows::Left;
-pub use grants::Grants;
+pub use grants::{Grants, is_public};
 
 /// Where the resolver hears, inside.
 pub const RESOLVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 53);

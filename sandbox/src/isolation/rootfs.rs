@@ -307,10 +307,20 @@ fn data_place(
 ) -> Result<DataPlace, Failure> {
     let point = folder_at(root, &data.at).map_err(at_place(&data.at))?;
     if let Some(device) = device
-        && let Ok(tree) = fuse_tree(&device)
+        && let Ok(tree) = fuse_tree(&device, data.writable)
     {
         attach(tree.as_fd(), point.as_fd(), "").map_err(at_place(&data.at))?;
         return Ok(DataPlace::Fuse(device));
+    }
+    if data.writable {
+        return Err(Failure {
+            step: format!("mounting `{}`", data.at),
+            error:
+                "a vault that is written to needs /dev/fuse, which cannot be opened here; let this \
+                    user open it, or use `access = \"read\"`"
+                    .into(),
+            errno: None,
+        });
     }
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -330,7 +340,7 @@ fn data_place(
     Ok(DataPlace::Memory(writable))
 }
 
-fn fuse_tree(device: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+fn fuse_tree(device: &OwnedFd, writable: bool) -> rustix::io::Result<OwnedFd> {
     use std::os::fd::AsRawFd;
     let fs = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, "source", "casemate-vault")?;
@@ -340,10 +350,12 @@ fn fuse_tree(device: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::mount::fsconfig_set_string(&fs, "user_id", uid.as_raw().to_string())?;
     rustix::mount::fsconfig_set_string(&fs, "group_id", gid.as_raw().to_string())?;
     rustix::mount::fsconfig_create(&fs)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOSUID
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    if !writable {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 

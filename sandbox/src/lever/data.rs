@@ -18,6 +18,7 @@ use std::sync::mpsc::SyncSender;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use vault::fuse::FuseServer;
+use vault::volume::{Limits, Uncommitted, Volume};
 use vault::{Lease, LeaseTerms, LeaseUse, Rights, Vault};
 use zeroize::Zeroizing;
 
@@ -30,17 +31,27 @@ use crate::isolation::spawner::Failure;
 /// The vaults of a session.
 pub struct Vaults {
     open: BTreeMap<String, Shown>,
+    /// What was lost by withdrawing, until it is recorded.
+    lost: Vec<(String, Uncommitted)>,
     events: SyncSender<Event>,
 }
 
 /// One vault, open, and shown to the workload once its place exists.
 struct Shown {
     /// Until it is withdrawn: then its keys go with it.
-    vault: Option<Arc<Vault>>,
+    vault: Option<Data>,
+    /// The volume before the one that is shown, whose nodes the kernel may still know.
+    earlier: Option<Arc<Volume>>,
     lease: Option<Arc<Lease>>,
     view: Option<View>,
     /// What was done under leases that have ended.
     before: LeaseUse,
+}
+
+/// An open vault, as far as it was opened.
+enum Data {
+    ReadOnly(Arc<Vault>),
+    Writable(Arc<Volume>),
 }
 
 /// How the workload sees a vault.
@@ -54,21 +65,30 @@ impl Vaults {
     pub fn new(events: SyncSender<Event>) -> Self {
         Self {
             open: BTreeMap::new(),
+            lost: Vec::new(),
             events,
         }
     }
 
     /// Takes an open vault under the name of its `[data]` entry.
-    pub fn insert(&mut self, name: String, vault: Arc<Vault>) {
+    ///
+    /// # Errors
+    ///
+    /// When the vault is open for writing and somebody else has it too.
+    pub fn insert(&mut self, name: String, vault: Arc<Vault>) -> Result<(), Failure> {
+        let step = format!("opening vault `{name}`");
+        let data = Data::of(vault, None).map_err(Failure::at(step))?;
         self.open.insert(
             name,
             Shown {
-                vault: Some(vault),
+                vault: Some(data),
+                earlier: None,
                 lease: None,
                 view: None,
                 before: LeaseUse::default(),
             },
         );
+        Ok(())
     }
 
     /// Upper bound of each vault's plaintext in bytes.
@@ -77,8 +97,12 @@ impl Vaults {
             .iter()
             .map(|(name, shown)| {
                 // A page at least for each file, as the tmpfs counts.
-                let objects = shown.vault.as_ref().map(|vault| vault.list());
-                let sizes = objects.iter().flatten();
+                let objects = match &shown.vault {
+                    Some(Data::ReadOnly(vault)) => vault.list(),
+                    // Never copied into memory.
+                    _ => Vec::new(),
+                };
+                let sizes = objects.iter();
                 let size = sizes.map(|object| object.len.next_multiple_of(4096)).sum();
                 (name.clone(), size)
             })
@@ -97,10 +121,19 @@ impl Vaults {
         let lease = shown.lease(name, events, &step)?;
         let (view, item) = match place {
             Place::Fuse(device) => {
-                let server = vault::fuse::serve(device, Arc::clone(&lease), (INSIDE_ID, INSIDE_ID))
+                let (lease, owner) = (Arc::clone(&lease), (INSIDE_ID, INSIDE_ID));
+                let (served, asked) = match &shown.vault {
+                    Some(Data::Writable(volume)) => {
+                        let volume = Arc::clone(volume);
+                        let served = vault::fuse::serve_volume(device, volume, lease, owner);
+                        (served, "operation, writable")
+                    }
+                    _ => (vault::fuse::serve(device, lease, owner), "read"),
+                };
+                let server = served
                     .map_err(io::Error::other)
                     .map_err(Failure::at(step))?;
-                let detail = format!("{name}: FUSE, lease asked at each read");
+                let detail = format!("{name}: FUSE, lease asked at each {asked}");
                 (View::Fuse(server), Item::full(4, "data", detail))
             }
             Place::Memory(folder) => {
@@ -126,10 +159,17 @@ impl Vaults {
         let step = format!("giving vault `{name}` back");
         let events = self.events.clone();
         let shown = self.open.get_mut(name).ok_or_else(|| not_open(&step))?;
-        shown.vault = Some(vault);
+        let data = Data::of(vault, shown.earlier.as_deref()).map_err(Failure::at(step.clone()))?;
+        shown.vault = Some(data);
         let lease = shown.lease(name, events, &step)?;
         let given = match &mut shown.view {
-            Some(View::Fuse(server)) => server.renew(Arc::clone(&lease)).map_err(io::Error::other),
+            Some(View::Fuse(server)) => match &shown.vault {
+                Some(Data::Writable(volume)) => {
+                    server.renew_volume(Arc::clone(volume), Arc::clone(&lease))
+                }
+                _ => server.renew(Arc::clone(&lease)),
+            }
+            .map_err(io::Error::other),
             Some(View::Memory(memory)) => memory.refill(&lease),
             None => Err(io::ErrorKind::NotFound.into()),
         };
@@ -142,7 +182,8 @@ impl Vaults {
         given
     }
 
-    /// Takes a vault away: when this returns, no read gives a byte of it any more.
+    /// Takes a vault away: when this returns, no read gives a byte of it any more, and nothing is written
+    /// to it. What was written and not committed is lost; [`Vaults::take_lost`] tells.
     ///
     /// # Errors
     ///
@@ -151,10 +192,17 @@ impl Vaults {
         let Some(shown) = self.open.get_mut(name) else {
             return Ok(());
         };
-        shown.vault = None;
+        let data = shown.vault.take();
         if let Some(lease) = shown.lease.take() {
             lease.revoke();
             shown.before = sum(shown.before, lease.usage());
+        }
+        if let Some(Data::Writable(volume)) = data {
+            let lost = volume.close();
+            if lost != Uncommitted::default() {
+                self.lost.push((name.to_owned(), lost));
+            }
+            shown.earlier = Some(volume);
         }
         match &mut shown.view {
             Some(View::Fuse(server)) => {
@@ -168,14 +216,31 @@ impl Vaults {
         }
     }
 
+    /// What withdrawing has lost since this was last asked.
+    pub fn take_lost(&mut self) -> Vec<(String, Uncommitted)> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Commits what was written to the vaults that are still shown: the generation and root of each, or
+    /// what could not be committed.
+    pub fn commit(&self) -> Vec<(String, Result<(u64, [u8; 32]), Uncommitted>)> {
+        let written = |(name, shown): (&String, &Shown)| {
+            let Some(Data::Writable(volume)) = &shown.vault else {
+                return None;
+            };
+            let committed = volume.commit().ok().and_then(|()| volume.committed());
+            Some((name.clone(), committed.ok_or_else(|| volume.uncommitted())))
+        };
+        self.open.iter().filter_map(written).collect()
+    }
+
     /// What nothing remembers: without an anchor, a vault that was put back as a whole to an earlier day
     /// looks like a fresh one.
     pub fn freshness(&self) -> impl Iterator<Item = Item> {
-        let unanchored = |(_, shown): &(&String, &Shown)| {
-            !shown
-                .vault
-                .as_ref()
-                .is_some_and(|vault| vault.is_anchored())
+        let unanchored = |(_, shown): &(&String, &Shown)| !match &shown.vault {
+            Some(Data::ReadOnly(vault)) => vault.is_anchored(),
+            Some(Data::Writable(volume)) => volume.is_anchored(),
+            None => false,
         };
         self.open.iter().filter(unanchored).map(|(name, _)| {
             let detail = format!("{name}: no anchor remembers its newest root; putting back the whole vault goes unseen");
@@ -203,14 +268,17 @@ impl Shown {
         events: SyncSender<Event>,
         step: &str,
     ) -> Result<Arc<Lease>, Failure> {
-        let vault = self.vault.as_ref().ok_or_else(|| not_open(step))?;
-        let terms = LeaseTerms {
+        let data = self.vault.as_ref().ok_or_else(|| not_open(step))?;
+        let terms = |rights| LeaseTerms {
             subject: "workload".into(),
             prefix: String::new(),
-            rights: Rights::READ,
+            rights,
             expires: None,
         };
-        let lease = vault.lease(terms).map_err(io::Error::other);
+        let lease = match data {
+            Data::ReadOnly(vault) => vault.lease(terms(Rights::READ)).map_err(io::Error::other),
+            Data::Writable(volume) => volume.lease(terms(Rights::WRITE)).map_err(io::Error::other),
+        };
         let lease = Arc::new(lease.map_err(Failure::at(step))?);
         let data = name.to_owned();
         lease.on_damage(move |damage| {
@@ -222,6 +290,19 @@ impl Shown {
             });
         });
         Ok(lease)
+    }
+}
+
+impl Data {
+    /// What a vault is shown as; one to be written to after an earlier one at the same place.
+    fn of(vault: Arc<Vault>, earlier: Option<&Volume>) -> io::Result<Self> {
+        if !vault.is_writable() {
+            return Ok(Self::ReadOnly(vault));
+        }
+        let vault = Arc::into_inner(vault).ok_or(io::ErrorKind::ResourceBusy)?;
+        let volume = Volume::after(earlier, vault, Limits::default());
+        let volume = volume.map_err(io::Error::other)?;
+        Ok(Self::Writable(Arc::new(volume)))
     }
 }
 
@@ -238,6 +319,8 @@ fn sum(one: LeaseUse, other: LeaseUse) -> LeaseUse {
         opens: one.opens + other.opens,
         reads: one.reads + other.reads,
         bytes: one.bytes + other.bytes,
+        writes: one.writes + other.writes,
+        written: one.written + other.written,
         refused: one.refused + other.refused,
         // At least: which ones they are is not known here.
         objects: one.objects.max(other.objects),

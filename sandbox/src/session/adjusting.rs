@@ -84,6 +84,25 @@ impl Session {
         Ok(stopped)
     }
 
+    /// Commits what a workload that has ended wrote to its vaults.
+    pub(super) fn commit_data(&mut self) -> Result<(), SessionError> {
+        for (data, committed) in self.vaults.commit() {
+            self.journal.note(match committed {
+                Ok((generation, root)) => Record::Committed {
+                    data,
+                    root: hex(&root),
+                    generation,
+                },
+                Err(lost) => Record::Lost {
+                    data,
+                    changes: lost.changes,
+                    bytes: lost.bytes,
+                },
+            })?;
+        }
+        Ok(())
+    }
+
     /// Waits until a stopped workload has ended. `None` when nothing is heard of it in time, or it was
     /// never started: then the sandbox goes with the instance.
     pub(super) fn await_end(&mut self) -> Result<Option<Ending>, SessionError> {
@@ -127,6 +146,13 @@ impl Session {
         ordered: Instant,
         made: Result<(), Failure>,
     ) -> Result<Option<Failure>, SessionError> {
+        for (data, lost) in self.vaults.take_lost() {
+            self.journal.note(Record::Lost {
+                data,
+                changes: lost.changes,
+                bytes: lost.bytes,
+            })?;
+        }
         if let Err(failure) = made {
             self.journal.note(Record::NotAdjusted {
                 change: change.clone(),
@@ -182,7 +208,9 @@ impl Session {
             .announce(Record::Releasing { data: name.clone() })?;
         let path = &release::vault_paths(&self.bundle, &self.base)[&name];
         let now = UnixTime(self.clock.now().as_secs());
-        let sent = self.courier.send(&name, path, now, self.sender.clone());
+        let access = release::access(&self.bundle, &name);
+        let events = self.sender.clone();
+        let sent = self.courier.send(&name, path, access, now, events);
         match sent {
             Ok(()) => Ok(()),
             Err(error) => self.not_released(name, error.to_string()),

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use attestation::{Attester, Tee, UnixTime};
-use vault::Vault;
 use vault::anchor::FreshnessAnchor;
+use vault::{Access, Vault};
 
 use crate::event::Event;
 use crate::release::{self, Identity, KeyBroker, ReleaseError};
@@ -52,12 +52,18 @@ impl Courier {
 
     /// Has a vault opened, and waits: there is no sandbox yet that would have to be adjusted. `None`
     /// without a broker.
-    pub(super) fn open(&mut self, name: &str, path: &Path, now: UnixTime) -> Option<Answer> {
+    pub(super) fn open(
+        &mut self,
+        name: &str,
+        path: &Path,
+        access: Access,
+        now: UnixTime,
+    ) -> Option<Answer> {
         let broker = self.broker.as_deref_mut()?;
         let anchor = self.anchors.get(name).cloned();
         let (identity, attester) = (&self.identity, &mut Turns(&self.attester));
         Some(release::open_vault(
-            name, path, identity, attester, broker, anchor, now,
+            name, path, identity, attester, broker, anchor, access, now,
         ))
     }
 
@@ -80,6 +86,7 @@ impl Courier {
         &mut self,
         name: &str,
         path: &Path,
+        access: Access,
         now: UnixTime,
         events: SyncSender<Event>,
     ) -> std::io::Result<()> {
@@ -101,6 +108,7 @@ impl Courier {
                     &mut turns,
                     &mut *broker,
                     anchor,
+                    access,
                     now,
                 );
                 // A session that is over needs neither; a vault nobody takes is closed again.

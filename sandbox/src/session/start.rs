@@ -1,5 +1,7 @@
 //! The first half of a session: from evidence to a sandbox that waits for the word to start.
 
+use std::time::Duration;
+
 use attestation::UnixTime;
 use policy::{Decision, Facts, Grant};
 use sha2::{Digest, Sha256};
@@ -45,7 +47,7 @@ impl Session {
 
     /// Facts ─▶ decision.
     pub(super) fn decide(&mut self) -> Result<Decision, SessionError> {
-        let facts = self.facts();
+        let facts = self.facts(self.clock.now());
         let decision = self.bundle.decide(&facts);
         self.journal
             .note(Record::decided(facts.clone(), &decision))?;
@@ -56,8 +58,7 @@ impl Session {
         Err(SessionError::NotGranted(reasons(&decision, &Grant::live())))
     }
 
-    pub(super) fn facts(&self) -> Facts {
-        let now = self.clock.now();
+    pub(super) fn facts(&self, now: Duration) -> Facts {
         let (appraisal, age) = (self.attested.appraisal(), self.attested.age(now));
         facts::gather(appraisal, age, self.watch.risk(now), &self.gaps)
     }
@@ -69,11 +70,12 @@ impl Session {
             self.journal
                 .announce(Record::Releasing { data: name.clone() })?;
             let now = UnixTime(self.clock.now().as_secs());
-            let opened = self.courier.open(name, &paths[name], now);
+            let access = release::access(&self.bundle, name);
+            let opened = self.courier.open(name, &paths[name], access, now);
             match opened.ok_or(SessionError::NoBroker)? {
                 Ok(vault) => {
                     self.journal.note(adjusting::released(name, &vault))?;
-                    self.vaults.insert(name.clone(), vault);
+                    self.vaults.insert(name.clone(), vault)?;
                 }
                 Err(error) => {
                     self.journal.note(Record::NotReleased {

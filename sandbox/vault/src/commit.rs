@@ -275,13 +275,9 @@ pub(crate) fn retire(store: &Store, before: Commit, now: &Commit) {
         let _ = store.remove(Place::Index, &file_name(&segment.id));
     }
     if let Ok(_alone) = store.lock_out_readers() {
-        let kept: HashSet<Id> = now.index.values().map(|r| r.extent.file_id).collect();
-        for record in before
-            .index
-            .values()
-            .filter(|r| !kept.contains(&r.extent.file_id))
-        {
-            let _ = store.remove(Place::Objects, &file_name(&record.extent.file_id));
+        let kept: HashSet<Id> = now.index.files().collect();
+        for file in before.index.files().filter(|file| !kept.contains(file)) {
+            let _ = store.remove(Place::Objects, &file_name(&file));
         }
     }
 }
@@ -299,7 +295,7 @@ pub(crate) fn collect(store: &Store, now: &Commit) {
 
 /// Lists files that belong to no object and to no part of the index.
 pub(crate) fn orphans(store: &Store, now: &Commit) -> io::Result<Vec<(Place, Id)>> {
-    let objects: HashSet<Id> = now.index.values().map(|r| r.extent.file_id).collect();
+    let objects: HashSet<Id> = now.index.files().collect();
     let segments: HashSet<Id> = now.manifest.segments.iter().map(|s| s.id).collect();
     let mut orphans = Vec::new();
     for (place, kept) in [(Place::Objects, objects), (Place::Index, segments)] {
@@ -317,7 +313,8 @@ fn write_segment(shared: &Shared, next: &Next, generation: u64) -> Result<Segmen
     let key = keys.at(next.key_epoch).ok_or(VaultError::Crypto)?;
     let body = index::encode(&next.index).map_err(|_| VaultError::TooLarge)?;
     let id = random_id()?;
-    let mut file = index::front(&keys.vault_id, &id, generation, body.len());
+    let format = index::format(&next.index);
+    let mut file = index::front(format, &keys.vault_id, &id, generation, body.len());
     let sealed = sealed::seal(&key.index, INDEX_LABEL, &file, &body)?;
     file.extend_from_slice(&sealed);
     let len = file.len() as u64;
@@ -365,12 +362,14 @@ fn read_index(shared: &Shared, manifest: &Manifest) -> Result<Index, VaultError>
         .split_at_checked(index::FRONT_LEN)
         .ok_or_else(tampered)?;
     let body_len = sealed.len().saturating_sub(sealed::OVERHEAD);
-    if front != index::front(&keys.vault_id, &segment.id, manifest.generation, body_len) {
+    let format = index::format_of(front).map_err(VaultError::tampered(Part::Index))?;
+    let (vault, generation) = (&keys.vault_id, manifest.generation);
+    if front != index::front(format, vault, &segment.id, generation, body_len) {
         return Err(tampered());
     }
     let key = keys.at(manifest.key_epoch).ok_or_else(tampered)?;
     let body = sealed::open(&key.index, INDEX_LABEL, front, sealed).map_err(|_| tampered())?;
-    let index = index::parse(&body).map_err(VaultError::tampered(Part::Index))?;
+    let index = index::parse(format, &body).map_err(VaultError::tampered(Part::Index))?;
     if index.len() as u64 != manifest.objects {
         return Err(tampered());
     }

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::commit::FIRST_HEADER_EPOCH;
 use crate::error::{Part, VaultError};
 use crate::format::header::{self, Header, MAX_PARAMETERS, Slot};
-use crate::format::index::{Record, WRAPPED_LEN};
+use crate::format::index::{Extent, WRAPPED_LEN};
 use crate::format::object::FRONT_LEN;
 use crate::format::{Id, SUITE};
 use crate::kek::{KekError, KekProvider};
@@ -283,13 +283,13 @@ impl Keys {
         Ok(wrapped)
     }
 
-    /// Unwraps the DEK of a record; `None` if it is not this object's, version's or vault's.
-    pub(crate) fn dek(&self, record: &Record) -> std::io::Result<Option<SecretKey>> {
+    /// Unwraps the DEK of an extent; `None` if it is not this object's, version's or vault's.
+    pub(crate) fn dek(&self, object: &Id, extent: &Extent) -> std::io::Result<Option<SecretKey>> {
         SecretKey::filled(&self.arena, |dek| {
-            let keys = self.at(record.key_epoch)?;
-            let (nonce, rest) = record.wrapped_dek.split_first_chunk::<12>()?;
+            let keys = self.at(extent.key_epoch)?;
+            let (nonce, rest) = extent.wrapped_dek.split_first_chunk::<12>()?;
             let (ciphertext, tag) = rest.split_at_checked(32)?;
-            let context = self.dek_context(&record.object_id, record.version, record.key_epoch);
+            let context = self.dek_context(object, extent.version, extent.key_epoch);
             let nonce = Nonce::assume_unique_for_key(*nonce);
             let aad = Aad::from(context);
             keys.wrapper()?

@@ -204,7 +204,10 @@ impl VaultError {
         move |malformed| match malformed {
             Malformed::Newer(found) => Self::NewerFormat {
                 found,
-                supported: crate::format::FORMAT,
+                supported: match what {
+                    Part::Index => crate::format::index::FORMAT,
+                    _ => crate::format::FORMAT,
+                },
             },
             Malformed::Magic | Malformed::Field => Self::damaged(what),
         }
@@ -224,6 +227,20 @@ impl ReadError {
     /// Damage to a part of an object, which whoever opened it by name can name.
     pub(crate) const fn damaged(what: Part) -> Self {
         Self::Tampered { what, object: None }
+    }
+
+    /// The same error, about this chunk of the object: an extent counts its own.
+    pub(crate) fn in_chunk(self, index: u64) -> Self {
+        match self {
+            Self::Tampered {
+                what: Part::Chunk(_),
+                object,
+            } => Self::Tampered {
+                what: Part::Chunk(index),
+                object,
+            },
+            other => other,
+        }
     }
 
     /// The same error, about the object of this name.

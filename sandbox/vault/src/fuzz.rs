@@ -76,20 +76,23 @@ pub fn manifest_body(bytes: &[u8]) {
 
 /// What is in an index segment's box, and the layouts of the objects it names.
 pub fn index_body(bytes: &[u8]) {
-    let Ok(index) = index::parse(bytes) else {
-        return;
-    };
-    for record in index.values() {
-        let layout = Layout {
-            chunk: record.extent.chunk,
-            stored: record.extent.stored,
+    for format in 1..=index::FORMAT {
+        let Ok(index) = index::parse(format, bytes) else {
+            continue;
         };
-        assert!(layout.file_len() > record.extent.stored && layout.chunks() > 0);
-        let last = layout.chunks() - 1;
-        assert!(layout.chunk_at(last) + layout.chunk_len(last) as u64 <= layout.file_len());
-    }
-    if let Ok(again) = index::encode(&index) {
-        assert_eq!(index::parse(&again).ok(), Some(index));
+        for extent in index.values().flat_map(|record| &record.extents) {
+            let layout = Layout {
+                chunk: extent.chunk,
+                stored: extent.stored,
+            };
+            assert!(layout.file_len() > extent.stored && layout.chunks() > 0);
+            let last = layout.chunks() - 1;
+            assert!(layout.chunk_at(last) + layout.chunk_len(last) as u64 <= layout.file_len());
+        }
+        if let Ok(again) = index::encode(&index) {
+            let format = index::format(&index);
+            assert_eq!(index::parse(format, &again).ok(), Some(index));
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Rights {
     pub list: bool,
     /// Content may be read.
     pub read: bool,
+    /// Everything may be changed, where the lease is one of a [`Volume`](crate::volume::Volume).
+    pub write: bool,
 }
 
 impl Rights {
@@ -43,6 +45,13 @@ impl Rights {
     pub const READ: Self = Self {
         list: true,
         read: true,
+        write: false,
+    };
+
+    /// Names and content, and to change both.
+    pub const WRITE: Self = Self {
+        write: true,
+        ..Self::READ
     };
 }
 
@@ -104,6 +113,10 @@ pub struct LeaseUse {
     pub reads: u64,
     /// Bytes they yielded.
     pub bytes: u64,
+    /// Operations that changed something.
+    pub writes: u64,
+    /// Bytes that were written to files.
+    pub written: u64,
     /// Operations refused, because of the terms or because the lease had ended.
     pub refused: u64,
 }
@@ -145,6 +158,8 @@ struct Core {
     opened: Mutex<HashSet<Box<str>>>,
     reads: AtomicU64,
     bytes: AtomicU64,
+    writes: AtomicU64,
+    written: AtomicU64,
     refused: AtomicU64,
     at_end: Mutex<Vec<Box<dyn Fn() + Send>>>,
     damage: Mutex<Watch>,
@@ -164,7 +179,8 @@ struct Held {
     shared: Arc<Shared>,
     index: Arc<Index>,
     open: Mutex<HashMap<u64, Arc<Object>>>,
-    _lock: Lock,
+    /// Keeps the files of the index from being removed; a volume's lease reads through the volume.
+    _lock: Option<Lock>,
 }
 
 impl Held {
@@ -181,7 +197,7 @@ impl Lease {
     pub(crate) fn new(
         shared: Arc<Shared>,
         index: Arc<Index>,
-        lock: Lock,
+        lock: Option<Lock>,
         terms: LeaseTerms,
     ) -> Self {
         let held = Held {
@@ -200,6 +216,8 @@ impl Lease {
             opened: Mutex::default(),
             reads: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             at_end: Mutex::default(),
             damage: Mutex::default(),
@@ -314,6 +332,50 @@ impl Lease {
         })
     }
 
+    /// Does something that needs a right, while the lease holds: once [`Lease::revoke`] has returned,
+    /// nothing of it is running or will run.
+    #[cfg_attr(not(feature = "fuse"), allow(dead_code))]
+    pub(crate) fn hold<T>(
+        &self,
+        right: impl FnOnce(Rights) -> bool,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, LeaseError> {
+        self.core.during(|_| {
+            self.core.grants(right(self.core.terms.rights))?;
+            Ok(act())
+        })
+    }
+
+    /// Counts a read of a volume.
+    #[cfg_attr(not(feature = "fuse"), allow(dead_code))]
+    pub(crate) fn count_read(&self, bytes: usize) {
+        self.core.reads.fetch_add(1, Ordering::Relaxed);
+        self.core.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a change of a volume.
+    #[cfg_attr(not(feature = "fuse"), allow(dead_code))]
+    pub(crate) fn count_write(&self, bytes: usize) {
+        self.core.writes.fetch_add(1, Ordering::Relaxed);
+        self.core.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a file of a volume that was opened.
+    #[cfg_attr(not(feature = "fuse"), allow(dead_code))]
+    pub(crate) fn count_open(&self) {
+        self.core.opens.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Directories that are more than a part of names, under this lease.
+    #[cfg_attr(not(feature = "fuse"), allow(dead_code))]
+    pub(crate) fn directories(&self) -> Result<Vec<String>, LeaseError> {
+        self.core.during(|held| {
+            self.core.grants(self.core.terms.rights.list)?;
+            let all = held.index.directories.keys();
+            Ok(all.filter(|n| self.core.covers(n)).cloned().collect())
+        })
+    }
+
     /// Ends the lease. When this returns, its keys are zeroed, no read is under way, none will
     /// succeed, and what serves the lease has been told.
     pub fn revoke(&self) {
@@ -337,6 +399,8 @@ impl Lease {
                 .len() as u64,
             reads: self.core.reads.load(Ordering::Relaxed),
             bytes: self.core.bytes.load(Ordering::Relaxed),
+            writes: self.core.writes.load(Ordering::Relaxed),
+            written: self.core.written.load(Ordering::Relaxed),
             refused: self.core.refused.load(Ordering::Relaxed),
         }
     }

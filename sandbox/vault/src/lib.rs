@@ -20,6 +20,7 @@
 pub mod anchor;
 pub mod audit;
 mod error;
+mod extent;
 mod format;
 pub mod kek;
 mod lease;
@@ -44,6 +45,7 @@ mod store;
 mod stream;
 mod tree;
 mod verify;
+pub mod volume;
 
 // The one place with unsafe code: memory that is locked, and hidden from dumps.
 #[allow(unsafe_code)]

@@ -1,5 +1,7 @@
 //! Giving objects other names: content, version and key stay.
 
+use std::collections::BTreeMap;
+
 use crate::error::VaultError;
 use crate::format::index::Index;
 use crate::name::{self, NameError};
@@ -32,27 +34,39 @@ impl Vault {
 
 fn rename_directory(index: &mut Index, from: &str, to: &str) -> Result<(), VaultError> {
     let under = format!("{from}/");
-    let names: Vec<String> = index
-        .range(under.clone()..)
-        .map(|(name, _)| name.clone())
-        .take_while(|name| name.starts_with(&under))
-        .collect();
-    if names.is_empty() {
+    let objects = take_below(index, &under);
+    let mut directories = take_below(&mut index.directories, &under);
+    directories.extend(index.directories.remove_entry(from));
+    if objects.is_empty() && directories.is_empty() {
         return Err(VaultError::NotFound);
     }
     // A directory cannot go below itself.
-    if index.contains_key(to) || to.starts_with(&under) {
+    if index.contains_key(to) || to.starts_with(&under) || to == from {
         return Err(NameError::Conflict.into());
     }
-    let moved: Vec<_> = names
-        .iter()
-        .filter_map(|name| index.remove_entry(name))
-        .collect();
     check_place(index, to)?;
-    for (name, record) in moved {
-        let name = format!("{to}/{}", &name[under.len()..]);
-        name::check(&name)?;
-        index.insert(name, record);
+    let renamed = |name: &str| {
+        let name = format!("{to}{}", &name[from.len()..]);
+        name::check(&name).map(|()| name)
+    };
+    for (name, record) in objects {
+        index.insert(renamed(&name)?, record);
+    }
+    for (name, directory) in directories {
+        index.directories.insert(renamed(&name)?, directory);
     }
     Ok(())
+}
+
+/// Takes everything out whose name begins so.
+fn take_below<T>(names: &mut BTreeMap<String, T>, under: &str) -> Vec<(String, T)> {
+    let below: Vec<String> = names
+        .range(under.to_owned()..)
+        .map(|(name, _)| name.clone())
+        .take_while(|name| name.starts_with(under))
+        .collect();
+    below
+        .iter()
+        .filter_map(|name| names.remove_entry(name))
+        .collect()
 }

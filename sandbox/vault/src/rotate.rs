@@ -61,13 +61,13 @@ impl Vault {
             .collect::<Result<_, _>>()?;
         let mut index = Index::clone(&self.commit.index);
         for record in index.values_mut() {
-            let dek = self.shared.keys.dek(record);
-            let dek = dek.map_err(VaultError::io("protect memory for keys"))?;
-            let dek = dek.ok_or(VaultError::damaged(Part::Index))?;
-            let Record {
-                object_id, version, ..
-            } = *record;
-            record.wrapped_dek = keys.wrap(&dek, &object_id, version, record.key_epoch)?;
+            let object = record.object_id;
+            for extent in &mut record.extents {
+                let dek = self.shared.keys.dek(&object, extent);
+                let dek = dek.map_err(VaultError::io("protect memory for keys"))?;
+                let dek = dek.ok_or(VaultError::damaged(Part::Index))?;
+                extent.wrapped_dek = keys.wrap(&dek, &object, extent.version, extent.key_epoch)?;
+            }
         }
         let shared = Shared {
             store: Arc::clone(&self.shared.store),
@@ -95,7 +95,7 @@ impl Vault {
     pub fn rotation(&self) -> Option<Rotation> {
         let epoch = self.commit.manifest.key_epoch;
         let index = self.commit.index.values();
-        let due = index.filter(|record| record.key_epoch < epoch);
+        let due = index.filter(|record| record.is_due(epoch));
         let (left, bytes_left) = due.fold((0, 0u64), |(left, bytes), record| {
             (left + 1, bytes.saturating_add(record.len))
         });
@@ -148,7 +148,7 @@ impl Vault {
         let (mut written, mut done) = (Vec::new(), 0);
         let outcome = next
             .iter_mut()
-            .filter(|(_, record)| record.key_epoch < epoch)
+            .filter(|(_, record)| record.is_due(epoch))
             .try_for_each(|(name, record)| {
                 if done > 0 && done >= bytes {
                     return Ok(());
@@ -177,32 +177,24 @@ impl Vault {
         file_id: [u8; 16],
         key_epoch: u64,
     ) -> Result<Record, VaultError> {
-        let Shared {
-            store,
-            keys,
-            chunk,
-            padding,
-        } = &*self.shared;
-        let Record {
-            object_id, version, ..
-        } = *record;
-        let (dek, wrapped_dek) = keys.new_dek(&object_id, version, key_epoch)?;
         let plan = stream::Plan {
-            chunk: *chunk,
-            padding: *padding,
+            chunk: self.shared.chunk,
+            padding: self.shared.padding,
             file_id,
-            object_id,
-            version,
+            object_id: record.object_id,
+            version: record.version,
+            key_epoch,
+            number: 0,
         };
         let mut source = Stream::new(self.object(name)?);
-        let written = stream::write(store, keys, &dek, &plan, &mut source);
-        let (extent, _) =
+        let written = stream::write(&self.shared, &plan, &mut source);
+        let (extent, len) =
             written.map_err(|error| source.why().map_or(error, |e| e.of(name).into()))?;
+        let whole = Record::whole(record.object_id, len, record.modified, extent);
         Ok(Record {
-            key_epoch,
-            wrapped_dek,
-            extent,
-            ..record.clone()
+            mode: record.mode,
+            is_link: record.is_link,
+            ..whole
         })
     }
 }

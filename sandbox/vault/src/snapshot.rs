@@ -1,5 +1,6 @@
 //! The vault as it is now, kept at another place.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -39,8 +40,8 @@ impl Vault {
             to.write_at(&file, bytes, 0)?;
             to.sync(&file)
         };
-        for record in self.commit.index.values() {
-            let name = file_name(&record.extent.file_id);
+        for file in self.commit.index.files().collect::<HashSet<_>>() {
+            let name = file_name(&file);
             if from.link(to, Place::Objects, &name).is_ok() {
                 continue;
             }

@@ -168,6 +168,30 @@ impl Store {
         file.sync_data()
     }
 
+    /// Makes new object files durable, bytes and names.
+    pub(crate) fn sync_objects(&self, files: &[Id]) -> io::Result<()> {
+        /// From here on one call for the whole file system is cheaper than one for each file.
+        const MANY: usize = 16;
+        if files.is_empty() {
+            return Ok(());
+        }
+        if files.len() < MANY || cfg!(test) {
+            for file in files {
+                self.sync(&self.open_file(Place::Objects, &file_name(file))?)?;
+            }
+        } else {
+            rustix::fs::syncfs(&self.root)?;
+        }
+        self.sync_dir(Place::Objects)
+    }
+
+    /// Bytes in all and bytes left on the file system below.
+    pub(crate) fn room(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstatvfs(&self.root)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok((bytes(stat.f_blocks), bytes(stat.f_bavail)))
+    }
+
     /// Makes a directory's entries durable.
     pub(crate) fn sync_dir(&self, place: Place) -> io::Result<()> {
         self.gate()?;

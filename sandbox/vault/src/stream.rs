@@ -6,19 +6,20 @@
 //!
 //! `K_enc` belongs to one extent of one immutable version, so nonces are counted, never drawn.
 
+use std::fs::File;
 use std::io::{self, Read};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
-use crate::envelope::Keys;
+use crate::commit::Shared;
 use crate::error::VaultError;
 use crate::format::index::Extent;
 use crate::format::object::{self, FRONT_LEN, HEADER_LEN, Layout};
 use crate::format::{ChunkSize, Id, MAX_CHUNKS, Padding};
 use crate::sealed::{TAG_LEN, sha256};
 use crate::secret::SecretKey;
-use crate::store::{Place, Store, file_name};
+use crate::store::{Place, file_name};
 use crate::tree;
 
 /// Plaintext is read and sealed in stretches of about this many bytes.
@@ -82,25 +83,50 @@ impl ChunkCipher {
 }
 
 /// What an extent shall be.
+#[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) chunk: ChunkSize,
     pub(crate) padding: Padding,
     pub(crate) file_id: Id,
     pub(crate) object_id: Id,
     pub(crate) version: u64,
+    pub(crate) key_epoch: u64,
+    /// 0 for an extent that is a whole object, and padded with zeros.
+    pub(crate) number: u32,
 }
 
 /// Seals a stream into a new object file and makes it durable; returns the extent and the length of
 /// the plaintext. The file counts only once the index names it.
 pub(crate) fn write(
-    store: &Store,
-    keys: &Keys,
-    dek: &SecretKey,
+    shared: &Shared,
     plan: &Plan,
     source: impl Read,
 ) -> Result<(Extent, u64), VaultError> {
+    let written = write_volatile(shared, plan, source)?;
     let io = VaultError::io("write an object");
-    let number = 0;
+    shared.store.sync(&written.file).map_err(&io)?;
+    shared.store.sync_dir(Place::Objects).map_err(&io)?;
+    Ok((written.extent, written.len))
+}
+
+/// An extent whose file is written, and not durable yet.
+pub(crate) struct Written {
+    pub(crate) extent: Extent,
+    /// Bytes of plaintext.
+    pub(crate) len: u64,
+    pub(crate) file: File,
+}
+
+/// Seals a stream into a new object file. The caller makes it durable before the index names it.
+pub(crate) fn write_volatile(
+    shared: &Shared,
+    plan: &Plan,
+    source: impl Read,
+) -> Result<Written, VaultError> {
+    let Shared { store, keys, .. } = shared;
+    let io = VaultError::io("write an object");
+    let number = plan.number;
+    let (dek, wrapped_dek) = keys.new_dek(&plan.object_id, plan.version, plan.key_epoch)?;
     let front = object::front(
         plan.chunk,
         number,
@@ -108,7 +134,7 @@ pub(crate) fn write(
         &plan.object_id,
         plan.version,
     );
-    let derived = keys.extent(dek, &front).ok_or(VaultError::Crypto)?;
+    let derived = keys.extent(&dek, &front).ok_or(VaultError::Crypto)?;
     let mut header = [0; HEADER_LEN];
     header[..FRONT_LEN].copy_from_slice(&front);
     header[FRONT_LEN..].copy_from_slice(derived.commitment());
@@ -154,17 +180,18 @@ pub(crate) fn write(
     store
         .write_at(&file, roots.as_flattened(), layout.roots_at())
         .map_err(&io)?;
-    store.sync(&file).map_err(&io)?;
-    store.sync_dir(Place::Objects).map_err(&io)?;
-    let root = tree::root(&roots);
     let extent = Extent {
         file_id: plan.file_id,
         number,
         chunk: plan.chunk,
         stored: layout.stored,
-        root,
+        root: tree::root(&roots),
+        version: plan.version,
+        key_epoch: plan.key_epoch,
+        wrapped_dek,
     };
-    Ok((extent, source.len))
+    let len = source.len;
+    Ok(Written { extent, len, file })
 }
 
 /// Seals the chunks of `bytes` in place; with `ended`, the last one is the extent's last.

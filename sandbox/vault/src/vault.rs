@@ -89,6 +89,10 @@ pub struct ObjectInfo {
     pub modified: u64,
     /// How often it was put under this name, from 1.
     pub version: u64,
+    /// Permissions, as in chmod(2).
+    pub mode: u16,
+    /// Whether it is a symbolic link, whose target is the content.
+    pub is_link: bool,
 }
 
 /// An open vault.
@@ -258,6 +262,11 @@ impl Vault {
         self.anchored
     }
 
+    /// Whether it was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        self.access == Access::ReadWrite
+    }
+
     /// How well the memory that holds this vault's keys is protected.
     pub fn protection(&self) -> MemoryProtection {
         self.shared.keys.protection()
@@ -358,7 +367,8 @@ impl Vault {
         Ok(object.map_err(|e| e.of(name))?)
     }
 
-    /// Removes an object. Its key is in no index any more, so a copy of its file stays closed.
+    /// Removes an object, or an empty directory. Its key is in no index any more, so a copy of its file
+    /// stays closed.
     ///
     /// # Errors
     ///
@@ -366,7 +376,13 @@ impl Vault {
     pub fn remove(&mut self, name: &str) -> Result<(), VaultError> {
         self.writable()?;
         let mut next = Index::clone(&self.commit.index);
-        next.remove(name).ok_or(VaultError::NotFound)?;
+        if next.remove(name).is_none() {
+            let empty = next.directories.remove(name).is_some();
+            check_place(&next, name)?;
+            if !empty {
+                return Err(VaultError::NotFound);
+            }
+        }
         self.commit(next)
     }
 
@@ -387,7 +403,7 @@ impl Vault {
         Ok(Lease::new(
             Arc::clone(&self.shared),
             Arc::clone(&self.commit.index),
-            lock,
+            Some(lock),
             terms,
         ))
     }
@@ -413,33 +429,20 @@ impl Vault {
             ),
             None => (random_id()?, 1),
         };
-        let Shared {
-            store,
-            keys,
-            chunk,
-            padding,
-        } = &*self.shared;
-        let key_epoch = self.commit.manifest.key_epoch;
-        let (dek, wrapped_dek) = keys.new_dek(&object_id, version, key_epoch)?;
-        let (chunk, padding) = (*chunk, *padding);
         let plan = stream::Plan {
-            chunk,
-            padding,
+            chunk: self.shared.chunk,
+            padding: self.shared.padding,
             file_id,
             object_id,
             version,
+            key_epoch: self.commit.manifest.key_epoch,
+            number: 0,
         };
-        let (extent, len) = stream::write(store, keys, &dek, &plan, reader)?;
-        let modified = (self.clock)();
-        Ok(Record {
-            object_id,
-            version,
-            len,
-            modified,
-            key_epoch,
-            wrapped_dek,
-            extent,
-        })
+        let (extent, len) = stream::write(&self.shared, &plan, reader)?;
+        let whole = Record::whole(object_id, len, (self.clock)(), extent);
+        // What is put in the place of a link is a file; a file keeps its permissions.
+        let mode = before.filter(|b| !b.is_link).map_or(whole.mode, |b| b.mode);
+        Ok(Record { mode, ..whole })
     }
 
     pub(crate) fn commit(&mut self, index: Index) -> Result<(), VaultError> {
@@ -473,6 +476,10 @@ impl Vault {
         }
     }
 
+    pub(crate) fn clock(&self) -> Clock {
+        Arc::clone(&self.clock)
+    }
+
     fn discard(&self, files: &[[u8; 16]]) {
         for file in files {
             // What cannot be removed is an orphan, and collected by the next writer.
@@ -498,10 +505,12 @@ const STRETCH: u64 = 1 << 20;
 pub(crate) fn check_place(index: &Index, name: &str) -> Result<(), NameError> {
     name::check(name)?;
     let under = format!("{name}/");
-    let taken = index
-        .range(under.clone()..)
-        .next()
-        .is_some_and(|(n, _)| n.starts_with(&under));
+    let below = |(found, _): (&String, _)| found.starts_with(&under);
+    let taken = index.range(under.clone()..).next().map(|(n, _)| (n, ()));
+    let directory = index.directories.range(under.clone()..).next();
+    let taken = taken.is_some_and(below)
+        || directory.map(|(n, _)| (n, ())).is_some_and(below)
+        || index.directories.contains_key(name);
     let below_a_file = name
         .match_indices('/')
         .any(|(at, _)| index.contains_key(&name[..at]));
@@ -518,6 +527,8 @@ pub(crate) fn info(name: &str, record: &Record) -> ObjectInfo {
         len: record.len,
         modified: record.modified,
         version: record.version,
+        mode: record.mode,
+        is_link: record.is_link,
     }
 }
 

@@ -40,6 +40,7 @@ pub struct Verified {
 struct Unit<'a> {
     name: &'a str,
     record: &'a Record,
+    extent: usize,
     chunks: Range<u64>,
     /// With these, every chunk of the object was looked at.
     is_last: bool,
@@ -124,22 +125,35 @@ impl Vault {
     /// Reads the chunks of a unit; returns the bytes of content in them.
     fn look_at(&self, unit: &Unit<'_>) -> Result<u64, ReadError> {
         let object = Object::open(&self.shared.store, &self.shared.keys, unit.record)?;
-        object.verify(unit.chunks.clone())
+        object.verify(unit.extent, unit.chunks.clone())
     }
 }
 
 /// Cuts an object into units.
 fn cut<'a>(name: &'a str, record: &'a Record) -> impl Iterator<Item = Unit<'a>> {
-    let extent = &record.extent;
-    let chunks = crate::format::chunks(extent.stored, extent.chunk);
-    let step = UNIT / extent.chunk.bytes() as u64;
-    (0..chunks).step_by(step as usize).map(move |first| {
-        let end = chunks.min(first + step);
-        Unit {
-            name,
-            record,
-            chunks: first..end,
-            is_last: end == chunks,
-        }
-    })
+    let step = UNIT / record.chunk.bytes() as u64;
+    let last = record.extents.len().saturating_sub(1);
+    let all = record.extents.iter().enumerate();
+    let units = all.flat_map(move |(extent, sealed)| {
+        let chunks = crate::format::chunks(sealed.stored, sealed.chunk);
+        (0..chunks).step_by(step as usize).map(move |first| {
+            let end = chunks.min(first + step);
+            Unit {
+                name,
+                record,
+                extent,
+                chunks: first..end,
+                is_last: extent == last && end == chunks,
+            }
+        })
+    });
+    // An object that was never written to has no extent, and nothing to look at.
+    let empty = record.extents.is_empty().then_some(Unit {
+        name,
+        record,
+        extent: 0,
+        chunks: 0..0,
+        is_last: true,
+    });
+    units.chain(empty)
 }

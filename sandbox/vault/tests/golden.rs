@@ -14,6 +14,8 @@ use vault::{Access, ChunkSize, CreateOptions, OpenOptions, Padding, Vault};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1.vault");
 
+const GOLDEN_2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v2.vault");
+
 fn key() -> Released {
     let mut key = [0; 32];
     key.iter_mut().zip(0..).for_each(|(byte, i)| *byte = i);
@@ -46,6 +48,35 @@ fn a_vault_of_format_1_opens() {
         assert_eq!(vault.info(name).unwrap().modified, 1_000_000_007);
     }
     assert_eq!(vault.info("empty").unwrap().version, 2);
+    assert_eq!(vault.verify(|_| ()).unwrap().orphans, 0);
+}
+
+/// Written by a mounted vault of this crate, with the same clock, key and options: see
+/// `volume::tests::write_the_golden_vault`.
+#[test]
+fn a_vault_with_an_index_of_format_2_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("v");
+    copy_dir(Path::new(GOLDEN_2), &copy);
+    let vault = Vault::open(&copy, &key(), Access::ReadOnly).unwrap();
+    let mut sparse = vec![0; 50_000];
+    sparse[..5].copy_from_slice(b"start");
+    sparse[20_000..20_006].copy_from_slice(b"middle");
+    sparse[40_000] = b'!';
+    for (name, content, mode) in [
+        ("dir/sparse", &sparse[..], 0o600),
+        ("same", &sparse, 0o600),
+        ("link", b"dir/sparse", 0o777),
+        ("nothing", b"", 0o755),
+    ] {
+        let mut found = Vec::new();
+        vault.get(name, &mut found).unwrap();
+        assert_eq!(found, content, "{name}");
+        let info = vault.info(name).unwrap();
+        assert_eq!((info.mode, info.is_link), (mode, name == "link"));
+        assert_eq!(info.modified, 1_000_000_007);
+    }
+    assert_eq!(vault.list().len(), 4);
     assert_eq!(vault.verify(|_| ()).unwrap().orphans, 0);
 }
 

@@ -79,21 +79,27 @@ fn filled(dir: &Path, kek: &dyn KekProvider, padding: Padding) -> Value {
     vault.rotate_some(5_000).unwrap();
     assert!(vault.rotation().is_some());
     vault.rekey(&[kek]).unwrap();
+    let objects = objects(&vault);
+    assert_eq!(objects.as_object().unwrap().len(), lengths.len() - 1);
+    json!({
+        "id": hex(&vault.id()), "generation": vault.generation(),
+        "root": hex(&vault.root()), "objects": objects, "directories": {},
+    })
+}
+
+/// What a reader should say of a vault's objects.
+fn objects(vault: &Vault) -> Value {
     let objects = vault.list().into_iter().map(|info| {
         let mut bytes = Vec::new();
         vault.get(&info.name, &mut bytes).unwrap();
         let told = json!({
             "bytes": info.len, "sha256": sha256(&bytes),
             "version": info.version, "modified": info.modified,
+            "mode": info.mode, "link": info.is_link,
         });
         (info.name, told)
     });
-    let objects: serde_json::Map<_, _> = objects.collect();
-    assert_eq!(objects.len(), lengths.len() - 1);
-    json!({
-        "id": hex(&vault.id()), "generation": vault.generation(),
-        "root": hex(&vault.root()), "objects": objects,
-    })
+    Value::Object(objects.collect())
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -132,6 +138,49 @@ fn a_second_implementation_opens_what_this_one_wrote() {
         (&found["generation"], &found["objects"]["dir/long"]["bytes"]),
         (&json!(5), &json!(10_000))
     );
+}
+
+#[test]
+fn a_second_implementation_opens_a_vault_that_was_mounted() {
+    let Some(python) = python() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let copied = dir.path().join("v");
+    copy(
+        Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/v2.vault"
+        )),
+        &copied,
+    );
+    let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+    let kek = Released::take(&mut key.clone()).unwrap();
+    let vault = Vault::open(&copied, &kek, Access::ReadOnly).unwrap();
+    let found = read(&python, "vault", &copied, &["--key", &hex(&key)]).unwrap();
+    assert_eq!(found["root"], hex(&vault.root()));
+    assert_eq!(found["objects"], objects(&vault));
+    assert_eq!(found["directories"]["empty"]["mode"], 0o700);
+    for file in files(&copied)
+        .into_iter()
+        .filter(|f| !f.to_string_lossy().contains("manifest"))
+    {
+        let whole = std::fs::read(&file).unwrap();
+        for at in (0..whole.len()).step_by(whole.len() / 2 + 1) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 4;
+            std::fs::write(&file, flipped).unwrap();
+            let found = read(&python, "vault", &copied, &["--key", &hex(&key)]);
+            assert!(found.is_err(), "{} at {at}", file.display());
+        }
+        std::fs::write(&file, whole).unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(&file, to).unwrap();
+    }
 }
 
 #[test]

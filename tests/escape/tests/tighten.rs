@@ -116,7 +116,7 @@ impl Run {
 
     /// Takes the right to start programs, and waits until that is in force.
     fn tighten(&mut self) {
-        self.handle.tighten(Tightening::Exec, "a test");
+        self.handle.tighten(Tightening::Exec, "a test").unwrap();
         self.wait_for(adjusted(Change::Tighten(Tightening::Exec)));
     }
 
@@ -132,7 +132,8 @@ impl Run {
 
     /// Orders a tightening that cannot be done, and returns what the record says of it.
     fn refused(mut self) -> String {
-        self.handle.tighten(Tightening::Exec, "a test");
+        let answer = self.handle.tighten(Tightening::Exec, "a test");
+        assert!(answer.is_err(), "{answer:?}");
         self.wait_for(|r| matches!(r, Record::NotAdjusted { .. }));
         let Some(Record::NotAdjusted { error, .. }) = self.seen.pop() else {
             unreachable!()
@@ -204,7 +205,7 @@ fn a_program_that_is_disturbed_by_signals_computes_as_if_nothing_were() {
         "socket", "bind", "listen", "accept", "connect", "shutdown", "mq_open",
     ] {
         let what = Tightening::Calls([name.to_owned()].into());
-        run.handle.tighten(what.clone(), "a test");
+        run.handle.tighten(what.clone(), "a test").unwrap();
         run.wait_for(adjusted(Change::Tighten(what)));
     }
     run.tighten();
@@ -239,7 +240,7 @@ fn root_gets_past_a_filter_that_forbids_confining_and_others_stop_the_workload()
             assert!(error.contains("a filter of its own"), "{error}");
         } else {
             // It killed itself by what was asked of it, and so took the right from itself.
-            run.handle.tighten(Tightening::Exec, "a test");
+            assert!(run.handle.tighten(Tightening::Exec, "a test").is_err());
             let outcome = run.session.join().unwrap().unwrap();
             assert_eq!(outcome.ending, Ending::Killed(libc::SIGSYS));
         }
@@ -319,8 +320,8 @@ fn endless_loop_of_32_bits() -> Vec<u8> {
 fn system_calls_are_taken_by_name_and_only_once() {
     let mut run = Run::ready(&["thread"]);
     let calls = || Tightening::Calls(["socket", "execve"].map(str::to_owned).into());
-    run.handle.tighten(calls(), "first");
-    run.handle.tighten(calls(), "second");
+    run.handle.tighten(calls(), "first").unwrap();
+    run.handle.tighten(calls(), "second").unwrap();
     run.tighten();
     let changes = run.seen.iter().filter(|record| record.kind() == "adjusted");
     assert_eq!(changes.count(), 2, "{:#?}", run.seen);
@@ -342,7 +343,7 @@ fn a_frozen_workload_is_tightened_and_stays_frozen() {
         run.handle.operator("doubt");
         run.wait_for(frozen(true));
         let what = Tightening::Calls(["execve", name].map(str::to_owned).into());
-        run.handle.tighten(what.clone(), "a test");
+        run.handle.tighten(what.clone(), "a test").unwrap();
         run.wait_for(adjusted(Change::Tighten(what)));
         let begun = run.seen.iter().rposition(frozen(true)).unwrap();
         let stayed = !run.seen[begun..].iter().any(frozen(false));

@@ -206,8 +206,8 @@ impl Bundle {
                 .and_then(|body| body.split_once(END))
                 .ok_or(ChainError::Pem)?;
             let mut text = Vec::with_capacity(body.len());
-            for line in body.split_ascii_whitespace() {
-                text.extend_from_slice(line.as_bytes());
+            for line in body.lines() {
+                text.extend_from_slice(line.trim_ascii().as_bytes());
             }
             if text.len() / 4 > MAX_CERTIFICATE / 3 {
                 return Err(ChainError::Pem);

@@ -289,20 +289,51 @@ impl<'de> Deserialize<'de> for Date {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct SignedTcbInfo<'a> {
-    #[serde(borrow)]
-    tcb_info: &'a RawValue,
+/// A document: what was signed, byte for byte, and the signature.
+struct Signed<'a> {
+    inner: &'a str,
     signature: Hex<64>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct SignedQeIdentity<'a> {
-    #[serde(borrow)]
-    enclave_identity: &'a RawValue,
-    signature: Hex<64>,
+impl<'a> Signed<'a> {
+    fn of(json: &'a [u8], name: &str, what: &'static str) -> Result<Self, CollateralError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Parts<'a> {
+            #[serde(borrow, rename = "tcbInfo", alias = "enclaveIdentity")]
+            inner: &'a RawValue,
+            signature: Hex<64>,
+        }
+        let text = std::str::from_utf8(json).ok();
+        if let Some(signed) = text.and_then(|text| Self::as_written(text, name)) {
+            return Ok(signed);
+        }
+        let parts: Parts<'a> = parse(json, what)?;
+        Ok(Self {
+            inner: parts.inner.get(),
+            signature: parts.signature,
+        })
+    }
+
+    /// Finds both ends where Intel's service writes them. What is between is read once, and after
+    /// its signature was verified.
+    fn as_written(json: &'a str, name: &str) -> Option<Self> {
+        let rest = json.strip_prefix("{\"")?.strip_prefix(name)?;
+        let (inner, end) = rest.strip_prefix("\":")?.rsplit_once(",\"signature\":\"")?;
+        let signature = end.trim_end().strip_suffix("\"}")?;
+        Some(Self {
+            inner: inner.trim(),
+            signature: signature.parse().ok()?,
+        })
+    }
+
+    fn tcb_info(json: &'a [u8]) -> Result<Self, CollateralError> {
+        Self::of(json, "tcbInfo", TCB_INFO)
+    }
+
+    fn qe_identity(json: &'a [u8]) -> Result<Self, CollateralError> {
+        Self::of(json, "enclaveIdentity", QE_IDENTITY)
+    }
 }
 
 /// What collateral says of itself, believed by nobody: for a cache to know what it holds, and when to
@@ -329,8 +360,7 @@ impl CollateralSummary {
     ///
     /// [`CollateralError`] if it is not of the supported form.
     pub fn of_tcb_info(json: &[u8]) -> Result<Self, CollateralError> {
-        let signed: SignedTcbInfo<'_> = parse(json, TCB_INFO)?;
-        let info = TcbInfo::of(signed.tcb_info.get())?;
+        let info = TcbInfo::of(Signed::tcb_info(json)?.inner)?;
         let modules = info.tdx_module_identities.iter();
         let levels = modules.map(|module| module.tcb_levels.len()).sum::<usize>();
         Ok(Self {
@@ -348,8 +378,7 @@ impl CollateralSummary {
     ///
     /// [`CollateralError`] if it is not of the supported form.
     pub fn of_qe_identity(json: &[u8]) -> Result<Self, CollateralError> {
-        let signed: SignedQeIdentity<'_> = parse(json, QE_IDENTITY)?;
-        let identity = QeIdentity::of(signed.enclave_identity.get())?;
+        let identity = QeIdentity::of(Signed::qe_identity(json)?.inner)?;
         Ok(Self {
             fmspc: None,
             evaluation: identity.tcb_evaluation_data_number,
@@ -376,10 +405,9 @@ pub(crate) fn next_update(json: &[u8], part: &str) -> Option<UnixTime> {
 impl TcbInfo {
     /// Reads TCB info that the holder of `public_key` (uncompressed point) signed.
     pub(super) fn read(json: &[u8], public_key: &[u8]) -> Result<Self, CollateralError> {
-        let signed: SignedTcbInfo<'_> = parse(json, TCB_INFO)?;
-        let inner = signed.tcb_info.get();
-        is_signed(inner, &signed.signature, public_key, TCB_INFO)?;
-        Self::of(inner)
+        let signed = Signed::tcb_info(json)?;
+        is_signed(&signed, public_key, TCB_INFO)?;
+        Self::of(signed.inner)
     }
 
     fn of(inner: &str) -> Result<Self, CollateralError> {
@@ -450,10 +478,9 @@ impl TcbInfo {
 impl QeIdentity {
     /// Reads a QE identity that the holder of `public_key` (uncompressed point) signed.
     pub(super) fn read(json: &[u8], public_key: &[u8]) -> Result<Self, CollateralError> {
-        let signed: SignedQeIdentity<'_> = parse(json, QE_IDENTITY)?;
-        let inner = signed.enclave_identity.get();
-        is_signed(inner, &signed.signature, public_key, QE_IDENTITY)?;
-        Self::of(inner)
+        let signed = Signed::qe_identity(json)?;
+        is_signed(&signed, public_key, QE_IDENTITY)?;
+        Self::of(signed.inner)
     }
 
     fn of(inner: &str) -> Result<Self, CollateralError> {
@@ -533,13 +560,12 @@ fn parse<'a, T: Deserialize<'a>>(json: &'a [u8], what: &'static str) -> Result<T
 }
 
 fn is_signed(
-    inner: &str,
-    signature: &Hex<64>,
+    signed: &Signed<'_>,
     public_key: &[u8],
     what: &'static str,
 ) -> Result<(), CollateralError> {
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key)
-        .verify(inner.as_bytes(), &signature.0)
+        .verify(signed.inner.as_bytes(), &signed.signature.0)
         .map_err(|_| CollateralError::Signature(what))
 }
 

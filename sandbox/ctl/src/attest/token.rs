@@ -1,6 +1,5 @@
 //! What goes in and out of an appraisal under a signature: tables of firmware, and tokens.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use attestation::snp::TcbTable;
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::read;
+use super::{create, read};
 use crate::failure::Failure;
 
 #[derive(Args)]
@@ -105,11 +104,4 @@ fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     attestation::note::pkcs8_from_pem(&bytes)
         .map(Zeroizing::new)
         .ok_or_else(|| Failure::new(format!("`{}` is no PEM of a private key", path.display())))
-}
-
-fn create(path: &Path, text: &str) -> Result<(), Failure> {
-    use std::io::Write as _;
-    fs::File::create_new(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| Failure::caused(format!("cannot write `{}`", path.display()), &error))
 }

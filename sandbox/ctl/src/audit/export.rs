@@ -67,6 +67,8 @@ fn class(kind: &str, payload: &Value) -> Class {
         "releasing" => (6003, 2, 0, 1),
         "released" => (6003, 2, 1, 1),
         "not-released" => (6003, 2, 2, 3),
+        "committed" => (6003, 3, 1, 1),
+        "lost" => (6003, 3, 2, 3),
         "adjusting" => (6003, 3, 0, 2),
         "adjusted" => (6003, 3, 1, 2),
         "not-adjusted" => (6003, 3, 2, 4),

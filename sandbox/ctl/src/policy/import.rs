@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ::policy::learn::BROKERED;
 use ::policy::seccomp::{self, Base};
 use casemate::syscall::profile::Profile;
 use casemate::syscall::table::is_syscall_name;
@@ -25,10 +26,12 @@ pub struct ImportSeccomp {
 impl ImportSeccomp {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let profile = Profile::named(&self.profile)?;
+        let allowable = |name: &str| profile.clone().allow([name]).is_ok();
         let base = Base {
             name: profile.name(),
             allowed: profile.allowed().collect(),
             known: &is_syscall_name,
+            withheld: &|name| BROKERED.contains(&name) || !allowable(name),
         };
         let imported = seccomp::import(&super::read(&self.file)?, &base)?;
         match self.json {

@@ -104,7 +104,7 @@ impl Grants {
 
 /// Tells whether an address belongs to the public Internet. See the IANA special-purpose address
 /// registries (RFC 6890).
-fn is_public(ip: IpAddr) -> bool {
+pub fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),

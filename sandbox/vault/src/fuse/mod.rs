@@ -1,4 +1,4 @@
-//! A lease as a read-only file system.
+//! A lease as a file system: of a vault, read-only, or of a volume, to be written to.
 //!
 //! ```text
 //! sandbox init: open /dev/fuse ▸ mount(2) with fd=N ▸ pass the descriptor on ▸ close its own copy
@@ -14,13 +14,15 @@
 //! twice does not ask twice. Therefore the end of a lease invalidates every node that the kernel was
 //! ever told of: it drops the pages, unmaps them from every process, and the next access asks again
 //! and gets `EACCES` (`SIGBUS` through a mapping). FOPEN_KEEP_CACHE is not used: each open starts
-//! empty. Names and attributes are cached for a second at most, and are invalidated too.
+//! empty (but of a volume, which changes through this mount only). Names and attributes are cached for a second at most, and are invalidated too.
 //!
 //! **The server must not map what it serves**, nor let its own pages be faulted in from the mount: it
 //! would wait for its own answer with its memory map locked. Workloads are other processes.
 
+mod mount;
 mod tree;
 mod wire;
+mod write;
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -35,9 +37,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
+pub use self::mount::{Mount, MountError};
 use self::tree::{Kind, ROOT, Tree};
 use self::wire::{Operation, Out, Request};
 use crate::lease::{Damage, Lease, LeaseError, LeasedObject};
+use crate::volume::{Entry, NodeKind, Volume};
 
 /// How long the kernel may rely on a name or an attribute.
 const VALID: Duration = Duration::from_secs(1);
@@ -48,6 +52,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Threads that answer. Decryption is parallel, the descriptor is shared: FUSE_DEV_IOC_CLONE works
 /// only within the user namespace that mounted.
 const WORKERS: usize = 2;
+
+/// The same for a volume: some may be waiting for the disk.
+const WRITING_WORKERS: usize = 4;
+
+/// How long a change waits for a commit that nobody asks for.
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a descriptor cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -88,11 +98,36 @@ pub fn serve(
     lease: Arc<Lease>,
     owner: (u32, u32),
 ) -> Result<FuseServer, ServeError> {
-    let tree = Tree::new(lease.list()?);
+    let tree = Tree::new(lease.list()?, &lease.directories()?);
+    let files = Files::Tree(tree);
+    start(device, Shown { lease, files }, owner)
+}
+
+/// Serves a volume under a lease of it, as [`serve`] does a vault's.
+///
+/// What was written is committed when fsync(2) asks for it, and every few seconds. When the lease ends,
+/// the volume is closed, and what was not committed is lost: [`Volume::uncommitted`] tells what it was.
+/// Stopping the service commits nothing.
+///
+/// # Errors
+///
+/// As for [`serve`].
+pub fn serve_volume(
+    device: OwnedFd,
+    volume: Arc<Volume>,
+    lease: Arc<Lease>,
+    owner: (u32, u32),
+) -> Result<FuseServer, ServeError> {
+    let files = Files::Volume(volume);
+    start(device, Shown { lease, files }, owner)
+}
+
+fn start(device: OwnedFd, shown: Shown, owner: (u32, u32)) -> Result<FuseServer, ServeError> {
+    let writes = matches!(shown.files, Files::Volume(_));
     fcntl_setfd(&device, FdFlags::CLOEXEC).map_err(|e| ServeError::Io(e.into()))?;
     let flags = fcntl_getfl(&device).map_err(|e| ServeError::Io(e.into()))?;
     fcntl_setfl(&device, flags | OFlags::NONBLOCK).map_err(|e| ServeError::Io(e.into()))?;
-    handshake(&device)?;
+    handshake(&device, writes)?;
 
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let wake = wake.map_err(|e| ServeError::Io(e.into()))?;
@@ -102,9 +137,10 @@ pub fn serve(
         device: Mutex::new(Some(Arc::clone(&device))),
         wake,
         stopping: AtomicBool::new(false),
-        shown: RwLock::new(Arc::new(Shown { lease, tree })),
+        shown: RwLock::new(Arc::new(shown)),
         owner,
         files: Mutex::default(),
+        listings: Mutex::default(),
         next_handle: AtomicU64::new(1),
         damaged: Mutex::new(Some(damaged)),
     });
@@ -112,7 +148,8 @@ pub fn serve(
         inner: Arc::clone(&inner),
         threads: Vec::new(),
     };
-    for number in 0..WORKERS {
+    let workers = if writes { WRITING_WORKERS } else { WORKERS };
+    for number in 0..workers {
         let (inner, device) = (Arc::clone(&inner), Arc::clone(&device));
         server.spawn(format!("vault-fuse-{number}"), move || inner.work(&device))?;
     }
@@ -152,6 +189,37 @@ impl FuseServer {
     /// [`ServeError::Lease`] if the new lease does not let names be listed or has ended;
     /// [`ServeError::Held`] if the old one has not; [`ServeError::Io`] if the service has stopped.
     pub fn renew(&mut self, lease: Arc<Lease>) -> Result<(), ServeError> {
+        self.replace(|before| {
+            let (objects, directories) = (lease.list()?, lease.directories()?);
+            let files = match &before.files {
+                Files::Tree(tree) => Files::Tree(tree.next(objects, &directories)),
+                Files::Volume(_) => return Err(ServeError::Held),
+            };
+            Ok(Shown { lease, files })
+        })
+    }
+
+    /// Serves another volume at the same place, after the lease of the one before it has ended. It was
+    /// made by [`Volume::after`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`FuseServer::renew`].
+    pub fn renew_volume(
+        &mut self,
+        volume: Arc<Volume>,
+        lease: Arc<Lease>,
+    ) -> Result<(), ServeError> {
+        self.replace(|_| {
+            let files = Files::Volume(volume);
+            Ok(Shown { lease, files })
+        })
+    }
+
+    fn replace(
+        &mut self,
+        next: impl FnOnce(&Shown) -> Result<Shown, ServeError>,
+    ) -> Result<(), ServeError> {
         let before = self.inner.shown();
         if !before.lease.has_ended() {
             return Err(ServeError::Held);
@@ -161,8 +229,7 @@ impl FuseServer {
         }
         // One that ended by its time may not have been taken back from the kernel yet.
         before.lease.revoke();
-        let tree = before.tree.next(lease.list()?);
-        let shown = Arc::new(Shown { lease, tree });
+        let shown = Arc::new(next(&before)?);
         self.follow(&shown)?;
         *self
             .inner
@@ -179,9 +246,18 @@ impl FuseServer {
             let (inner, lease) = (Arc::clone(&self.inner), Arc::clone(lease));
             self.spawn("vault-fuse-clock".to_owned(), move || inner.watch(&lease))?;
         }
+        if let Files::Volume(_) = &shown.files {
+            let (inner, shown) = (Arc::clone(&self.inner), Arc::clone(shown));
+            self.spawn("vault-fuse-commit".to_owned(), move || {
+                inner.commit_now_and_then(&shown)
+            })?;
+        }
         let (told, what) = (Arc::downgrade(&self.inner), Arc::downgrade(shown));
         lease.at_end(move || {
             if let (Some(inner), Some(shown)) = (told.upgrade(), what.upgrade()) {
+                if let Files::Volume(volume) = &shown.files {
+                    volume.close();
+                }
                 inner.invalidate(&shown);
             }
         });
@@ -241,6 +317,8 @@ struct Inner {
     shown: RwLock<Arc<Shown>>,
     owner: (u32, u32),
     files: Mutex<HashMap<u64, Arc<Opened>>>,
+    /// Directories of a volume that are being read, as they were when somebody began to.
+    listings: Mutex<HashMap<u64, Arc<[Entry]>>>,
     next_handle: AtomicU64,
     /// Takes each damaged object once, so it holds few. Closed when the service stops.
     damaged: Mutex<Option<Sender<Met>>>,
@@ -249,10 +327,16 @@ struct Inner {
 /// Damage, and the lease under which it was met.
 type Met = (Arc<Lease>, Damage);
 
-/// A lease, and the names it shows.
+/// A lease, and what it shows.
 struct Shown {
     lease: Arc<Lease>,
-    tree: Tree,
+    files: Files,
+}
+
+enum Files {
+    /// Of a vault as it was when it was leased.
+    Tree(Tree),
+    Volume(Arc<Volume>),
 }
 
 /// An open file: it reads under the lease it was opened under, and under no later one.
@@ -269,9 +353,9 @@ enum Next {
 }
 
 impl Shown {
-    fn read_dir(&self, number: u64, offset: u64, size: u32) -> Result<Out, Errno> {
+    fn read_dir(&self, tree: &Tree, number: u64, offset: u64, size: u32) -> Result<Out, Errno> {
         self.alive()?;
-        let node = self.tree.get(number).ok_or(Errno::NOENT)?;
+        let node = tree.get(number).ok_or(Errno::NOENT)?;
         let Kind::Directory { children } = &node.kind else {
             return Err(Errno::NOTDIR);
         };
@@ -282,15 +366,23 @@ impl Shown {
             .chain(children.iter().map(|(n, c)| (n.as_str(), *c)));
         let mut out = Out::default();
         for ((name, child), at) in entries.zip(1u64..).skip(offset as usize) {
-            let directory = self
-                .tree
-                .get(child)
-                .is_some_and(|child| matches!(child.kind, Kind::Directory { .. }));
-            if !wire::add_entry(&mut out, room, child, at, directory, name.as_bytes()) {
+            let kind = tree.get(child).map_or(NodeKind::File, tree::Node::kind);
+            if !wire::add_entry(&mut out, room, child, at, kind, name.as_bytes()) {
                 break;
             }
         }
         Ok(out)
+    }
+
+    /// The nodes that the kernel may have cached, each with its parent and name.
+    fn known(&self) -> Vec<(u64, u64, String)> {
+        match &self.files {
+            Files::Tree(tree) => tree
+                .known()
+                .map(|(number, node)| (number, node.parent, node.name.clone()))
+                .collect(),
+            Files::Volume(volume) => volume.known(),
+        }
     }
 
     fn alive(&self) -> Result<(), Errno> {
@@ -321,15 +413,25 @@ impl Inner {
 
     /// Answers requests until the service stops or the file system is unmounted.
     fn work(&self, device: &OwnedFd) {
-        let mut request = vec![0; wire::REQUEST_LEN];
+        let writes = matches!(self.shown().files, Files::Volume(_));
+        let len = if writes {
+            wire::WRITE_REQUEST_LEN
+        } else {
+            wire::REQUEST_LEN
+        };
+        let mut request = vec![0; len];
         let mut data = vec![0; wire::MAX_READ];
         while !self.stopping.load(Ordering::Acquire) {
             match rustix::io::read(device, &mut request[..]) {
                 Ok(len) => {
-                    let Some(request) = wire::parse(&request[..len]) else {
+                    let Some(parsed) = wire::parse(&request[..len]) else {
                         break;
                     };
-                    if self.answer(device, request, &mut data) == Next::Stop {
+                    let next = self.answer(device, parsed, &mut data);
+                    if writes {
+                        request[..len].fill(0);
+                    }
+                    if next == Next::Stop {
                         break;
                     }
                 }
@@ -405,9 +507,9 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let Some(device) = device else { return };
-        for (number, node) in shown.tree.known() {
+        for (number, parent, name) in shown.known() {
             if number != ROOT {
-                let (code, name) = wire::forget_entry(node.parent, node.name.as_bytes());
+                let (code, name) = wire::forget_entry(parent, name.as_bytes());
                 // A name that stays is harmless: its node is invalidated next.
                 let _ = send(&device, 0, code, name.as_slice());
             }
@@ -424,6 +526,10 @@ impl Inner {
         let unique = request.unique;
         let sent = match request.operation {
             Operation::Silent => return Next::GoOn,
+            Operation::Forget { .. } | Operation::ForgetMany { .. } => {
+                self.forget(&request);
+                return Next::GoOn;
+            }
             Operation::Destroy => {
                 let _ = send(device, unique, 0, &[]);
                 return Next::Stop;
@@ -432,7 +538,13 @@ impl Inner {
                 handle,
                 offset,
                 size,
-            } => self.read(device, unique, handle, offset, size, data),
+            } => match &self.shown() {
+                shown if matches!(shown.files, Files::Volume(_)) => {
+                    let read = (request.node, offset, size as usize);
+                    self.read_of_volume(device, unique, shown, read, data)
+                }
+                _ => self.read(device, unique, handle, offset, size, data),
+            },
             _ => match self.reply(&request) {
                 Ok(out) => send(device, unique, 0, out.as_slice()),
                 Err(errno) => send(device, unique, -errno.raw_os_error(), &[]),
@@ -448,11 +560,15 @@ impl Inner {
     /// Answers everything that carries no content.
     fn reply(&self, request: &Request<'_>) -> Result<Out, Errno> {
         let (node, shown) = (request.node, self.shown());
+        let tree = match &shown.files {
+            Files::Tree(tree) => tree,
+            Files::Volume(volume) => return self.reply_of_volume(&shown, volume, request),
+        };
         match request.operation {
             Operation::Lookup { name } => {
                 shown.alive()?;
-                let child = shown.tree.child(node, name).ok_or(Errno::NOENT)?;
-                let attr = shown.tree.attr(child, self.owner).ok_or(Errno::NOENT)?;
+                let child = tree.child(node, name).ok_or(Errno::NOENT)?;
+                let attr = tree.attr(child, self.owner).ok_or(Errno::NOENT)?;
                 Ok(wire::entry(&attr, shown.valid()))
             }
             Operation::GetAttr => {
@@ -460,14 +576,28 @@ impl Inner {
                 if node != ROOT {
                     shown.alive()?;
                 }
-                let attr = shown.tree.attr(node, self.owner).ok_or(Errno::NOENT)?;
+                let attr = tree.attr(node, self.owner).ok_or(Errno::NOENT)?;
                 Ok(wire::attributes(&attr, shown.valid()))
             }
-            Operation::Open { write: true } | Operation::Change => Err(Errno::ROFS),
-            Operation::Open { write: false } => self.open(shown, node),
+            Operation::Open { write: true }
+            | Operation::Change
+            | Operation::SetAttr(_)
+            | Operation::Symlink { .. }
+            | Operation::MakeNode { .. }
+            | Operation::MakeDir { .. }
+            | Operation::Create { .. }
+            | Operation::Unlink { .. }
+            | Operation::RemoveDir { .. }
+            | Operation::Rename { .. }
+            | Operation::Link { .. }
+            | Operation::Write { .. }
+            | Operation::Allocate { .. } => Err(Errno::ROFS),
+            Operation::Sync => Ok(Out::default()),
+            Operation::ReadLink => self.read_link(&shown, tree, node),
+            Operation::Open { write: false } => self.open(Arc::clone(&shown), node),
             Operation::OpenDir => shown.alive().map(|()| wire::opened(0)),
-            Operation::ReadDir { offset, size } => shown.read_dir(node, offset, size),
-            Operation::StatFs => Ok(wire::statistics(shown.tree.bytes(), shown.tree.len())),
+            Operation::ReadDir { offset, size, .. } => shown.read_dir(tree, node, offset, size),
+            Operation::StatFs => Ok(wire::statistics(tree.bytes(), 0, tree.len())),
             Operation::Release { handle } => {
                 self.files
                     .lock()
@@ -475,15 +605,38 @@ impl Inner {
                     .remove(&handle);
                 Ok(Out::default())
             }
-            Operation::ReleaseDir => Ok(Out::default()),
+            Operation::ReleaseDir { .. } => Ok(Out::default()),
             // A second INIT is no part of the protocol.
             Operation::Init { .. } => Err(Errno::IO),
             _ => Err(Errno::NOSYS),
         }
     }
 
+    fn read_link(&self, shown: &Shown, tree: &Tree, node: u64) -> Result<Out, Errno> {
+        let node = tree.get(node).ok_or(Errno::NOENT)?;
+        let Kind::File {
+            object,
+            len,
+            is_link: true,
+            ..
+        } = &node.kind
+        else {
+            return Err(Errno::INVAL);
+        };
+        // As long as the kernel takes a target to be.
+        let mut target = vec![0; (*len).min(4096) as usize];
+        let read = shown.lease.open_untold(object);
+        let read = read.and_then(|link| shown.lease.read_and(&link, &mut target, 0, |_| ()));
+        self.pass_on_damage(&shown.lease, object, &read);
+        read.map_err(|e| errno(&e))?;
+        Ok(wire::link_target(&target))
+    }
+
     fn open(&self, shown: Arc<Shown>, node: u64) -> Result<Out, Errno> {
-        let node = shown.tree.get(node).ok_or(Errno::NOENT)?;
+        let Files::Tree(tree) = &shown.files else {
+            return Err(Errno::NOENT);
+        };
+        let node = tree.get(node).ok_or(Errno::NOENT)?;
         let Kind::File { object, .. } = &node.kind else {
             return Err(Errno::ISDIR);
         };
@@ -531,7 +684,7 @@ impl Inner {
 }
 
 /// Waits for the kernel's INIT and answers it.
-fn handshake(device: &OwnedFd) -> Result<(), ServeError> {
+fn handshake(device: &OwnedFd, writes: bool) -> Result<(), ServeError> {
     let mut buffer = vec![0; wire::REQUEST_LEN];
     let not_mounted = |e: Errno| ServeError::NotMounted(e.into());
     loop {
@@ -563,7 +716,7 @@ fn handshake(device: &OwnedFd) -> Result<(), ServeError> {
         else {
             return Err(not_mounted(Errno::PROTO));
         };
-        let Some(out) = wire::init(major, minor, readahead, flags) else {
+        let Some(out) = wire::init(major, minor, readahead, flags, writes) else {
             let _ = send(device, request.unique, -Errno::PROTO.raw_os_error(), &[]);
             return Err(ServeError::Protocol { major, minor });
         };
@@ -595,3 +748,5 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod write_tests;

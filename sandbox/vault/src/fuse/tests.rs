@@ -30,7 +30,7 @@ impl Drop for Mounted {
 }
 
 /// Mounts /dev/fuse, as a sandbox's init does; `None`, with a message, where that is not allowed.
-fn mount(at: &Path) -> Option<OwnedFd> {
+pub(super) fn mount(at: &Path) -> Option<OwnedFd> {
     let device = match fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -43,7 +43,7 @@ fn mount(at: &Path) -> Option<OwnedFd> {
         }
     };
     let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0",
+        "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
         device.as_raw_fd()
     );
     let data = CString::new(data).unwrap();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::wire::Attr;
 use crate::vault::ObjectInfo;
+use crate::volume::NodeKind;
 
 /// The root's number in the protocol.
 pub(super) const ROOT: u64 = 1;
@@ -28,21 +29,50 @@ pub(super) struct Node {
 }
 
 pub(super) enum Kind {
-    Directory { children: BTreeMap<String, u64> },
-    File { object: String, len: u64 },
+    Directory {
+        children: BTreeMap<String, u64>,
+    },
+    File {
+        object: String,
+        len: u64,
+        executable: bool,
+        is_link: bool,
+    },
+}
+
+impl Node {
+    /// Nothing is written here, and who may read is a matter of the lease.
+    fn mode(&self) -> u32 {
+        match self.kind {
+            Kind::Directory { .. } => 0o040_555,
+            Kind::File { is_link: true, .. } => 0o120_777,
+            Kind::File {
+                executable: true, ..
+            } => 0o100_555,
+            Kind::File { .. } => 0o100_444,
+        }
+    }
+
+    pub(super) fn kind(&self) -> NodeKind {
+        match self.kind {
+            Kind::Directory { .. } => NodeKind::Directory,
+            Kind::File { is_link: true, .. } => NodeKind::Link,
+            Kind::File { .. } => NodeKind::File,
+        }
+    }
 }
 
 impl Tree {
-    pub(super) fn new(objects: Vec<ObjectInfo>) -> Self {
-        Self::numbered_from(ROOT, objects)
+    pub(super) fn new(objects: Vec<ObjectInfo>, directories: &[String]) -> Self {
+        Self::numbered_from(ROOT, objects, directories)
     }
 
     /// The tree of a later lease: none of its nodes has a number that a node of this one has.
-    pub(super) fn next(&self, objects: Vec<ObjectInfo>) -> Self {
-        Self::numbered_from(self.base + self.len(), objects)
+    pub(super) fn next(&self, objects: Vec<ObjectInfo>, directories: &[String]) -> Self {
+        Self::numbered_from(self.base + self.len(), objects, directories)
     }
 
-    fn numbered_from(base: u64, objects: Vec<ObjectInfo>) -> Self {
+    fn numbered_from(base: u64, objects: Vec<ObjectInfo>, directories: &[String]) -> Self {
         let mut tree = Self {
             nodes: Vec::with_capacity(objects.len() + 1),
             base,
@@ -56,25 +86,36 @@ impl Tree {
                 children: BTreeMap::new(),
             },
         );
+        for name in directories {
+            tree.directory(name);
+        }
         for object in objects {
             tree.bytes = tree.bytes.saturating_add(object.len);
             let (path, name) = object.name.rsplit_once('/').unwrap_or(("", &object.name));
-            let mut parent = ROOT;
-            for part in path.split('/').filter(|part| !part.is_empty()) {
-                let known = tree.child(parent, part.as_bytes());
-                let made = || Kind::Directory {
-                    children: BTreeMap::new(),
-                };
-                parent = known.unwrap_or_else(|| tree.add(parent, part, 0, made()));
-            }
+            let parent = tree.directory(path);
             let file = Kind::File {
                 object: object.name.clone(),
                 len: object.len,
+                executable: object.mode & 0o111 != 0,
+                is_link: object.is_link,
             };
             tree.add(parent, name, object.modified, file);
             tree.touch(parent, object.modified);
         }
         tree
+    }
+
+    /// The directory of this name, made where there is none.
+    fn directory(&mut self, name: &str) -> u64 {
+        let mut parent = ROOT;
+        for part in name.split('/').filter(|part| !part.is_empty()) {
+            let made = || Kind::Directory {
+                children: BTreeMap::new(),
+            };
+            let known = self.child(parent, part.as_bytes());
+            parent = known.unwrap_or_else(|| self.add(parent, part, 0, made()));
+        }
+        parent
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&Node> {
@@ -100,15 +141,17 @@ impl Tree {
     pub(super) fn attr(&self, number: u64, owner: (u32, u32)) -> Option<Attr> {
         let node = self.get(number)?;
         node.known.store(true, Ordering::Relaxed);
-        let (size, directory) = match &node.kind {
-            Kind::Directory { .. } => (0, true),
-            Kind::File { len, .. } => (*len, false),
+        let (size, links) = match &node.kind {
+            Kind::Directory { .. } => (0, 2),
+            Kind::File { len, .. } => (*len, 1),
         };
         Some(Attr {
             node: number,
             size,
             modified: node.modified,
-            directory,
+            changed: node.modified,
+            mode: node.mode(),
+            links,
             owner,
         })
     }
@@ -181,8 +224,10 @@ mod tests {
             len: 3,
             modified,
             version: 1,
+            mode: 0o644,
+            is_link: false,
         };
-        let tree = Tree::new(vec![info("a/b/c", 7), info("a/b/d", 9), info("e", 1)]);
+        let tree = Tree::new(vec![info("a/b/c", 7), info("a/b/d", 9), info("e", 1)], &[]);
         let a = tree.child(ROOT, b"a").unwrap();
         let b = tree.child(a, b"b").unwrap();
         let c = tree.child(b, b"c").unwrap();

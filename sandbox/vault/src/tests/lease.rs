@@ -129,6 +129,7 @@ fn a_lease_reaches_its_prefix_and_its_rights_and_no_further() {
     let rights = Rights {
         list: true,
         read: false,
+        write: false,
     };
     let lease = vault.lease(LeaseTerms { rights, ..terms() }).unwrap();
     assert!(lease.list().is_ok());

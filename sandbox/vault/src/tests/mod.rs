@@ -82,7 +82,7 @@ impl Bench {
 
     /// Flips a bit of an object's file.
     pub(crate) fn damage(&self, vault: &Vault, name: &str, at: usize) {
-        let file = crate::store::file_name(&vault.index()[name].extent.file_id);
+        let file = crate::store::file_name(&vault.index()[name].extents[0].file_id);
         let path = self.path().join("objects").join(file);
         let mut bytes = fs::read(&path).unwrap();
         bytes[at] ^= 1;

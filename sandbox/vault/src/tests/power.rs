@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::{Bench, content, read};
 use crate::store::faults::Disk;
+use crate::volume::Volume;
 use crate::{Vault, VaultError};
 
 /// A name, what happens to a vault that holds `kept` and `a`, and what tells that it happened.
@@ -15,7 +16,7 @@ type Story = (&'static str, Act, fn(&Vault) -> bool);
 type Act = fn(&mut Vault) -> Result<(), VaultError>;
 
 /// Every kind of commit.
-const STORIES: [Story; 8] = [
+const STORIES: [Story; 9] = [
     (
         "put",
         |vault| vault.put("b", &content(3, 60_000)[..]).map(drop),
@@ -57,7 +58,24 @@ const STORIES: [Story; 8] = [
             vault.begin_rotation()?;
             vault.rotate_some(u64::MAX).map(drop)
         },
-        |vault| vault.index()["a"].key_epoch == 2,
+        |vault| vault.index()["a"].extents[0].key_epoch == 2,
+    ),
+    (
+        "write through a volume",
+        |vault| {
+            Volume::while_test(vault, |volume| {
+                // Into the middle of one file, so that it comes to have two extents, and a new one.
+                volume.put_at("a", &content(5, 2000), 5000);
+                volume.put_at("c", &content(6, 9000), 0);
+                volume.commit()
+            })
+        },
+        |vault| {
+            let mut a = content(2, 9000);
+            a[5000..7000].copy_from_slice(&content(5, 2000));
+            read(vault, "a").is_ok_and(|found| found == a)
+                && read(vault, "c").is_ok_and(|found| found == content(6, 9000))
+        },
     ),
 ];
 

@@ -88,8 +88,11 @@ fn rotation_seals_every_object_anew_and_goes_on_where_it_was_interrupted() {
     for (name, seed) in names.into_iter().zip(1..) {
         assert_eq!(read(&vault, name).unwrap(), content(seed, 5000), "{name}");
         let (old, new) = (&before[name], &vault.index()[name]);
-        assert_ne!(old.extent.file_id, new.extent.file_id);
-        assert_eq!((old.object_id, new.key_epoch), (new.object_id, 2));
+        assert_ne!(old.extents[0].file_id, new.extents[0].file_id);
+        assert_eq!(
+            (old.object_id, new.extents[0].key_epoch),
+            (new.object_id, 2)
+        );
     }
     assert_eq!(vault.info("a").unwrap().version, 1);
     // Again and again: a lease from before the first still reads what it was granted.

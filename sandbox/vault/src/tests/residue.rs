@@ -68,12 +68,15 @@ fn no_key_is_in_readable_memory_while_a_vault_is_open_or_after() {
     let dek = vault
         .shared()
         .keys
-        .dek(&vault.index()["a"])
+        .dek(
+            &vault.index()["a"].object_id,
+            &vault.index()["a"].extents[0],
+        )
         .unwrap()
         .unwrap();
     let keys = [
         masked(dek.expose()),
-        masked(object.key.expose()),
+        masked(object.extents()[0].key.expose()),
         masked(vault.shared().keys.at(1).unwrap().index.expose()),
     ];
     drop(dek);

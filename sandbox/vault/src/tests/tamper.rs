@@ -59,7 +59,7 @@ fn object_paths(bench: &Bench) -> Vec<PathBuf> {
 
 /// The file of this object.
 fn path_of(bench: &Bench, vault: &Vault, name: &str) -> PathBuf {
-    let id = vault.index()[name].extent.file_id;
+    let id = vault.index()[name].extents[0].file_id;
     bench
         .path()
         .join("objects")
@@ -308,16 +308,17 @@ fn wrapped_keys_belong_to_their_object_and_version() {
     vault.put("b", &content(2, LEN)[..]).unwrap();
     let keys = &vault.shared().keys;
     let (a, b) = (&vault.index()["a"], &vault.index()["b"]);
-    assert!(keys.dek(a).unwrap().is_some());
+    let (id, a, b) = (&a.object_id, &a.extents[0], &b.extents[0]);
+    assert!(keys.dek(id, a).unwrap().is_some());
     let mut swapped = a.clone();
     swapped.wrapped_dek = b.wrapped_dek;
-    assert!(keys.dek(&swapped).unwrap().is_none());
+    assert!(keys.dek(id, &swapped).unwrap().is_none());
     let mut later = a.clone();
     later.version += 1;
-    assert!(keys.dek(&later).unwrap().is_none());
+    assert!(keys.dek(id, &later).unwrap().is_none());
     let mut other_epoch = a.clone();
     other_epoch.key_epoch += 1;
-    assert!(keys.dek(&other_epoch).unwrap().is_none());
+    assert!(keys.dek(id, &other_epoch).unwrap().is_none());
 }
 
 #[test]
@@ -497,10 +498,8 @@ fn a_file_that_opens_under_two_keys_is_refused_by_its_commitment() {
     let keys = &vault.shared().keys;
     let record = vault.index()["a"].clone();
     let (_, wrapped_dek) = keys.new_dek(&record.object_id, record.version, 1).unwrap();
-    let other_key = crate::format::index::Record {
-        wrapped_dek,
-        ..record
-    };
+    let mut other_key = record;
+    other_key.extents[0].wrapped_dek = wrapped_dek;
     let refused = crate::object::Object::open(&vault.shared().store, keys, &other_key);
     assert!(matches!(
         refused,
@@ -511,7 +510,10 @@ fn a_file_that_opens_under_two_keys_is_refused_by_its_commitment() {
     ));
     // And a commitment that fits the other key does not fit the header that the chunks are bound to.
     let path = path_of(&bench, &vault, "a");
-    let dek = keys.dek(&other_key).unwrap().unwrap();
+    let dek = keys
+        .dek(&other_key.object_id, &other_key.extents[0])
+        .unwrap()
+        .unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let front = bytes[..64].try_into().unwrap();
     bytes[64..96].copy_from_slice(keys.extent(&dek, &front).unwrap().commitment());
@@ -539,7 +541,7 @@ fn an_object_that_does_not_have_the_index_s_root_is_refused() {
     let mut vault = bench.create();
     vault.put("a", &content(1, LEN)[..]).unwrap();
     let mut record = vault.index()["a"].clone();
-    record.extent.root[0] ^= 1;
+    record.extents[0].root[0] ^= 1;
     let shared = vault.shared();
     let refused = crate::object::Object::open(&shared.store, &shared.keys, &record);
     assert!(matches!(

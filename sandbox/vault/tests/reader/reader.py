@@ -186,38 +186,85 @@ def open_index(folder, vault, key, generation, segment):
     name, length, digest = segment
     data = read(os.path.join(folder, "index", name.hex()), 1 << 30)
     need(len(data) == length and sha256(data) == digest, "the index is not the manifest's")
-    front = b"CSMINDEX" + b"\x01\0" + SUITE + b"\x01" + bytes(4) + vault + name + u64(generation)
+    number = data[8:10]
+    need(number in (b"\x01\0", b"\x02\0"), "an index of a format that is not known here")
+    front = b"CSMINDEX" + number + SUITE + b"\x01" + bytes(4) + vault + name + u64(generation)
     need(data[:64] == front + u64(len(data) - 144), "the index has another front")
     body = open_box(key, b"casemate-vault v1 index", data[:64], data[64:])
     need(body is not None, "the index is another key's")
-    return body
+    return number[0], body
 
 
-def records(body):
+def records(index_format, body):
     fields = Fields(body)
     last = b""
     for _ in range(fields.number(4)):
         name = fields.take(fields.number(2))
         need(name > last, "names are out of order")
         last = name
-        record = {"name": name.decode()}
+        record = {"name": name.decode(), "kind": 1, "mode": 0o644, "plain": index_format == 1}
         parts = record["name"].split("/")
         need(len(name) <= 4096 and not any(p in ("", ".", "..") or "\0" in p for p in parts), "a name")
-        record["object"] = fields.take(16)
-        for field in ("version", "length", "modified", "key_epoch"):
-            record[field] = fields.number(8)
-        record["wrapped"] = fields.take(60)
-        need((fields.number(2), fields.number(4)) == (0, 1), "labels or extents of a later version")
-        record["file"] = fields.take(16)
-        record["number"] = fields.number(4)
-        record["chunk"] = fields.number(1)
-        need(record["chunk"] in (12, 14, 16, 18), "chunk size")
-        fields.expect(SUITE + bytes(2) + bytes(8) + u64(record["length"]), "an extent")
-        record["stored"] = fields.number(8)
-        record["root"] = fields.take(32)
-        need(record["stored"] >= record["length"], "an extent")
+        if index_format == 1:
+            plain_record(fields, record)
+        else:
+            full_record(fields, record)
         yield record
     need(not any(fields.rest()), "bytes after the records")
+
+
+def plain_record(fields, record):
+    record["object"] = fields.take(16)
+    for field in ("version", "length", "modified"):
+        record[field] = fields.number(8)
+    extent = {"version": record["version"], "key_epoch": fields.number(8), "wrapped": fields.take(60)}
+    need((fields.number(2), fields.number(4)) == (0, 1), "labels or extents of a later version")
+    extent["file"] = fields.take(16)
+    extent["number"] = fields.number(4)
+    record["chunk"] = fields.number(1)
+    need(record["chunk"] in (12, 14, 16, 18), "chunk size")
+    fields.expect(SUITE + bytes(2) + bytes(8) + u64(record["length"]), "an extent")
+    extent["stored"] = fields.number(8)
+    extent["root"] = fields.take(32)
+    need(extent["stored"] >= record["length"], "an extent")
+    record["extents"] = [extent]
+    chunks = -(-record["length"] >> record["chunk"])
+    record["runs"] = [(0, chunks, 0, 0)] if chunks else []
+
+
+def full_record(fields, record):
+    record["kind"] = fields.number(1)
+    need(record["kind"] in (1, 2, 3), "kind")
+    fields.expect(b"\0", "reserved bytes")
+    record["mode"], record["modified"] = fields.number(2), fields.number(8)
+    need(record["mode"] <= 0o7777, "permissions")
+    if record["kind"] == 2:
+        return
+    record["object"] = fields.take(16)
+    record["version"], record["length"] = fields.number(8), fields.number(8)
+    record["chunk"] = fields.number(1)
+    need(record["chunk"] in (12, 14, 16, 18), "chunk size")
+    fields.expect(bytes(3), "reserved bytes")
+    extents, runs = fields.number(4), fields.number(4)
+    need(extents <= 64, "too many extents")
+    record["extents"] = [full_extent(fields) for _ in range(extents)]
+    record["runs"], free = [], 0
+    for _ in range(runs):
+        at, count, extent, first = (fields.number(4) for _ in range(4))
+        need(extent < extents and count > 0 and at >= free, "a run")
+        chunks = max(1, -(-record["extents"][extent]["stored"] >> record["chunk"]))
+        free = at + count
+        need(first + count <= chunks and free <= -(-record["length"] >> record["chunk"]), "a run")
+        record["runs"].append((at, count, extent, first))
+
+
+def full_extent(fields):
+    extent = {"file": fields.take(16), "number": fields.number(4)}
+    fields.expect(SUITE + bytes(3), "an extent")
+    extent["version"], extent["key_epoch"] = fields.number(8), fields.number(8)
+    extent["wrapped"], extent["stored"] = fields.take(60), fields.number(8)
+    extent["root"] = fields.take(32)
+    return extent
 
 
 # Section 8.
@@ -231,20 +278,36 @@ def tree(nodes):
     return sha256(b"\1", tree(nodes[:half]), tree(nodes[half:]))
 
 
-def unwrap(key, vault, record):
+def unwrap(key, vault, record, extent):
     context = b"casemate-vault v1 dek\0" + vault + record["object"]
-    context = sha256(context, u64(record["version"]), u64(record["key_epoch"]))
+    context = sha256(context, u64(extent["version"]), u64(extent["key_epoch"]))
     try:
-        return AESGCMSIV(key).decrypt(record["wrapped"][:12], record["wrapped"][12:], context)
+        return AESGCMSIV(key).decrypt(extent["wrapped"][:12], extent["wrapped"][12:], context)
     except InvalidTag as error:
         raise Refused("a wrapped key is not this object's") from error
 
 
-def open_object(folder, vault, key, record):
+def open_object(folder, vault, wrap_of, record):
     """The content, every byte of it verified."""
-    dek = unwrap(key, vault, record)
-    path = os.path.join(folder, "objects", record["file"].hex())
-    size, stored = 1 << record["chunk"], record["stored"]
+    extents = [open_extent(folder, vault, wrap_of, record, extent) for extent in record["extents"]]
+    size, length = 1 << record["chunk"], record["length"]
+    content = bytearray(length)
+    for at, count, extent, first in record["runs"]:
+        for i in range(count):
+            chunk = extents[extent][first + i]
+            start = (at + i) * size
+            chunk = chunk[: length - start]
+            content[start : start + len(chunk)] = chunk
+    if record["plain"]:
+        need(not any(b"".join(extents[0])[length:]), "padding is not zeros")
+    return bytes(content)
+
+
+def open_extent(folder, vault, wrap_of, record, extent):
+    """The chunks, every byte of them verified."""
+    dek = unwrap(wrap_of(extent["key_epoch"]), vault, record, extent)
+    path = os.path.join(folder, "objects", extent["file"].hex())
+    size, stored = 1 << record["chunk"], extent["stored"]
     count = max(1, -(-stored // size))
     need(count <= 1 << 26, "too many chunks")
     groups = -(-count // 256)
@@ -252,8 +315,8 @@ def open_object(folder, vault, key, record):
     data = read(path, length)
     need(len(data) == length, "an object has another length")
     front = b"CSMOBJCT" + b"\x01\0" + SUITE + bytes([record["chunk"]])
-    front += struct.pack("<I", record["number"]) + record["file"] + record["object"]
-    front += u64(record["version"]) + bytes(8)
+    front += struct.pack("<I", extent["number"]) + extent["file"] + record["object"]
+    front += u64(extent["version"]) + bytes(8)
     need(data[:64] == front, "an object is not the index's")
     info = b"casemate-vault v1 extent\0" + SUITE + vault + sha256(front)
     both = expand(dek, info, 64)
@@ -261,25 +324,24 @@ def open_object(folder, vault, key, record):
 
     tags = data[96 + stored : 96 + stored + 16 * count]
     roots = data[96 + stored + 16 * count :]
-    number = struct.pack("<I", record["number"])
+    number = struct.pack("<I", extent["number"])
     leaves = [sha256(b"\0", u64(i), number, tags[16 * i : 16 * i + 16]) for i in range(count)]
     found = [tree(leaves[at : at + 256]) for at in range(0, count, 256)]
     need(b"".join(found) == roots, "group roots are not the tags'")
-    need(tree(found) == record["root"], "an object does not have the index's root")
+    need(tree(found) == extent["root"], "an object does not have the index's root")
 
     cipher, header = AESGCM(both[:32]), sha256(data[:96])
-    content = bytearray()
+    content = []
     for i in range(count):
         last = int(i == count - 1)
         start, end = 96 + i * size, 96 + min((i + 1) * size, stored)
         nonce = bytes(4) + u64(2 * i + last)
         sealed = data[start:end] + tags[16 * i : 16 * i + 16]
         try:
-            content += cipher.decrypt(nonce, sealed, header + u64(i) + bytes([last]))
+            content.append(cipher.decrypt(nonce, sealed, header + u64(i) + bytes([last])))
         except InvalidTag as error:
             raise Refused(f"chunk {i} is damaged") from error
-    need(not any(content[record["length"] :]), "padding is not zeros")
-    return bytes(content[: record["length"]])
+    return content
 
 
 def read_vault(folder, kind, kek_of):
@@ -295,19 +357,27 @@ def read_vault(folder, kind, kek_of):
     segment = fields.take(16), fields.number(8), fields.take(32)
     need(not any(fields.rest()), "bytes after the segment")
     index = open_index(folder, vault, labelled(prk, b"index", key_epoch), generation, segment)
-    found = {}
-    for record in records(index):
-        need(record["key_epoch"] in (key_epoch, key_epoch - 1), "a key of another epoch")
-        wrap = labelled(prk, b"wrap", record["key_epoch"])
-        content = open_object(folder, vault, wrap, record)
+
+    def wrap_of(epoch):
+        need(epoch in (key_epoch, key_epoch - 1), "a key of another epoch")
+        return labelled(prk, b"wrap", epoch)
+
+    found, directories = {}, {}
+    for record in records(*index):
+        if record["kind"] == 2:
+            directories[record["name"]] = {"mode": record["mode"], "modified": record["modified"]}
+            continue
+        content = open_object(folder, vault, wrap_of, record)
         found[record["name"]] = {
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
             "version": record["version"],
             "modified": record["modified"],
+            "mode": record["mode"],
+            "link": record["kind"] == 3,
         }
     need(len(found) == objects, "the index does not have the manifest's number of objects")
-    return {"id": vault.hex(), "generation": generation, "root": root.hex(), "objects": found}
+    return {"id": vault.hex(), "generation": generation, "root": root.hex(), "objects": found, "directories": directories}
 
 
 def argon2(phrase):

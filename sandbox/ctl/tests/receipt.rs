@@ -242,7 +242,7 @@ fn changes(value: &Value) -> Vec<Value> {
                 let Some(there) = text[at.min(text.len())..].chars().next() else {
                     continue;
                 };
-                for other in ['0', 'A', 'b', there.to_ascii_uppercase()] {
+                for other in ['0', 'A', there.to_ascii_uppercase()] {
                     let mut changed = text.clone();
                     changed.replace_range(at..at + there.len_utf8(), &other.to_string());
                     changes.push(json!(changed));

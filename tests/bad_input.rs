@@ -316,7 +316,12 @@ fn a_disk_that_fills_up_stops_the_workload() {
     }
     let Some(desk) = Desk::new() else { return };
     let script = "cat /dev/zero > /out/fill; while :; do unshare --user true; done";
-    desk.write(&Policy::shell(script).text());
+    // Each refused call is decided upon, and so is its fading: many records.
+    let policy = Policy::shell(script).with_rules(
+        "falls-after = \"1ms\"\ndenied-syscall = { adds = 20, half-life = \"2ms\" }",
+        "forbid (principal, action == Action::\"use\", resource) when { context.risk >= 10 };",
+    );
+    desk.write(&policy.text());
     let folder = desk.room.path();
     let run = desk.command();
     let mut small = Command::new("unshare");

@@ -41,7 +41,7 @@ fn rename_directory(index: &mut Index, from: &str, to: &str) -> Result<(), Vault
         return Err(VaultError::NotFound);
     }
     // A directory cannot go below itself.
-    if index.contains_key(to) || to.starts_with(&under) || to == from {
+    if index.contains_key(to) || to.starts_with(&under) {
         return Err(NameError::Conflict.into());
     }
     check_place(index, to)?;

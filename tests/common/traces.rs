@@ -50,7 +50,8 @@ impl Traces {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let left: Vec<_> = mounts
             .lines()
-            .filter(|line| line.contains("casemate"))
+            // Vaults that are mounted outside of sandboxes, which other tests do meanwhile, are none.
+            .filter(|line| line.contains("casemate") && !line.contains("/mounted-"))
             .collect();
         assert!(left.is_empty(), "mounts of a sandbox are left: {left:?}");
     }

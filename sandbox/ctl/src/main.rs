@@ -5,7 +5,6 @@
 mod adjust;
 mod attest;
 mod audit;
-
 mod doctor;
 mod failure;
 mod key;
@@ -68,7 +67,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Run(_)) {
+        end_with_the_reader();
+    }
+    let result = match command {
         Command::Run(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Adjust(command) => command.run(),
@@ -80,6 +83,19 @@ fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
     };
     result.unwrap_or_else(|failure| failure.report())
+}
+
+/// Ends without a word when whoever reads stdout has gone, as after `| head`: with the exit code that a
+/// shell gives of SIGPIPE.
+fn end_with_the_reader() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let printing = |message: &str| message.starts_with("failed printing to stdout");
+        if panic.payload_as_str().is_some_and(printing) {
+            std::process::exit(141);
+        }
+        otherwise(panic);
+    }));
 }
 
 impl From<Failure> for ExitCode {

@@ -119,3 +119,16 @@ fn doctor_names_a_fix_for_what_is_missing() {
         assert!(finding["fix"].is_string(), "{finding}");
     }
 }
+
+#[test]
+fn a_reader_that_has_gone_is_nothing_to_complain_about() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_sandboxctl"))
+        .args(["policy", "schema"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(141));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -95,22 +95,22 @@ fn answer_all(
         let brokered = network.map_or(Brokered::Not, |broker| {
             broker.answer(listener, &notification)
         });
-        let event = match brokered {
-            Brokered::Answered(None) => continue,
-            Brokered::Answered(Some(event)) => event,
+        let (event, errno) = match brokered {
+            Brokered::Answered => continue,
+            Brokered::Denied(event) => (event, libc::EACCES),
             Brokered::Not => {
-                let answer = Answer::Errno(denied_errno(notification.data.nr));
-                // A caller that is gone in the meantime needs no answer.
-                let _ = seccomp::respond(listener.as_fd(), notification.id, answer);
-                Event::Denied(describe(&notification))
+                let errno = denied_errno(notification.data.nr);
+                (Event::Denied(describe(&notification)), errno)
             }
         };
-        // The answer first, so that the report does not slow the workload; but a flood of refused
+        // The report first: what a workload does last is heard of before its end. A flood of refused
         // calls waits here for the session, and so does whoever makes them.
         if events.send(event).is_err() {
             // Nobody listens any more. Closing the listener makes the kernel answer by itself.
             return;
         }
+        // A caller that is gone in the meantime needs no answer.
+        let _ = seccomp::respond(listener.as_fd(), notification.id, Answer::Errno(errno));
     }
 }
 

@@ -52,8 +52,10 @@ type Waiting = Arc<Mutex<BTreeMap<u64, Vec<u64>>>>;
 /// What became of a call.
 #[derive(Debug)]
 pub enum Brokered {
-    /// It was answered, or will be; something is to be told.
-    Answered(Option<Event>),
+    /// It was answered, or will be.
+    Answered,
+    /// It has to be told, and then refused with `EACCES`.
+    Denied(Event),
     /// It is not for the broker: refuse it.
     Not,
 }
@@ -77,15 +79,16 @@ impl Broker {
             Some("listen") => self.listen(listener, call),
             _ => return Brokered::Not,
         };
-        let (answer, event) = match done {
-            Done::Answer(answer) => (answer, None),
-            Done::Denied(event) => (Answer::Errno(libc::EACCES), Some(event)),
-            Done::Later => return Brokered::Answered(None),
-            Done::Not => return Brokered::Not,
-        };
-        // A caller that is gone in the meantime needs no answer.
-        let _ = seccomp::respond(listener.as_fd(), call.id, answer);
-        Brokered::Answered(event)
+        match done {
+            Done::Answer(answer) => {
+                // A caller that is gone in the meantime needs no answer.
+                let _ = seccomp::respond(listener.as_fd(), call.id, answer);
+                Brokered::Answered
+            }
+            Done::Denied(event) => Brokered::Denied(event),
+            Done::Later => Brokered::Answered,
+            Done::Not => Brokered::Not,
+        }
     }
 
     /// Makes a TCP socket in the host's network and puts it into the caller's table.

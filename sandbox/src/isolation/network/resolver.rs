@@ -86,12 +86,13 @@ fn serve(socket: &UdpSocket, alive: &OwnedFd, resolver: &Resolver, events: &Sync
         let Some((response, denied)) = resolver.answer(&query[..length]) else {
             continue;
         };
-        let _ = socket.send_to(&response, from);
+        // The report first: what a workload does last is heard of before its end.
         if let Some(denied) = denied.filter(|denied| lookups.is_new(&denied.wanted, Instant::now()))
             && events.send(Event::DeniedAddress(denied)).is_err()
         {
             return;
         }
+        let _ = socket.send_to(&response, from);
     }
 }
 

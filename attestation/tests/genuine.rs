@@ -550,20 +550,3 @@ fn the_shipped_table_tells_what_genuine_firmware_is_open_to() {
     );
     assert!(seen[&(Product::Genoa, "up-to-date")] > 0 && seen[&(Product::Turin, "unknown")] > 0);
 }
-
-#[test]
-#[ignore = "prints a measurement; run by hand"]
-fn how_long_an_appraisal_takes() {
-    let Some(vectors) = Vectors::open() else {
-        return;
-    };
-    let verifier = vectors.verifier();
-    let cases = vectors.genuine();
-    let (evidence, data, now) = (cases[0].evidence(), cases[0].report_data(), cases[0].now);
-    let rounds = 500;
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        verifier.appraise_bound_to(&evidence, &data, now).unwrap();
-    }
-    println!("{:?} for each appraisal", start.elapsed() / rounds);
-}

@@ -559,29 +559,6 @@ fn a_verifier_with_collateral_judges_quotes_that_come_alone() {
 }
 
 #[test]
-#[ignore = "prints a measurement; run by hand"]
-fn how_long_an_appraisal_takes() {
-    let Some(vectors) = Vectors::open() else {
-        return;
-    };
-    let case = vectors.case("cf77a6e9/c5e1117e");
-    let evidence = vectors.evidence(case);
-    let verifier = Verifier::builder().build().unwrap();
-    let report_data = Quote::parse(evidence.report())
-        .unwrap()
-        .report()
-        .report_data();
-    let rounds = 200;
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        verifier
-            .appraise_bound_to(&evidence, &report_data, at(case))
-            .unwrap();
-    }
-    println!("{:?} for each appraisal", start.elapsed() / rounds);
-}
-
-#[test]
 fn one_verifier_takes_the_lists_of_both_vendors() {
     let Some(vectors) = Vectors::open() else {
         return;

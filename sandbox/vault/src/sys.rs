@@ -209,6 +209,16 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Maps the beginning of a file to read, shared and for as long as the process lives; its address.
+#[cfg(test)]
+pub(crate) fn map_shared(file: &std::fs::File, length: usize) -> io::Result<u64> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let (read, shared) = (ProtFlags::READ, MapFlags::SHARED);
+    // SAFETY: a new mapping at a place that the kernel chooses; nothing that there is changes.
+    let map = unsafe { mmap(std::ptr::null_mut(), length, read, shared, file, 0) }?;
+    Ok(map as u64)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

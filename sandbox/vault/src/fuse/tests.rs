@@ -205,24 +205,21 @@ fn after_revocation_mapped_pages_are_gone() {
 
 #[test]
 #[ignore = "run by the test above, in a process of its own"]
-#[allow(unsafe_code)]
 fn a_process_that_maps() {
-    use rustix::mm::{MapFlags, ProtFlags, mmap};
     let Some(path) = std::env::var_os("VAULT_TEST_MAPPED") else {
         return;
     };
     let file = File::open(path).unwrap();
-    let (read, shared) = (ProtFlags::READ, MapFlags::SHARED);
-    // SAFETY: a new mapping of a longer file; it is looked at through /proc only.
-    let map = unsafe { mmap(std::ptr::null_mut(), 8192, read, shared, &file, 0) }.unwrap();
+    // It is looked at through /proc only.
+    let map = crate::sys::map_shared(&file, 8192).unwrap();
     let memory = File::open("/proc/self/mem").unwrap();
     let mut bytes = [0; 4096];
     // Reading through /proc faults the page in, and fails with EIO where a load gets SIGBUS.
-    memory.read_exact_at(&mut bytes, map as u64).unwrap();
+    memory.read_exact_at(&mut bytes, map).unwrap();
     assert_eq!(bytes, content(1, 300_000)[..4096]);
     println!("mapped");
     std::io::stdin().read_line(&mut String::new()).unwrap();
-    let refused = memory.read_exact_at(&mut bytes, map as u64).is_err();
+    let refused = memory.read_exact_at(&mut bytes, map).is_err();
     println!("{}", if refused { "refused" } else { "still there" });
 }
 

@@ -111,16 +111,16 @@ fn a_folder_inside_one_that_changes_keeps_its_own_rights() {
     std::fs::create_dir_all(room.path().join("outer/inner")).unwrap();
     std::fs::write(room.out().join("marker"), "").unwrap();
     let mut policy = Policy::shell(
-        "echo x > /work/inner/x && echo ready\n\
-         while (echo x > /work/x) 2> /dev/null; do :; done; echo read-only\n\
-         until [ -e /work/inner/marker ]; do :; done; echo inner\n\
-         until (echo again > /work/again) 2> /dev/null; do :; done; echo back\n\
-         until [ -e /work/inner/marker ]; do :; done\n\
-         echo again > /work/inner/again; exit 3",
+        "echo x > /tree/inner/x && echo ready\n\
+         while (echo x > /tree/x) 2> /dev/null; do :; done; echo read-only\n\
+         until [ -e /tree/inner/marker ]; do :; done; echo inner\n\
+         until (echo again > /tree/again) 2> /dev/null; do :; done; echo back\n\
+         until [ -e /tree/inner/marker ]; do :; done\n\
+         echo again > /tree/inner/again; exit 3",
     )
-    .with_rules(RISK, &forbid("write", "== Path::\"/work\""));
+    .with_rules(RISK, &forbid("write", "== Path::\"/tree\""));
     policy.files =
-        "write = [{ from = \"outer\", at = \"/work\" }, { from = \"out\", at = \"/work/inner\" }]"
+        "write = [{ from = \"outer\", at = \"/tree\" }, { from = \"out\", at = \"/tree/inner\" }]"
             .into();
     let running = room.setup(&policy).start();
     running.wait_for_output("ready");

@@ -95,18 +95,18 @@ const LEVERS: [Lever; 9] = [
     },
     Lever {
         name: "files detach",
-        forbid: r#"action, resource == Path::"/work""#,
+        forbid: r#"action, resource == Path::"/tree""#,
         pulled: |change| matches!(change, Change::Detach(_)),
         given_back: |change| matches!(change, Change::Restore { .. }),
-        probe: Some(|_| File::open("/work/file").is_ok()),
+        probe: Some(|_| File::open("/tree/file").is_ok()),
         floor: ("umount2(2)", floor::detach),
     },
     Lever {
         name: "files read-only",
-        forbid: r#"action == Action::"write", resource == Path::"/work""#,
+        forbid: r#"action == Action::"write", resource == Path::"/tree""#,
         pulled: |change| matches!(change, Change::ReadOnly(_)),
         given_back: |change| matches!(change, Change::Restore { .. }),
-        probe: Some(|_| File::options().write(true).open("/work/file").is_ok()),
+        probe: Some(|_| File::options().write(true).open("/tree/file").is_ok()),
         floor: ("mount(2), remounting", floor::read_only),
     },
     Lever {
@@ -120,7 +120,7 @@ const LEVERS: [Lever; 9] = [
             if open.as_ref().is_some_and(open_still) {
                 return true;
             }
-            let server = std::fs::read_to_string("/work/server").unwrap_or_default();
+            let server = std::fs::read_to_string("/tree/server").unwrap_or_default();
             let flow = TcpStream::connect(server).ok();
             let flow = flow.filter(|flow| flow.set_nonblocking(true).is_ok());
             *open = flow.map(|flow| OwnedFd::from(flow).into());
@@ -331,7 +331,7 @@ impl Room {
              [isolation]\nmemory = \"256MiB\"\npids = 16\ncpu = 1.0\n\
              [isolation.reduced]\npids = 1\n\
              [files]\nread = [{{ from = \"probe\", at = \"/probe\" }}]\n\
-             write = [{{ from = \"work\", at = \"/work\" }}, {{ from = \"clock\", at = \"/clock\" }}]\n\
+             write = [{{ from = \"work\", at = \"/tree\" }}, {{ from = \"clock\", at = \"/clock\" }}]\n\
              [network]\nconnect = [{connect}]\n[data]\n{data}\n[risk]\nfalls-after = \"20ms\"\n\
              operator = {{ adds = 30, half-life = \"10ms\" }}\n\
              [rules]\ncedar = '''\npermit (principal, action, resource);\n{rule}\n'''\n"

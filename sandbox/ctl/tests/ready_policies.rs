@@ -65,7 +65,7 @@ with open("result.txt", "w") as result:
 with open("tool.sh", "w") as tool:
     tool.write("#!/bin/sh\necho executed\n")
 os.chmod("tool.sh", 0o755)
-print("run what was written:", refused(lambda: subprocess.run(["/work/tool.sh"], check=True)))
+print("run what was written:", refused(lambda: subprocess.run(["/scratch/tool.sh"], check=True)))
 print("change the task:", refused(lambda: open("/task/main.py", "a")))
 print("granted:", call(granted))
 print("other:", call(other))

@@ -9,7 +9,7 @@
 //!
 //! Printed beside it: the lever alone, once its record was durable (as the log has it); what it rests on
 //! in bare system calls, without policy, record and sandbox; and one bare durable write of the same disk,
-//! which no record can beat. Words after `--` choose levers.
+//! which no record can beat. After `--`, words choose levers, and a number says how many rounds.
 
 #[path = "adjust/floor.rs"]
 mod floor;
@@ -184,15 +184,15 @@ fn main() -> Result<()> {
         return work(name);
     }
     // `cargo test --all-targets` runs benches too, with this flag left out: then a few rounds suffice.
-    let rounds = if arguments.iter().any(|arg| arg == "--bench") {
-        1000
-    } else {
-        3
+    let number = arguments.iter().find_map(|word| word.parse().ok());
+    let rounds = match arguments.iter().any(|arg| arg == "--bench") {
+        true => number.unwrap_or(1000),
+        false => 3,
     };
     let chosen = |lever: &&Lever| {
         let mut words = arguments
             .iter()
-            .filter(|arg| !arg.starts_with('-'))
+            .filter(|arg| !arg.starts_with('-') && arg.parse::<u32>().is_err())
             .peekable();
         words.peek().is_none() || words.any(|word| lever.name.contains(word.as_str()))
     };

@@ -46,6 +46,7 @@ use crate::plan::{FileAccess, Plan, Run};
 use crate::receipt::Basis;
 use crate::record::{Record, rule};
 use crate::release::Identity;
+use crate::sys::process::Prompt;
 use attested::Attested;
 use courier::Courier;
 use journal::Journal;
@@ -120,7 +121,9 @@ impl Session {
     ///
     /// [`SessionError`]; the workload was not started, or is stopped.
     pub fn run(mut self) -> Result<Outcome, SessionError> {
+        let prompt = Prompt::begin();
         let result = self.follow();
+        drop(prompt);
         let withdrawn = std::mem::take(&mut self.withdrawn);
         self.watchdog = None;
         // The sandbox is gone before the log says so.

@@ -33,7 +33,7 @@ use super::rootfs::{self, DataPlace, Prepared};
 use super::spawner::Failure;
 use super::wire;
 use crate::enforcement::Item;
-use crate::sys::process::{self, Forked};
+use crate::sys::process::{self, Forked, Service};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
 use crate::syscall::landlock::{LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI};
@@ -107,12 +107,13 @@ struct Workload {
 /// Runs as the first process of the sandbox. Never returns.
 pub fn init(
     floor: &Floor,
+    usual: Option<&Service>,
     prepared: Prepared,
     mapped: OwnedFd,
     control: OwnedFd,
     stdio: [OwnedFd; 3],
 ) -> ! {
-    let last = match prepare(floor, prepared, mapped, &control, stdio) {
+    let last = match prepare(floor, usual, prepared, mapped, &control, stdio) {
         Ok(workload) => attend(workload, &control),
         Err(failure) => FromInit::Failed(failure),
     };
@@ -124,12 +125,17 @@ pub fn init(
 /// Brings everything into force and starts the workload.
 fn prepare(
     floor: &Floor,
+    usual: Option<&Service>,
     prepared: Prepared,
     mapped: OwnedFd,
     control: &OwnedFd,
     stdio: [OwnedFd; 3],
 ) -> Result<Workload, Failure> {
     tie_to_parent()?;
+    // The spawner comes before others; the sandbox does not.
+    usual
+        .map_or(Ok(()), Service::apply)
+        .map_err(Failure::at("giving up the spawner's priority"))?;
     if !floor.privileged {
         namespace::map_own_user(floor)?;
     }

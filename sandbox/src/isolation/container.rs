@@ -53,10 +53,8 @@ impl Container {
     /// When the spawner cannot be started.
     pub fn prepare() -> Result<Self, Failure> {
         let (cgroup, items) = Cgroup::create();
-        let spawner = Spawner::start().map_err(Failure::at("starting the spawner"))?;
-        spawner
-            .enter(cgroup.placement())
-            .map_err(Failure::at("entering the cgroups"))?;
+        let spawner = Spawner::start(cgroup.placement());
+        let spawner = spawner.map_err(Failure::at("starting the spawner"))?;
         Ok(Self {
             spawner,
             cgroup,
@@ -66,7 +64,7 @@ impl Container {
 }
 
 impl Backend for Container {
-    fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
+    fn launch(mut self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
         let Launch {
             floor,
             limits,
@@ -109,6 +107,7 @@ impl Backend for Container {
             listener,
             resolver,
         } = confine(control.as_fd(), serve, &mut enforcement)?;
+        self.spawner.hold_trees(&floor, &namespaces)?;
         let network = match (floor.network, &listener) {
             (false, _) => None,
             (true, None) => {
@@ -472,7 +471,7 @@ impl Instance for Running {
     }
 
     fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
-        self.spawner.show_tree(&self.namespaces, at, access)
+        self.spawner.show_tree(at, access)
     }
 
     fn killer(&self) -> Killer {

@@ -3,25 +3,27 @@
 //! Forking a program costs in proportion to its memory and copies its secrets; the spawner is this
 //! same program executed anew under the name [`NAME`], which has neither. It lives as long as its
 //! supervisor and no longer: when the supervisor's socket closes, whatever the cause, it kills the
-//! sandbox, removes its cgroups, and ends.
+//! sandbox, removes its cgroups, and ends. So does its child that moves granted trees; see
+//! [`trees`].
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
 use super::inject::{self, Layer, Target};
-use super::trees::{Namespaces, Trees};
+use super::trees::{self, Namespaces, Wish};
 use super::{child, namespace, rootfs, wire};
 use crate::plan::FileAccess;
-use crate::sys::process::{self, Forked};
+use crate::sys::process::{self, Forked, Service};
 
 /// How long the spawner may take to change a running sandbox.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -32,12 +34,11 @@ pub const NAME: &str = "casemate-spawner";
 /// What the supervisor asks of the spawner.
 #[derive(Serialize, Deserialize)]
 enum Request {
-    /// Enter these cgroups, so that what is spawned later is born in them.
+    /// Enter these cgroups, so that what is spawned later is born in them. Descriptor: a socket, on
+    /// which trees are asked for.
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
     Launch(Box<Floor>),
-    /// Let a granted tree be seen so, or not at all. Descriptors: the namespaces.
-    ShowTree(String, Option<FileAccess>),
     /// Put a layer on every task. Descriptors: the namespaces.
     Inject(Box<(Target, Layer)>),
     /// Kill what is left and end; the supervisor removes the cgroups.
@@ -85,18 +86,21 @@ impl Failure {
 pub struct Spawner {
     socket: OwnedFd,
     process: Child,
-    /// It did not answer in time, and is not asked again.
+    trees: OwnedFd,
+    /// One of the two did not answer in time, and none is asked again.
     hangs: bool,
 }
 
 impl Spawner {
-    /// Starts a spawner: this program once more, under another name.
+    /// Starts a spawner, this program once more under another name, which enters a sandbox's cgroups;
+    /// does not wait until it has.
     ///
     /// # Errors
     ///
     /// When the program cannot be executed again (its file was removed, or `/proc` is not mounted).
-    pub fn start() -> io::Result<Self> {
+    pub fn start(placement: &Placement) -> io::Result<Self> {
         let (ours, theirs) = wire::pair()?;
+        let (trees, its_trees) = wire::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0(NAME)
@@ -106,20 +110,15 @@ impl Spawner {
             .stderr(Stdio::null())
             // A group of its own: Ctrl-C at the terminal reaches the supervisor, which decides.
             .process_group(0);
-        Ok(Self {
+        let spawner = Self {
             socket: ours,
             process: command.spawn()?,
+            trees,
             hangs: false,
-        })
-    }
-
-    /// Moves the spawner into the sandbox's cgroups; does not wait until that is done.
-    ///
-    /// # Errors
-    ///
-    /// When the spawner has ended.
-    pub fn enter(&self, placement: &Placement) -> io::Result<()> {
-        wire::send(self.socket.as_fd(), &Request::Enter(placement.clone()), &[])
+        };
+        let enter = Request::Enter(placement.clone());
+        wire::send(spawner.socket.as_fd(), &enter, &[its_trees.as_fd()])?;
+        Ok(spawner)
     }
 
     /// Makes a sandbox, whose init speaks on `control` from then on.
@@ -157,6 +156,16 @@ impl Spawner {
 }
 
 impl Spawner {
+    /// Gets ready to move the granted trees of a sandbox that has just been made.
+    ///
+    /// # Errors
+    ///
+    /// When its namespaces cannot be entered.
+    pub fn hold_trees(&mut self, floor: &Floor, namespaces: &Namespaces) -> Result<(), Failure> {
+        let wish = Wish::Begin(trees::granted(floor));
+        self.ask_for_trees(&wish, &namespaces.descriptors())
+    }
+
     /// Lets a granted tree of the running sandbox be seen with this access, or not at all. Returns when
     /// it is in force.
     ///
@@ -164,14 +173,18 @@ impl Spawner {
     ///
     /// [`Failure`] when there is no such mount, the kernel refuses, or nothing is heard within
     /// [`ANSWER_DEADLINE`]: a file system on the way may hang. After that nothing more is asked.
-    pub fn show_tree(
+    pub fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        self.ask_for_trees(&Wish::Show(at.to_owned(), access), &[])
+    }
+
+    fn ask_for_trees(
         &mut self,
-        namespaces: &Namespaces,
-        at: &str,
-        access: Option<FileAccess>,
+        wish: &Wish,
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
-        let request = Request::ShowTree(at.to_owned(), access);
-        self.ask(&request, &namespaces.descriptors())
+        let socket = self.trees.as_fd();
+        let heard = asked(&mut self.hangs, socket, wish, descriptors)?;
+        heard.unwrap_or_else(|| Err(ended()))
     }
 
     /// Puts a layer on every task of the running sandbox but its init. Returns when all have it.
@@ -187,28 +200,33 @@ impl Spawner {
         layer: Layer,
     ) -> Result<(), Failure> {
         let request = Request::Inject(Box::new((target, layer)));
-        self.ask(&request, &namespaces.descriptors())
+        let (socket, descriptors) = (self.socket.as_fd(), namespaces.descriptors());
+        match asked(&mut self.hangs, socket, &request, &descriptors)? {
+            Some(Answer::Done) => Ok(()),
+            Some(Answer::Failed(failure)) => Err(failure),
+            Some(Answer::Spawned { .. }) | None => Err(ended()),
+        }
     }
+}
 
-    fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        if self.hangs {
-            return Err(Failure::at("asking the spawner")(
-                io::ErrorKind::TimedOut.into(),
-            ));
-        }
-        wire::send(self.socket.as_fd(), request, descriptors)
-            .map_err(Failure::at("asking the spawner"))?;
-        let heard = wire::wait(self.socket.as_fd(), ANSWER_DEADLINE)
-            .and_then(|()| wire::receive(self.socket.as_fd()))
-            .map_err(Failure::at("hearing from the spawner"));
-        // An answer that comes later would be taken for that to another question.
-        self.hangs = heard.is_err();
-        match heard? {
-            Some((Answer::Done, _)) => Ok(()),
-            Some((Answer::Failed(failure), _)) => Err(failure),
-            Some((Answer::Spawned { .. }, _)) | None => Err(ended()),
-        }
+/// What is answered in time; `None` when whoever was asked has ended.
+fn asked<A: DeserializeOwned>(
+    hangs: &mut bool,
+    socket: BorrowedFd<'_>,
+    request: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<Option<A>, Failure> {
+    if *hangs {
+        let error = io::ErrorKind::TimedOut.into();
+        return Err(Failure::at("asking the spawner")(error));
     }
+    wire::send(socket, request, descriptors).map_err(Failure::at("asking the spawner"))?;
+    let heard = wire::wait(socket, ANSWER_DEADLINE)
+        .and_then(|()| wire::receive(socket))
+        .map_err(Failure::at("hearing from the spawner"));
+    // An answer that comes later would be taken for that to another question.
+    *hangs = heard.is_err();
+    Ok(heard?.map(|(answer, _)| answer))
 }
 
 fn ended() -> Failure {
@@ -243,15 +261,14 @@ fn serve() -> io::Result<()> {
     let _ = rustix::thread::set_name(c"casemate-spawn");
     // Only its supervisor ends it, by closing the socket; then it has time to clean up.
     crate::sys::signal::block_all()?;
-    // Where v1 limits, it shares the workload's cgroup, and what takes something from the workload does
-    // not queue behind it. An ordinary user may not.
-    let _ = process::hurry();
+    // What takes something from the workload does not queue behind it.
+    let usual = process::hurry();
     // Nothing that the supervisor's program left open may reach a sandbox.
     process::close_from(1)?;
     let socket = supervisor_socket()?;
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
-    let mut trees = Trees::default();
+    let mut mover: Option<OwnedFd> = None;
     loop {
         let mut watched = vec![PollFd::new(&socket, PollFlags::IN)];
         if let Some(init) = &sandbox {
@@ -272,30 +289,24 @@ fn serve() -> io::Result<()> {
         }
         // A socket that fails is a supervisor that is gone.
         match wire::receive::<Request>(socket.as_fd()).unwrap_or(None) {
-            Some((Request::Enter(wanted), _)) => {
+            Some((Request::Enter(wanted), descriptors)) => {
+                mover = Some(move_trees(descriptors)?);
                 wanted.enter();
                 placement = wanted;
             }
             Some((Request::Launch(floor), descriptors)) => {
-                match spawn(&floor, &placement, descriptors) {
+                match spawn(&floor, &placement, usual.as_ref(), descriptors) {
                     Ok((pid, pidfd)) => {
                         let answer = Answer::Spawned {
                             pid: pid.as_raw_nonzero().get(),
                         };
                         wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
                         sandbox = Some(pidfd);
-                        trees = Trees::of(&floor);
                     }
                     Err(failure) => {
                         wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?;
                     }
                 }
-            }
-            Some((Request::ShowTree(at, access), descriptors)) => {
-                let shown = Namespaces::received(descriptors)
-                    .and_then(|namespaces| trees.show(&namespaces, &at, access));
-                let answer = shown.map_or_else(Answer::Failed, |()| Answer::Done);
-                wire::send(socket.as_fd(), &answer, &[])?;
             }
             Some((Request::Inject(order), descriptors)) => {
                 let injected = Namespaces::received(descriptors)
@@ -304,10 +315,9 @@ fn serve() -> io::Result<()> {
                 wire::send(socket.as_fd(), &answer, &[])?;
             }
             last => {
-                if let Some(init) = sandbox.take() {
-                    let _ =
-                        rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL);
-                    reap(&init);
+                for child in [sandbox, mover].into_iter().flatten() {
+                    let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
+                    reap(&child);
                 }
                 if last.is_none() {
                     placement.leave_and_remove();
@@ -334,11 +344,30 @@ fn supervisor_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn reap(init: &OwnedFd) {
+fn reap(child: &OwnedFd) {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     while let Err(rustix::io::Errno::INTR) =
-        waitid(WaitId::PidFd(init.as_fd()), WaitIdOptions::EXITED)
+        waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED)
     {}
+}
+
+/// Makes the process that moves trees. It ends with its supervisor, and with this process.
+fn move_trees(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
+    let Ok([socket]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    match process::fork_into(0, None)? {
+        Forked::Child => {
+            let died = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+            let kept = process::close_all_but(socket.as_raw_fd());
+            let served = died
+                .map_err(io::Error::from)
+                .and(kept)
+                .and_then(|()| trees::serve(socket.as_fd()));
+            process::exit_now(served.map_or(1, |()| 0))
+        }
+        Forked::Parent { pidfd, .. } => Ok(pidfd),
+    }
 }
 
 /// Makes the init of a sandbox in its namespaces and maps its user; the init goes on in
@@ -346,6 +375,7 @@ fn reap(init: &OwnedFd) {
 fn spawn(
     floor: &Floor,
     placement: &Placement,
+    usual: Option<&Service>,
     descriptors: Vec<OwnedFd>,
 ) -> Result<(Pid, OwnedFd), Failure> {
     let Ok([control, input, output, error]) = <[OwnedFd; 4]>::try_from(descriptors) else {
@@ -373,6 +403,7 @@ fn spawn(
             drop(mapped);
             child::init(
                 floor,
+                usual,
                 prepared,
                 wait_mapped,
                 control,
@@ -391,7 +422,7 @@ fn spawn(
                     .map_err(into("starting the init"))
             });
             if let Err(failure) = made {
-                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
                 reap(&pidfd);
                 return Err(failure);
             }

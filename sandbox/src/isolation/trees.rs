@@ -5,28 +5,30 @@
 //!            └▶ clone, read-only, move in instead
 //! ```
 //!
-//! A short-lived helper does it from inside the sandbox's namespaces. It shares the spawner's
-//! descriptors and nothing else, so that a tree it clones stays open here when it has ended: what comes
-//! back is the very mount that was granted, not what its path leads to by then.
+//! A process of its own does it, which the spawner forks before it enters the sandbox's cgroups, so that
+//! nothing the workload uses up keeps it from working. It enters the sandbox's namespaces once, and
+//! waits there: nothing has to be made or entered when a tree is to be taken. The workload does not see
+//! it, being in another pid namespace. What it cloned stays open with it: what comes back is the very
+//! mount that was granted, not what its path leads to by then.
 //!
 //! The workload may own folders above a mount point, so no symbolic link is followed on the way, and
 //! what is taken out has to be a mount point. See setns(2), umount2(2), open_tree(2), move_mount(2).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
 
 use super::floor::Floor;
 use super::spawner::Failure;
+use super::wire;
 use crate::plan::FileAccess;
 use crate::sys::mount::{self, attr};
-use crate::sys::process::{self, Forked};
 
 /// The namespaces of a sandbox that have to be entered to change its mounts, or to reach all of its
 /// processes at once.
@@ -63,9 +65,47 @@ impl Namespaces {
     }
 }
 
-/// The granted trees of one sandbox, by their place inside.
+/// What is asked of the process that moves trees.
+#[derive(Serialize, Deserialize)]
+pub enum Wish {
+    /// These are the trees, as they were granted. Descriptors: the namespaces.
+    Begin(BTreeMap<String, FileAccess>),
+    /// Let a tree be seen so, or not at all.
+    Show(String, Option<FileAccess>),
+}
+
+/// The granted trees of a floor, by their place inside.
+pub fn granted(floor: &Floor) -> BTreeMap<String, FileAccess> {
+    let granted = floor.rootfs.binds.iter().filter(|bind| bind.owned);
+    let access = |writable| match writable {
+        true => FileAccess::Write,
+        false => FileAccess::Read,
+    };
+    granted
+        .map(|bind| (bind.at.clone(), access(bind.writable)))
+        .collect()
+}
+
+/// Moves the trees of one sandbox, as long as its supervisor lives. Answers every wish.
+///
+/// # Errors
+///
+/// When the socket fails.
+pub fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut trees = Trees::default();
+    while let Some((wish, descriptors)) = wire::receive::<Wish>(socket)? {
+        let done = match wish {
+            Wish::Begin(granted) => trees.begin(granted, descriptors),
+            Wish::Show(at, access) => trees.show(&at, access),
+        };
+        wire::send(socket, &done, &[])?;
+    }
+    Ok(())
+}
+
+/// The granted trees of the sandbox that this process has entered, by their place inside.
 #[derive(Debug, Default)]
-pub struct Trees(BTreeMap<String, Tree>);
+struct Trees(BTreeMap<String, Tree>);
 
 /// One granted tree: how it is mounted now, and what can be mounted in its place.
 #[derive(Debug)]
@@ -77,27 +117,31 @@ struct Tree {
 }
 
 impl Trees {
-    /// The trees of a floor, mounted as granted.
-    pub fn of(floor: &Floor) -> Self {
-        let granted = floor.rootfs.binds.iter().filter(|bind| bind.owned);
-        let tree = |writable| {
-            let granted = if writable {
-                FileAccess::Write
-            } else {
-                FileAccess::Read
-            };
-            Tree {
-                granted,
-                now: Some(granted),
-                all: None,
-                read_only: None,
-            }
+    /// Enters the sandbox.
+    fn begin(
+        &mut self,
+        granted: BTreeMap<String, FileAccess>,
+        namespaces: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let namespaces = Namespaces::received(namespaces)?;
+        let enter = |fd: &OwnedFd, kind| {
+            move_into_link_name_space(fd.as_fd(), Some(kind))
+                .map_err(io::Error::from)
+                .map_err(Failure::at("entering the sandbox"))
         };
-        Self(
-            granted
-                .map(|bind| (bind.at.clone(), tree(bind.writable)))
-                .collect(),
-        )
+        enter(&namespaces.user, LinkNameSpaceType::User)?;
+        enter(&namespaces.mounts, LinkNameSpaceType::Mount)?;
+        let tree = |granted| Tree {
+            granted,
+            now: Some(granted),
+            all: None,
+            read_only: None,
+        };
+        self.0 = granted
+            .into_iter()
+            .map(|(at, granted)| (at, tree(granted)))
+            .collect();
+        Ok(())
     }
 
     /// Lets a tree be seen with this access, or not at all, by every later lookup. Returns when it is
@@ -107,18 +151,13 @@ impl Trees {
     ///
     /// [`Failure`] when it was not granted, its mount is not found, or the kernel refuses. The tree is
     /// as it was, or gone.
-    pub fn show(
-        &mut self,
-        namespaces: &Namespaces,
-        at: &str,
-        access: Option<FileAccess>,
-    ) -> Result<(), Failure> {
-        let step = match access {
+    fn show(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        let step = || match access {
             None => format!("taking `{at}` away"),
             Some(access) => format!("letting `{at}` be seen, to {access}"),
         };
         let refused = |why: &str| Failure {
-            step: step.clone(),
+            step: step(),
             error: why.into(),
             errno: None,
         };
@@ -132,121 +171,71 @@ impl Trees {
         if tree.now == access {
             return Ok(());
         }
-        let mut slots = Slots::new().map_err(Failure::at(step.clone()))?;
-        let forked = process::fork_sharing_descriptors().map_err(Failure::at(step.clone()))?;
-        let (taken, errno) = match forked {
-            Forked::Child => {
-                let mut taken = false;
-                let result = tree.change(namespaces, Path::new(at), access, &mut slots, &mut taken);
-                let errno = result
-                    .err()
-                    .map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
-                let gone = if taken { GONE } else { 0 };
-                process::exit_now(errno.clamp(0, GONE - 2) | gone)
+        match tree.change(Path::new(at), access) {
+            Ok(()) => Ok(()),
+            Err(Unchanged::Refused(error)) => Err(Failure::at(step())(error)),
+            Err(Unchanged::Twice) => {
+                // No later wish for this tree is fulfilled.
+                self.0.remove(at);
+                Err(refused("two mounts were left where one should be"))
             }
-            Forked::Parent { pidfd, .. } => {
-                match wait(&pidfd).map_err(Failure::at(step.clone()))? {
-                    Some(code) if code != UNKNOWN => (code & GONE != 0, code & !GONE),
-                    _ => {
-                        // Nobody knows what is mounted there: no later wish for this tree is fulfilled.
-                        self.0.remove(at);
-                        return Err(refused("its helper did not come to an end"));
-                    }
-                }
-            }
-        };
-        if taken {
-            slots.keep(tree);
-            tree.now = None;
         }
-        if errno != 0 {
-            return Err(Failure::at(step)(io::Error::from_raw_os_error(errno)));
-        }
-        tree.now = access;
-        // It is mounted now. A copy held as well could be moved in nowhere else.
-        match access {
-            Some(access) if access == tree.granted => tree.all = None,
-            Some(_) => tree.read_only = None,
-            None => {}
-        }
-        Ok(())
     }
 }
 
-/// In the helper's exit code: the mount was taken out. Below it: `errno`, or zero.
-const GONE: i32 = 128;
-/// The helper's exit code when it left two mounts where one should be.
-const UNKNOWN: i32 = 255;
-
-/// Numbers in the descriptor table at which the helper leaves the clones it makes.
-struct Slots {
-    all: Option<OwnedFd>,
-    read_only: Option<OwnedFd>,
+/// Why a tree could not be changed.
+enum Unchanged {
+    /// It is as it was, or gone.
+    Refused(io::Error),
+    /// Nobody knows what is mounted there.
+    Twice,
 }
 
-impl Slots {
-    fn new() -> io::Result<Self> {
-        let empty = || File::open("/dev/null").map(OwnedFd::from);
-        Ok(Self {
-            all: Some(empty()?),
-            read_only: Some(empty()?),
-        })
-    }
-
-    /// Keeps what the helper cloned before it took the mount out, as [`Tree::clone_into`] does.
-    fn keep(self, tree: &mut Tree) {
-        if tree.all.is_none() {
-            tree.all = self.all;
-        }
-        if tree.granted == FileAccess::Write && tree.read_only.is_none() {
-            tree.read_only = self.read_only;
-        }
+impl<E: Into<io::Error>> From<E> for Unchanged {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
     }
 }
 
 impl Tree {
-    /// What the helper does. It exits afterwards, so it may leave its own namespaces for good.
-    fn change(
-        &mut self,
-        namespaces: &Namespaces,
-        at: &Path,
-        access: Option<FileAccess>,
-        slots: &mut Slots,
-        taken: &mut bool,
-    ) -> io::Result<()> {
-        let name = enter(namespaces, at)?;
+    fn change(&mut self, at: &Path, access: Option<FileAccess>) -> Result<(), Unchanged> {
+        let name = enter_folder_of(at)?;
         if self.now.is_some() {
-            self.clone_into(name, slots)?;
+            self.hold(name)?;
         }
-        let all = self.all.as_ref().or(slots.all.as_ref());
-        let read_only = self.read_only.as_ref().or(slots.read_only.as_ref());
-        let tree = match access {
+        let wanted = match access {
             None => None,
-            Some(access) if access == self.granted => all,
-            Some(_) => read_only,
+            Some(access) if access == self.granted => self.all.as_ref(),
+            Some(_) => self.read_only.as_ref(),
         };
         // Under what is there, so that there is no moment without either. Linux 6.5 and later.
         let beneath = self.now.is_some()
-            && tree
+            && wanted
                 .is_some_and(|tree| attach(tree, name, MoveMountFlags::MOVE_MOUNT_BENEATH).is_ok());
         if self.now.is_some() {
             // Not a mount point: EINVAL.
-            let unmounted =
-                rustix::mount::unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-            if beneath && unmounted.is_err() {
-                process::exit_now(UNKNOWN)
+            let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+            match rustix::mount::unmount(name, flags) {
+                Err(_) if beneath => return Err(Unchanged::Twice),
+                unmounted => unmounted?,
             }
-            unmounted?;
-            *taken = true;
+            self.now = None;
         }
-        match tree {
-            Some(tree) if !beneath => attach(tree, name, MoveMountFlags::empty()),
-            _ => Ok(()),
+        if let (Some(tree), false) = (wanted, beneath) {
+            attach(tree, name, MoveMountFlags::empty())?;
         }
+        self.now = access;
+        // It is mounted now. A copy held as well could be moved in nowhere else.
+        match access {
+            Some(access) if access == self.granted => self.all = None,
+            Some(_) => self.read_only = None,
+            None => {}
+        }
+        Ok(())
     }
 
     /// Clones what is mounted at `name` in every form that may be wanted there later and is not held.
-    fn clone_into(&self, name: &Path, slots: &mut Slots) -> io::Result<()> {
+    fn hold(&mut self, name: &Path) -> io::Result<()> {
         let clone = || {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -254,16 +243,13 @@ impl Tree {
                 | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
             rustix::mount::open_tree(CWD, name, flags)
         };
-        let flags = rustix::io::DupFlags::CLOEXEC;
-        if let (None, Some(slot)) = (&self.all, &mut slots.all) {
-            rustix::io::dup3(clone()?, slot, flags)?;
+        if self.all.is_none() {
+            self.all = Some(clone()?);
         }
-        if let (FileAccess::Write, None, Some(slot)) =
-            (self.granted, &self.read_only, &mut slots.read_only)
-        {
+        if self.granted == FileAccess::Write && self.read_only.is_none() {
             let tree = clone()?;
             mount::set_attributes(tree.as_fd(), attr::RDONLY, None)?;
-            rustix::io::dup3(tree, slot, flags)?;
+            self.read_only = Some(tree);
         }
         Ok(())
     }
@@ -283,12 +269,9 @@ fn attach(tree: &OwnedFd, name: &Path, how: MoveMountFlags) -> io::Result<()> {
     Ok(rustix::mount::move_mount(tree, "", &place, "", flags)?)
 }
 
-/// Enters the sandbox and the folder in which `at` lies; gives the name that is left to walk, in which
-/// no link is followed.
-fn enter<'a>(namespaces: &Namespaces, at: &'a Path) -> io::Result<&'a Path> {
-    use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-    move_into_link_name_space(namespaces.user.as_fd(), Some(LinkNameSpaceType::User))?;
-    move_into_link_name_space(namespaces.mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+/// Makes the folder in which `at` lies the current one; gives the name that is left to walk, in which no
+/// link is followed.
+fn enter_folder_of(at: &Path) -> io::Result<&Path> {
     let (parent, name) = at
         .parent()
         .zip(at.file_name())
@@ -302,14 +285,4 @@ fn enter<'a>(namespaces: &Namespaces, at: &'a Path) -> io::Result<&'a Path> {
     )?;
     rustix::process::fchdir(&folder)?;
     Ok(Path::new(name))
-}
-
-/// Waits for the helper: its exit code, or `None` when it was killed.
-fn wait(pidfd: &OwnedFd) -> io::Result<Option<i32>> {
-    loop {
-        match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => return Ok(other?.and_then(|status| status.exit_status())),
-        }
-    }
 }

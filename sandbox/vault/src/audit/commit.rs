@@ -68,8 +68,10 @@ pub(super) struct Queue {
     next: u64,
     pub(super) durable: u64,
     writing: bool,
-    /// How many records the last commit held.
-    last: u64,
+    /// How many callers wait for what the next commit will hold.
+    callers: usize,
+    /// How many waited for the last.
+    last: usize,
     mono_ns: u64,
     unpublished: Vec<Vec<u8>>,
     backlog: usize,
@@ -93,6 +95,7 @@ impl Shared {
             next: size,
             durable: size,
             writing: false,
+            callers: 0,
             last: 0,
             mono_ns: 0,
             unpublished: Vec::new(),
@@ -156,6 +159,7 @@ impl Shared {
         mut queue: MutexGuard<'a, Queue>,
         index: u64,
     ) -> Result<(), LogError> {
+        queue.callers += 1;
         while queue.durable <= index {
             if let Some(error) = &queue.stopped {
                 return Err(error.clone());
@@ -181,7 +185,7 @@ impl Shared {
         // Those who were woken by the last sync are on their way: let as many come again, or the
         // first to be back would sync alone, and all others wait for the next one.
         for _ in 0..LINGER {
-            if queue.next - first >= queue.last || queue.waiting.len() >= self.limits.commit {
+            if queue.callers >= queue.last || queue.waiting.len() >= self.limits.commit {
                 break;
             }
             drop(queue);
@@ -190,7 +194,7 @@ impl Shared {
         }
         let next = queue.next;
         let body = std::mem::take(&mut queue.waiting);
-        queue.last = next - first;
+        queue.last = std::mem::take(&mut queue.callers);
         drop(queue);
         let committed = match &mut *self.wal() {
             Some(wal) => wal.commit(&self.key, first, (next - first) as u32, &body),

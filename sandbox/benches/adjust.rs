@@ -67,6 +67,20 @@ impl Lever {
     }
 }
 
+/// Whether what is open works. What does not is opened anew the next time, when its failing was told.
+fn reopened(
+    open: &mut Option<File>,
+    works: impl FnOnce(&File) -> bool,
+    again: impl FnOnce() -> Option<File>,
+) -> bool {
+    match open.take() {
+        None => *open = again(),
+        Some(file) if works(&file) => *open = Some(file),
+        Some(_) => {}
+    }
+    open.is_some()
+}
+
 /// What is taken for good.
 const NEVER: fn(&Change) -> bool = |_| false;
 
@@ -85,11 +99,7 @@ const LEVERS: [Lever; 9] = [
         // On a descriptor that is open; a new one once that fails.
         probe: Some(|open| {
             let read = |file: &File| matches!(file.read_at(&mut [0; 64], 0), Ok(1..));
-            if !open.as_ref().is_some_and(read) {
-                *open = File::open("/data/customers.csv").ok();
-                return false;
-            }
-            true
+            reopened(open, read, || File::open("/data/customers.csv").ok())
         }),
         floor: ("a write(2)", floor::one_write),
     },
@@ -117,14 +127,12 @@ const LEVERS: [Lever; 9] = [
         // On a connection that is open; a new one once that fails.
         probe: Some(|open| {
             let open_still = |mut flow: &File| matches!(flow.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
-            if open.as_ref().is_some_and(open_still) {
-                return true;
-            }
-            let server = std::fs::read_to_string("/tree/server").unwrap_or_default();
-            let flow = TcpStream::connect(server).ok();
-            let flow = flow.filter(|flow| flow.set_nonblocking(true).is_ok());
-            *open = flow.map(|flow| OwnedFd::from(flow).into());
-            false
+            reopened(open, open_still, || {
+                let server = std::fs::read_to_string("/tree/server").ok()?;
+                let flow = TcpStream::connect(server).ok()?;
+                flow.set_nonblocking(true).ok()?;
+                Some(OwnedFd::from(flow).into())
+            })
         }),
         floor: ("shutdown(2)", floor::shut),
     },

@@ -398,8 +398,10 @@ impl Instance for Running {
         if granted || !network.is_used() {
             return Ok(());
         }
-        // What is not hidden ends at once; what comes to light only when nothing moves ends below.
-        let _ = network.end_lost_flows();
+        // Most end here; what was moved or comes to light only when nothing moves ends below.
+        network.end_begun_flows();
+        // Who is to stop has to run first.
+        self.cgroup.give_way(false);
         let was_frozen = self.frozen;
         for _ in 0..FLOW_ATTEMPTS {
             if !was_frozen {
@@ -484,6 +486,10 @@ impl Instance for Running {
                 .map(|init| rustix::process::pidfd_send_signal(init, Signal::KILL));
             let _ = kill.as_mut().map(|file| file.write_all(b"1"));
         })
+    }
+
+    fn give_way(&mut self, now: bool) {
+        self.cgroup.give_way(now);
     }
 
     fn pressure(&self) -> Pressure {

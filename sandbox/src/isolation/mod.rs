@@ -155,6 +155,11 @@ pub trait Instance: Send {
         Err(cannot("tightening the running workload"))
     }
 
+    /// Lets the workload stand back on the CPU while something is taken from it, or no more.
+    fn give_way(&mut self, now: bool) {
+        let _ = now;
+    }
+
     /// What the sandbox met of its limits so far.
     fn pressure(&self) -> Pressure {
         Pressure::default()

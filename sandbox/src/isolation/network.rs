@@ -125,6 +125,12 @@ impl Network {
         lock(&self.grants).used
     }
 
+    /// Ends at once the flows to what is not granted now that are still where they were begun, as most
+    /// are.
+    pub fn end_begun_flows(&self) {
+        flows::end_begun(&self.grants);
+    }
+
     /// Ends every flow to what is not granted now. Only when the sandbox is frozen is none overlooked.
     ///
     /// # Errors

@@ -262,7 +262,7 @@ fn serve() -> io::Result<()> {
     // Only its supervisor ends it, by closing the socket; then it has time to clean up.
     crate::sys::signal::block_all()?;
     // What takes something from the workload does not queue behind it.
-    let usual = process::hurry();
+    let usual = process::come_first();
     // Nothing that the supervisor's program left open may reach a sandbox.
     process::close_from(1)?;
     let socket = supervisor_socket()?;

@@ -27,6 +27,7 @@ use crate::event::Event;
 use crate::isolation::Place;
 use crate::isolation::floor::INSIDE_ID;
 use crate::isolation::spawner::Failure;
+use crate::sys::process;
 
 /// The vaults of a session.
 pub struct Vaults {
@@ -196,6 +197,10 @@ impl Vaults {
             return Ok(());
         };
         let data = shown.vault.take();
+        if let Some(View::Fuse(server)) = &shown.view {
+            // A read that is under way is waited for.
+            server.workers().into_iter().for_each(process::push);
+        }
         if let Some(lease) = shown.lease.take() {
             lease.revoke();
             shown.before = sum(shown.before, lease.usage());

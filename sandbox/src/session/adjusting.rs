@@ -129,13 +129,18 @@ impl Session {
         because: Vec<String>,
     ) -> Result<Option<Failure>, SessionError> {
         let _in_time = self.watchdog.as_ref().map(Watchdog::watch);
+        self.instance()?.give_way(true);
         self.journal.announce(Record::Adjusting {
             change: change.clone(),
             because,
         })?;
         let ordered = Instant::now();
         let instance = self.instance.as_deref_mut().ok_or(SessionError::Lost)?;
+        if lever::needs_the_workload(change) {
+            instance.give_way(false);
+        }
         let pulled = lever::pull(change, instance, &mut self.vaults, self.bundle.tables());
+        instance.give_way(false);
         self.conclude(change, ordered, pulled)
     }
 

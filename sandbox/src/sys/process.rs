@@ -177,16 +177,18 @@ const SHORT_SLICE: u64 = 100_000;
 const FIRST: i32 = -20;
 
 impl Service {
-    /// How the calling thread is served.
+    /// How a thread is served; 0 is the calling one.
     ///
     /// # Errors
     ///
     /// `Unsupported` when it has a policy other than `SCHED_OTHER`.
-    fn current() -> io::Result<Self> {
+    fn of(thread: i32) -> io::Result<Self> {
         let mut service = Self::default();
         let size = size_of::<Self>();
-        // SAFETY: the kernel writes at most `size` bytes to one live structure; 0 is the calling thread.
-        check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut service, size, 0) })?;
+        // SAFETY: the kernel writes at most `size` bytes to one live structure.
+        check(unsafe {
+            libc::syscall(libc::SYS_sched_getattr, thread, &raw mut service, size, 0)
+        })?;
         if service.policy != libc::SCHED_OTHER as u32 {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -199,30 +201,26 @@ impl Service {
     ///
     /// `EPERM` when an ordinary user asks for a more urgent nice value.
     pub fn apply(&self) -> io::Result<()> {
-        // SAFETY: the kernel reads one live structure; 0 is the calling thread.
-        check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const *self, 0) }).map(drop)
+        self.apply_to(0)
+    }
+
+    fn apply_to(&self, thread: i32) -> io::Result<()> {
+        // SAFETY: the kernel reads one live structure.
+        check(unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const *self, 0) })
+            .map(drop)
     }
 }
 
-/// As long as it lives, the thread that began it, and threads which that starts meanwhile, run soon when
-/// they wake, also while somebody else uses the whole CPU: in short slices, with the same share. Does
-/// nothing for a thread that has a real-time policy.
+/// As long as it lives, the thread that began it runs soon when it wakes, also while somebody else uses
+/// the whole CPU: in short slices, and, unless an ordinary user asks, with all of the CPU that it needs.
+/// What it starts meanwhile is served as usual.
 #[derive(Debug)]
 pub struct Prompt(Option<Service>);
 
 impl Prompt {
-    /// Begins.
+    /// Begins, as far as that is permitted.
     pub fn begin() -> Self {
-        let before = Service::current().and_then(|before| {
-            let runtime = SHORT_SLICE;
-            Service {
-                runtime,
-                ..before.clone()
-            }
-            .apply()
-            .map(|()| before)
-        });
-        Self(before.ok())
+        Self(hurry(RESET_ON_FORK))
     }
 }
 
@@ -232,17 +230,43 @@ impl Drop for Prompt {
     }
 }
 
-/// Puts this process before others, and what it forks: short slices, and, unless an ordinary user asks,
-/// all of the CPU that it needs. Gives how it was served before; `None` when nothing was changed.
-pub fn hurry() -> Option<Service> {
-    let before = Service::current().ok()?;
+/// Lets a thread of this process that is ready, and waits for a processor, have one before those who use
+/// theirs up. See `Prompt`; it lasts for this one time.
+pub fn push(thread: i32) {
+    let Ok(usual) = Service::of(thread) else {
+        return; // It has ended.
+    };
     let short = Service {
+        runtime: SHORT_SLICE,
+        ..usual.clone()
+    };
+    // The kernel looks anew at who is to run, at each change.
+    let _ = short.apply_to(thread);
+    let _ = usual.apply_to(thread);
+}
+
+/// See `sched_flags` in sched_setattr(2).
+const RESET_ON_FORK: u64 = 1;
+
+/// Puts this thread before others, and what it starts: short slices, and, unless an ordinary user asks,
+/// all of the CPU that it needs. Gives how it was served before; `None` when nothing was changed.
+pub fn come_first() -> Option<Service> {
+    hurry(0)
+}
+
+fn hurry(flags: u64) -> Option<Service> {
+    let before = Service::of(0).ok()?;
+    let first = Service {
+        flags: before.flags | flags,
+        nice: FIRST,
         runtime: SHORT_SLICE,
         ..before.clone()
     };
-    let first = Service {
-        nice: FIRST,
-        ..short.clone()
+    // An ordinary user who says that it is not to be inherited could not take that back.
+    let short = Service {
+        flags: before.flags,
+        nice: before.nice,
+        ..first.clone()
     };
     first.apply().or_else(|_| short.apply()).ok()?;
     Some(before)

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::process::Pid;
 
+use super::flows::Begun;
 use super::{Shared, flows, lock};
 use crate::event::{DeniedAddress, Event, Wanted};
 use crate::sys::network as sys;
@@ -173,7 +174,12 @@ impl Broker {
             }
         };
         if flows::is_tcp(socket.as_fd()).map_err(number_of)? {
-            return self.connect_tcp(listener, call, socket, to);
+            let begun = Begun {
+                cookie: sockopt::socket_cookie(&socket).map_err(Errno::raw_os_error)?,
+                thread: caller,
+                number: call.data.args[0] as i32,
+            };
+            return self.connect_tcp(listener, call, socket, begun, to);
         }
         // Of the sandbox's own network: nothing to wait for, and nothing to reach but the resolver.
         Ok(finished(rustix::net::connect(&socket, &to)))
@@ -184,13 +190,14 @@ impl Broker {
         listener: &Arc<OwnedFd>,
         call: &Notification,
         socket: OwnedFd,
+        begun: Begun,
         to: SocketAddr,
     ) -> Result<Done, i32> {
         let flags = rustix::fs::fcntl_getfl(&socket).map_err(Errno::raw_os_error)?;
         let waits = !flags.contains(OFlags::NONBLOCK);
         let began = {
             // Held until the connection has begun: see `Shared`.
-            let grants = lock(&self.grants);
+            let mut grants = lock(&self.grants);
             if !grants.permit(to) {
                 let name = grants.name_of(to.ip()).map(str::to_owned);
                 let event = Event::DeniedAddress(DeniedAddress {
@@ -206,13 +213,14 @@ impl Broker {
                 rustix::fs::fcntl_setfl(&socket, flags | OFlags::NONBLOCK)
                     .map_err(Errno::raw_os_error)?;
             }
+            grants.begin(begun);
             let began = rustix::net::connect(&socket, &to);
             if waits {
                 rustix::fs::fcntl_setfl(&socket, flags).map_err(Errno::raw_os_error)?;
             }
             began
         };
-        let cookie = sockopt::socket_cookie(&socket).map_err(Errno::raw_os_error)?;
+        let cookie = begun.cookie;
         let answer = match began {
             Err(Errno::INPROGRESS | Errno::ALREADY) if waits => {
                 return self.wait(listener, call.id, socket, cookie);

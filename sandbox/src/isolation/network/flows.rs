@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketType, ipproto};
+use rustix::net::{AddressFamily, Shutdown, SocketType, ipproto, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use super::{Shared, lock};
@@ -26,6 +26,34 @@ pub enum Left {
     Nothing,
     /// Descriptors that are on their way through a Unix socket, in no process' table.
     InFlight,
+}
+
+/// A connection, and where it was begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    /// The socket (`SO_COOKIE`), which no other ever is.
+    pub cookie: u64,
+    /// The thread that asked for it.
+    pub thread: Pid,
+    /// Its number in that thread's table, by then.
+    pub number: i32,
+}
+
+/// Ends those flows that may not go on and are still where they were begun: most, and at once. The whole
+/// search is for the others.
+pub(super) fn end_begun(grants: &Shared) {
+    let mut begun = std::mem::take(&mut lock(grants).begun);
+    begun.retain(|begun| {
+        let table = handle(begun.thread).ok().flatten();
+        let socket = table.and_then(|table| take(&table, begun.number).ok().flatten());
+        // Thread and number may belong to somebody else by now.
+        let same = |socket: &OwnedFd| sockopt::socket_cookie(socket) == Ok(begun.cookie);
+        let Some(socket) = socket.filter(same) else {
+            return false;
+        };
+        end_if_lost(socket.as_fd(), grants).is_ok()
+    });
+    lock(grants).begun.extend(begun);
 }
 
 /// Ends every flow of this init's sandbox that may not go on.
@@ -70,7 +98,7 @@ pub(super) fn end_lost(init: Pid, grants: &Shared, spared: &[u64]) -> io::Result
 
 /// Shuts one socket down, if it is a connection that may not be.
 fn end_if_lost(socket: BorrowedFd<'_>, grants: &Shared) -> io::Result<Left> {
-    match rustix::net::sockopt::socket_domain(socket)? {
+    match sockopt::socket_domain(socket)? {
         AddressFamily::UNIX => return in_flight(socket),
         AddressFamily::INET | AddressFamily::INET6 => {}
         _ => return Ok(Left::Nothing),
@@ -109,10 +137,8 @@ const CLOSED: u8 = 7;
 
 /// Tells whether a socket is one that the supervisor makes.
 pub(super) fn is_tcp(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(
-        rustix::net::sockopt::socket_type(socket)? == SocketType::STREAM
-            && rustix::net::sockopt::socket_protocol(socket)? == Some(ipproto::TCP),
-    )
+    Ok(sockopt::socket_type(socket)? == SocketType::STREAM
+        && sockopt::socket_protocol(socket)? == Some(ipproto::TCP))
 }
 
 fn to_std(address: rustix::net::SocketAddrAny) -> Option<std::net::SocketAddr> {

@@ -5,8 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use policy::Endpoint;
 
+use super::flows::Begun;
+
 /// Most addresses of one name that are remembered; the oldest is forgotten first.
 const MAX_ADDRESSES: usize = 64;
+/// Most connections of which it is remembered where they were begun.
+const MAX_BEGUN: usize = 64;
 
 /// The endpoints of the policy, which of them are granted now, and what their names were said to be.
 #[derive(Debug, Default)]
@@ -14,6 +18,8 @@ pub struct Grants {
     endpoints: BTreeMap<Endpoint, bool>,
     /// Whether the workload was ever given a socket.
     pub(super) used: bool,
+    /// The connections that were begun last, and where: a hint, by which most are found at once.
+    pub(super) begun: VecDeque<Begun>,
     /// Addresses that the resolver gave out, by name.
     given: BTreeMap<String, VecDeque<IpAddr>>,
 }
@@ -24,6 +30,7 @@ impl Grants {
         Self {
             endpoints: endpoints.into_iter().collect(),
             used: false,
+            begun: VecDeque::new(),
             given: BTreeMap::new(),
         }
     }
@@ -32,6 +39,12 @@ impl Grants {
     pub fn set(&mut self, endpoint: &Endpoint, granted: bool) -> bool {
         let known = self.endpoints.get_mut(endpoint);
         known.map(|now| *now = granted).is_some()
+    }
+
+    /// Remembers where a connection was begun.
+    pub(super) fn begin(&mut self, begun: Begun) {
+        self.begun.truncate(MAX_BEGUN - 1);
+        self.begun.push_front(begun);
     }
 
     /// Tells whether a connection to this address may be made, or go on.

@@ -143,6 +143,7 @@ fn start(device: OwnedFd, shown: Shown, owner: (u32, u32)) -> Result<FuseServer,
         listings: Mutex::default(),
         next_handle: AtomicU64::new(1),
         damaged: Mutex::new(Some(damaged)),
+        workers: Mutex::default(),
     });
     let mut server = FuseServer {
         inner: Arc::clone(&inner),
@@ -264,6 +265,13 @@ impl FuseServer {
         Ok(())
     }
 
+    /// The threads that answer requests; see gettid(2). One of them may hold what a revocation waits for,
+    /// while the scheduler has given its processor to somebody else.
+    pub fn workers(&self) -> Vec<i32> {
+        let workers = self.inner.workers.lock();
+        workers.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether requests are still answered: not after a shutdown, and not once it is unmounted.
     pub fn is_serving(&self) -> bool {
         !self.inner.stopping.load(Ordering::Acquire)
@@ -322,6 +330,7 @@ struct Inner {
     next_handle: AtomicU64,
     /// Takes each damaged object once, so it holds few. Closed when the service stops.
     damaged: Mutex<Option<Sender<Met>>>,
+    workers: Mutex<Vec<i32>>,
 }
 
 /// Damage, and the lease under which it was met.
@@ -413,6 +422,10 @@ impl Inner {
 
     /// Answers requests until the service stops or the file system is unmounted.
     fn work(&self, device: &OwnedFd) {
+        self.workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(rustix::thread::gettid().as_raw_nonzero().get());
         let writes = matches!(self.shown().files, Files::Volume(_));
         let len = if writes {
             wire::WRITE_REQUEST_LEN

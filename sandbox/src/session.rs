@@ -30,7 +30,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use policy::{Bundle, Decision, Grant};
 use vault::Vault;
@@ -46,7 +46,7 @@ use crate::plan::{FileAccess, Plan, Run};
 use crate::receipt::Basis;
 use crate::record::{Record, rule};
 use crate::release::Identity;
-use crate::sys::process::Prompt;
+use crate::sys::process::{First, Prompt};
 use attested::Attested;
 use courier::Courier;
 use journal::Journal;
@@ -65,6 +65,10 @@ const BATCH: usize = 1024;
 const MAX_REASONS: usize = 8;
 /// Shortest wait, so that no rounding of times makes the loop spin.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+/// By how much the session has to have slept longer than it was awake, to come before others, and how
+/// much of it counts.
+const LEAST_RESTED: Duration = Duration::from_millis(1);
+const MOST_RESTED: Duration = Duration::from_millis(50);
 /// How long a stopped sandbox may take to be gone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -98,6 +102,11 @@ pub struct Session {
     looked: Duration,
     asked_to_end: bool,
     started: bool,
+    /// When it last woke, and by how much it has slept longer than it was awake.
+    woke: Instant,
+    rested: Duration,
+    /// It comes before others: after it has slept, until it has nothing left to do.
+    first: Option<First>,
 
     /// Gone before the instance that it would kill.
     watchdog: Option<Watchdog>,
@@ -123,6 +132,7 @@ impl Session {
     pub fn run(mut self) -> Result<Outcome, SessionError> {
         let prompt = Prompt::begin();
         let result = self.follow();
+        self.first = None;
         drop(prompt);
         let withdrawn = std::mem::take(&mut self.withdrawn);
         self.watchdog = None;
@@ -193,7 +203,8 @@ impl Session {
         }
     }
 
-    /// Waits until something happens, or the mere passing of time may change a decision.
+    /// Waits until something happens, or the mere passing of time may change a decision. The workload
+    /// stands back from then on, until the sandbox is in line.
     fn wait(&mut self) -> Result<Vec<Event>, SessionError> {
         self.journal.settle()?;
         let now = self.clock.now();
@@ -202,6 +213,9 @@ impl Session {
         let wake = [evidence, self.watch.next_change(self.looked), self.deadline];
         let wake = wake.into_iter().flatten().min();
         let mut events = Vec::new();
+        let slept_from = Instant::now();
+        self.rested = self.rested.saturating_sub(slept_from - self.woke);
+        self.first.get_or_insert_with(|| First::begin(0));
         let first = match wake {
             Some(wake) => self
                 .events
@@ -211,6 +225,13 @@ impl Session {
                 .recv()
                 .map_err(|_| RecvTimeoutError::Disconnected),
         };
+        self.woke = Instant::now();
+        self.rested = (self.rested + (self.woke - slept_from)).min(MOST_RESTED);
+        // Half of one processor at most: a storm of events must not take it from everybody.
+        if self.rested < LEAST_RESTED {
+            self.first = None;
+        }
+        self.instance()?.give_way(true);
         match first {
             Ok(event) => events.push(event),
             Err(RecvTimeoutError::Timeout) => {}
@@ -221,7 +242,13 @@ impl Session {
     }
 
     /// Looks, decides, and brings the running sandbox into line. `Some` when it has to end.
-    fn step(&mut self, mut events: Vec<Event>) -> Result<Option<Why>, SessionError> {
+    fn step(&mut self, events: Vec<Event>) -> Result<Option<Why>, SessionError> {
+        let done = self.bring_into_line(events);
+        self.instance()?.give_way(false);
+        done
+    }
+
+    fn bring_into_line(&mut self, mut events: Vec<Event>) -> Result<Option<Why>, SessionError> {
         let now = self.clock.now();
         self.hear(&mut events)?;
         for event in &events {
@@ -234,11 +261,15 @@ impl Session {
         for event in &events {
             match event {
                 Event::Order(order, _) => self.tighten(order)?,
-                Event::Reload(newer) => self.reload(newer.clone())?,
+                Event::Reload(newer) => {
+                    self.first = None;
+                    self.reload(newer.clone())?;
+                }
                 _ => {}
             }
         }
         if self.attested.is_due(now) {
+            self.first = None;
             self.attest()?;
         }
         if let Some(record) = self.attested.reconsider(&self.bundle, now) {

@@ -7,12 +7,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +23,9 @@ const LIMITING: [&str; 3] = ["memory", "pids", "cpu"];
 const CPU_PERIOD: u64 = 100_000;
 /// How long a freeze may take before it counts as failed.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long is waited from one look to the next whether a freeze is done: at first, and at most.
+const SHORTEST_LOOK: Duration = Duration::from_micros(10);
+const LONGEST_LOOK: Duration = Duration::from_millis(1);
 
 /// Upper bounds on what the whole sandbox may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -429,33 +431,24 @@ fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
         .map_err(|e| io::Error::new(e.kind(), format!("cannot write `{value}` to `{file}`: {e}")))
 }
 
-/// Waits until `cgroup.events` says what was asked for: the kernel wakes a poll at each change.
+/// Waits until `cgroup.events` says what was asked for. The kernel wakes a poll of it once in ten
+/// milliseconds at most, so it is looked at instead, less and less often.
 fn wait_for(folder: &Path, frozen: bool) -> io::Result<()> {
-    let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+    let wanted: &[u8] = if frozen { b"frozen 1" } else { b"frozen 0" };
     let deadline = Instant::now() + FREEZE_DEADLINE;
     let events = fs::File::open(folder.join("cgroup.events"))?;
-    let mut text = [0; 256];
+    let (mut text, mut pause) = ([0; 256], SHORTEST_LOOK);
     loop {
-        // From the very descriptor that is polled: what was read of another would wake it for ever.
         let length = events.read_at(&mut text, 0)?;
-        if text[..length]
-            .split(|byte| *byte == b'\n')
-            .any(|line| line == wanted.as_bytes())
-        {
+        let mut lines = text[..length].split(|byte| *byte == b'\n');
+        if lines.any(|line| line == wanted) {
             return Ok(());
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if Instant::now() > deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let timeout = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 1_000_000,
-        };
-        let _ = rustix::event::poll(
-            &mut [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::PRI)],
-            Some(&timeout),
-        );
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_LOOK);
     }
 }
 

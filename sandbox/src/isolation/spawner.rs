@@ -360,6 +360,7 @@ fn move_trees(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
         Forked::Child => {
             let died = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
             let kept = process::close_all_but(socket.as_raw_fd());
+            let _first = process::First::begin(0);
             let served = died
                 .map_err(io::Error::from)
                 .and(kept)

@@ -27,7 +27,7 @@ use crate::event::Event;
 use crate::isolation::Place;
 use crate::isolation::floor::INSIDE_ID;
 use crate::isolation::spawner::Failure;
-use crate::sys::process;
+use crate::sys::process::First;
 
 /// The vaults of a session.
 pub struct Vaults {
@@ -197,10 +197,12 @@ impl Vaults {
             return Ok(());
         };
         let data = shown.vault.take();
-        if let Some(View::Fuse(server)) = &shown.view {
-            // A read that is under way is waited for.
-            server.workers().into_iter().for_each(process::push);
-        }
+        // A read that is under way is waited for: whoever makes it may be waiting for a processor.
+        let workers = match &shown.view {
+            Some(View::Fuse(server)) => server.workers(),
+            _ => Vec::new(),
+        };
+        let _first: Vec<_> = workers.into_iter().map(First::begin).collect();
         if let Some(lease) = shown.lease.take() {
             lease.revoke();
             shown.before = sum(shown.before, lease.usage());

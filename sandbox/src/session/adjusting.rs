@@ -129,7 +129,6 @@ impl Session {
         because: Vec<String>,
     ) -> Result<Option<Failure>, SessionError> {
         let _in_time = self.watchdog.as_ref().map(Watchdog::watch);
-        self.instance()?.give_way(true);
         self.journal.announce(Record::Adjusting {
             change: change.clone(),
             because,
@@ -140,7 +139,6 @@ impl Session {
             instance.give_way(false);
         }
         let pulled = lever::pull(change, instance, &mut self.vaults, self.bundle.tables());
-        instance.give_way(false);
         self.conclude(change, ordered, pulled)
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attestation::{Attester, Nonce, ReleaseKey, Verifier};
 use policy::{BackendName, Bundle};
@@ -202,6 +202,9 @@ impl SessionBuilder {
             orders: Orders::default(),
             asked: Vec::new(),
             asked_to_end: false,
+            woke: Instant::now(),
+            rested: super::MOST_RESTED,
+            first: None,
             started: false,
             events,
             sender,

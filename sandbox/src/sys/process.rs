@@ -230,19 +230,45 @@ impl Drop for Prompt {
     }
 }
 
-/// Lets a thread of this process that is ready, and waits for a processor, have one before those who use
-/// theirs up. See `Prompt`; it lasts for this one time.
-pub fn push(thread: i32) {
-    let Ok(usual) = Service::of(thread) else {
-        return; // It has ended.
-    };
-    let short = Service {
-        runtime: SHORT_SLICE,
-        ..usual.clone()
-    };
-    // The kernel looks anew at who is to run, at each change.
-    let _ = short.apply_to(thread);
-    let _ = usual.apply_to(thread);
+/// As long as it lives, a thread comes before all that have no real-time policy.
+///
+/// Needs the right to real-time scheduling (sched(7)); without it nothing changes.
+#[derive(Debug)]
+pub struct First {
+    thread: i32,
+    before: Option<Service>,
+}
+
+impl First {
+    /// Begins, for a thread of this process; 0 is the calling one.
+    pub fn begin(thread: i32) -> Self {
+        let first = |before: Service| {
+            let first = Service {
+                policy: libc::SCHED_FIFO as u32,
+                flags: before.flags | RESET_ON_FORK,
+                priority: 1,
+                ..before.clone()
+            };
+            first.apply_to(thread).map(|()| before)
+        };
+        Self {
+            thread,
+            before: Service::of(thread).and_then(first).ok(),
+        }
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let Some(before) = self.before.take() else {
+            return;
+        };
+        // Who is not root may give the policy back, but not let it be inherited again. Or it has ended.
+        let _ = before.apply_to(self.thread).or_else(|_| {
+            let flags = before.flags | RESET_ON_FORK;
+            Service { flags, ..before }.apply_to(self.thread)
+        });
+    }
 }
 
 /// See `sched_flags` in sched_setattr(2).

@@ -229,10 +229,10 @@ impl Cgroup {
             }
         }
         if let Some((folder, _)) = self.controllers.get("pids") {
-            // The init is in it, and on v1 the spawner and a helper of its: not the workload's to count.
+            let ours = self.processes_of_ours();
             let value = limits
                 .pids
-                .map_or_else(|| "max".to_owned(), |p| (p + 3).to_string());
+                .map_or_else(|| "max".to_owned(), |p| (p + ours).to_string());
             write(folder, "pids.max", &value)?;
         }
         if let Some((folder, v2)) = self.controllers.get("cpu") {
@@ -249,6 +249,13 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// How many processes of a sandbox are not the workload's to count: its init; where v1 limits, the
+    /// spawner; and what that forks to reach all tasks where no v2 cgroup lists them.
+    fn processes_of_ours(&self) -> u64 {
+        let (v1, v2) = (!self.placement.v1.is_empty(), self.placement.v2.is_some());
+        1 + u64::from(v1) + if v2 { 0 } else { 2 }
     }
 
     /// What the sandbox met of its limits so far, as far as this host counts it.

@@ -82,6 +82,9 @@ fn reopened(
     open.is_some()
 }
 
+/// How long the workload waits before it asks again, where it does not ask all the time.
+const PAUSE: Duration = Duration::from_micros(50);
+
 /// What is taken for good.
 const NEVER: fn(&Change) -> bool = |_| false;
 
@@ -163,6 +166,8 @@ const LEVERS: [Lever; 9] = [
         // The reduced tier has no room for another thread.
         probe: Some(|_| {
             let thread = std::thread::Builder::new().stack_size(64 << 10);
+            // Likewise with threads that ended.
+            std::thread::sleep(PAUSE);
             thread
                 .spawn(|| {})
                 .is_ok_and(|thread| thread.join().is_ok())
@@ -266,6 +271,11 @@ fn work(name: &str) -> Result<()> {
         if before.replace(works) != Some(works) {
             writeln!(output, "{works} {}", monotonic())?;
             output.flush()?;
+        }
+        if !works {
+            // What fails is asked for now and then: a name that is not there, looked up as fast as can be,
+            // leaves the kernel so much to clean up that everybody waits for that.
+            std::thread::sleep(PAUSE);
         }
     }
 }

@@ -301,7 +301,7 @@ impl Session {
         }
         self.make(changes, &decision)?;
         self.drop_unwanted()?;
-        self.answer();
+        self.answer()?;
         Ok(None)
     }
 
@@ -345,7 +345,7 @@ impl Session {
             other => vec![other.to_string()],
         };
         let ending = if self.close_down(&because, false)? {
-            self.answer();
+            self.answer()?;
             self.await_end()?
         } else {
             None

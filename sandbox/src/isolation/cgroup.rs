@@ -306,10 +306,12 @@ impl Cgroup {
         let Some((folder, v2)) = self.controllers.get("cpu") else {
             return Ok(work());
         };
+        // A quota that nobody can use up, rather than none: the kernel rewrites its own code when the last
+        // one is lifted.
         let files = if *v2 {
-            [("cpu.max", "max"), ("cpu.weight", "10000")]
+            [("cpu.max", "1000000000"), ("cpu.weight", "10000")]
         } else {
-            [("cpu.cfs_quota_us", "-1"), ("cpu.shares", "262144")]
+            [("cpu.cfs_quota_us", "1000000000"), ("cpu.shares", "262144")]
         };
         let before = files.map(|(file, _)| fs::read_to_string(folder.join(file)));
         for (file, most) in files {

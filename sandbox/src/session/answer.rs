@@ -23,7 +23,7 @@ impl Session {
                         refused.push(index);
                         continue;
                     }
-                    self.journal.announce(Record::Ordered {
+                    self.journal.note(Record::Ordered {
                         order: order.command.clone(),
                         by: order.by,
                         why: order.why.clone(),
@@ -40,15 +40,17 @@ impl Session {
         Ok(())
     }
 
-    /// Answers whoever waits, now that what was ordered is in force.
-    pub(super) fn answer(&mut self) {
+    /// Answers whoever waits, now that what was ordered is recorded and in force.
+    pub(super) fn answer(&mut self) -> Result<(), SessionError> {
         if self.asked.is_empty() {
-            return;
+            return Ok(());
         }
+        self.journal.settle()?;
         let status = Box::new(self.status());
         for asking in std::mem::take(&mut self.asked) {
             let _ = asking.try_send(Ok(status.clone()));
         }
+        Ok(())
     }
 
     /// Tells whoever waits that the session is over.

@@ -374,6 +374,8 @@ impl Instance for Running {
     }
 
     fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {
+        // Who is to stop has to run first.
+        self.cgroup.give_way(false);
         // Also if it fails half-way: it is thawed by being told so.
         self.frozen |= frozen;
         if self.cgroup.freezes() {
@@ -400,8 +402,6 @@ impl Instance for Running {
         }
         // Most end here; what was moved or comes to light only when nothing moves ends below.
         network.end_begun_flows();
-        // Who is to stop has to run first.
-        self.cgroup.give_way(false);
         let was_frozen = self.frozen;
         for _ in 0..FLOW_ATTEMPTS {
             if !was_frozen {
@@ -458,6 +458,7 @@ impl Instance for Running {
             cgroup: cgroup.map(Path::to_owned),
             frozen: self.frozen && cgroup.is_some(),
         };
+        self.cgroup.give_way(false);
         let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
         let injected = self
             .cgroup
@@ -497,6 +498,7 @@ impl Instance for Running {
     }
 
     fn stop(&mut self) -> Result<(), Failure> {
+        self.cgroup.give_way(false);
         // The namespace dies with its init; the cgroup catches it in one stroke where there is one.
         let killed = self.cgroup.kill();
         let init = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);

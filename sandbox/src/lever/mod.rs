@@ -47,19 +47,3 @@ pub fn pull(
         Change::Stop => freeze::stop(instance),
     }
 }
-
-/// Whether the workload's tasks take part in the change: they come to a stop, or do something in its
-/// course.
-pub fn needs_the_workload(change: &Change) -> bool {
-    match change {
-        Change::Tighten(_) | Change::Limit(_) | Change::Freeze(_) | Change::Stop => true,
-        Change::Withdraw(_)
-        | Change::Release(_)
-        | Change::Detach(_)
-        | Change::ReadOnly(_)
-        | Change::Restore { .. }
-        | Change::Disconnect(_)
-        | Change::Reconnect(_)
-        | Change::Exec(_) => false,
-    }
-}

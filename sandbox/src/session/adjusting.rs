@@ -135,9 +135,6 @@ impl Session {
         })?;
         let ordered = Instant::now();
         let instance = self.instance.as_deref_mut().ok_or(SessionError::Lost)?;
-        if lever::needs_the_workload(change) {
-            instance.give_way(false);
-        }
         let pulled = lever::pull(change, instance, &mut self.vaults, self.bundle.tables());
         self.conclude(change, ordered, pulled)
     }

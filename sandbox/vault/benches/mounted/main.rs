@@ -10,10 +10,11 @@
 //! an empty one. `fsync` is what `write` waits for most on a slow disk, so it is told apart: a tmpfs
 //! (`CASEMATE_BENCH_DIR=/dev/shm`) shows the front ends, a disk what is left of the difference. Needs
 //! /dev/fuse; without gocryptfs its column is left out. Without `--bench` there is one small round,
-//! which shows that it runs and nothing else.
+//! which shows that it runs and nothing else. With `--programs` it is about programs instead: see there.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod plain;
+mod programs;
 /// The vault's own, so that both front ends say the same to the kernel.
 #[allow(dead_code, unused_imports)]
 #[path = "../../src/fuse/wire.rs"]
@@ -66,6 +67,9 @@ fn main() {
         .prefix("mounted-")
         .tempdir_in(root)
         .unwrap();
+    if std::env::args().any(|argument| argument == "--programs") {
+        return programs(root.path());
+    }
     let mut kinds: Vec<Box<dyn Kind>> = vec![
         Box::new(Below(root.path().join("below"))),
         Box::new(Plain::new(root.path())),
@@ -117,6 +121,29 @@ fn main() {
             println!(
                 "{name} / {other:<12}{:>9.2}{:>8.2}{:>8.2}{:>11.2}{:>10.2}",
                 r[0], r[1], r[2], r[3], r[4]
+            );
+        }
+    }
+}
+
+/// One round, with a repository of 10,000 files.
+fn programs(root: &Path) {
+    let mut kinds: Vec<Box<dyn Kind>> = vec![
+        Box::new(Below(root.join("below"))),
+        Box::new(OfVault::new(root, ChunkSize::KiB64)),
+    ];
+    kinds.extend(Gocryptfs::new(root).map(|kind| Box::new(kind) as Box<dyn Kind>));
+    let origin = root.join("origin");
+    if !programs::repository(&origin, 10_000) {
+        println!("skipped: git cannot be run");
+        return;
+    }
+    println!("            transactions/s   clone, s   transactions/s after it");
+    for kind in &mut kinds {
+        if let Some([before, clone, after]) = programs::round(kind.as_mut(), &origin, 300) {
+            println!(
+                "{:<12}{before:>14.0}{clone:>11.2}{after:>26.0}",
+                kind.name()
             );
         }
     }

@@ -252,6 +252,7 @@ fn an_ordinary_user_mounts_through_fusermount3() {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
         assert!(line.contains("mounted"), "{line}");
+        child.stdout = Some(out.into_inner());
         Mount {
             child,
             at: folder.path().join("at"),

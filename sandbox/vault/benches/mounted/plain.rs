@@ -25,6 +25,7 @@ const ROOT: u64 = 1;
 const VALID: Duration = Duration::from_secs(1);
 /// As many as a volume has.
 const WORKERS: usize = 4;
+const PATIENCE: u32 = 64;
 const DEVICE: u64 = 0;
 const WAKE: u64 = 1;
 
@@ -119,13 +120,19 @@ impl Inner {
         epoll::add(&room, device, epoll::EventData::new_u64(DEVICE), one).unwrap();
         let all = epoll::EventFlags::IN;
         epoll::add(&room, &self.wake, epoll::EventData::new_u64(WAKE), all).unwrap();
+        let mut patience = 0;
         loop {
             match rustix::io::read(device, &mut request[..]) {
                 Ok(len) => {
+                    patience = PATIENCE;
                     let parsed = wire::parse(&request[..len]).unwrap();
                     if self.answer(device, parsed, &mut data).is_none() {
                         return;
                     }
+                }
+                Err(Errno::AGAIN) if patience > 0 => {
+                    patience -= 1;
+                    std::thread::yield_now();
                 }
                 Err(Errno::AGAIN) => {
                     let mut events = [const { MaybeUninit::uninit() }; 2];

@@ -1,5 +1,5 @@
-//! A workload writes to its vault: what it wrote is committed when it ends, or asks for it, and lost when
-//! the vault is taken from it, which the log tells.
+//! A workload writes to its vault: what it wrote is committed when it asks for it, ends or is stopped, and
+//! lost when the vault is taken from it, which the log tells.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,6 +8,7 @@ mod common;
 use casemate::adjust::Change;
 use casemate::isolation::child::Ending;
 use casemate::record::Record;
+use casemate::{By, Command, Order, Why};
 use common::{DATA, Policy, Room, Told};
 use vault::{Access, Vault};
 
@@ -148,4 +149,179 @@ fn a_database_runs_on_a_vault_inside_a_sandbox() {
     let mut database = Vec::new();
     vault.get("wal.db", &mut database).unwrap();
     assert!(database.starts_with(b"SQLite format 3\0"));
+}
+
+/// Writes, with a child that does too, and then waits to be stopped. Nothing is synced.
+const WRITES_AND_WAITS: &str = "\
+sh -c 'echo child > /data/child; echo ready; while :; do sleep 1000; done' &
+echo more >> /data/customers.csv; while :; do sleep 1000; done";
+
+fn assert_kept(room: &Room, told: &Told) {
+    assert_eq!(recorded(told, "lost"), 0, "{:#?}", told.records);
+    let ended = told.at("the end", |record| matches!(record, Record::Ended { .. }));
+    let committed = told.at(
+        "the commit",
+        |record| matches!(record, Record::Committed { data, .. } if data == "customers"),
+    );
+    assert!(ended < committed, "{:#?}", told.records);
+    assert_eq!(content(room, "customers.csv"), format!("{DATA}more\n"));
+    assert_eq!(content(room, "child"), "child\n");
+}
+
+#[test]
+fn what_was_written_is_kept_when_the_time_limit_stops_the_workload() {
+    let Some(room) = room() else { return };
+    let mut policy = Policy::shell(WRITES_AND_WAITS).with_writable_data();
+    policy.time = "2s".into();
+    let told = room.setup(&policy).start().wait_until_over();
+    assert_eq!(told.outcome().why, Why::Time);
+    if told.stdout.contains("ready") {
+        assert_kept(&room, &told);
+    } else {
+        println!("skipped: this machine did not get it going in time");
+    }
+}
+
+#[test]
+fn what_was_written_is_kept_when_an_operator_stops_the_workload() {
+    let Some(room) = room() else { return };
+    let policy = Policy::shell(WRITES_AND_WAITS).with_writable_data();
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    let (by, why) = (By { uid: 4711, pid: 1 }, "a drill".into());
+    let command = Command::Stop;
+    running.handle.order(Order { command, by, why }).unwrap();
+    let told = running.wait_until_over();
+    assert!(matches!(told.outcome().why, Why::Ordered(_)));
+    assert_kept(&room, &told);
+}
+
+#[test]
+fn what_was_written_is_kept_when_somebody_asks_twice_for_the_end() {
+    let Some(room) = room() else { return };
+    let script = format!("trap '' TERM\n{WRITES_AND_WAITS}");
+    let policy = Policy::shell(&script).with_writable_data();
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    running.handle.kill(TERM);
+    running.handle.kill(TERM);
+    let told = running.wait_until_over();
+    assert_eq!(told.outcome().why, Why::Asked);
+    assert_kept(&room, &told);
+}
+
+const TERM: i32 = rustix::process::Signal::TERM.as_raw();
+
+#[test]
+fn a_policy_that_stops_a_workload_keeps_what_may_still_be_written() {
+    let Some(room) = room() else { return };
+    let policy = Policy::shell(WRITES_AND_WAITS)
+        .with_writable_data()
+        .with_rules(
+            RISK,
+            "forbid (principal, action == Action::\"live\", resource) when { context.risk >= 10 };",
+        );
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    running.handle.operator("doubt");
+    let told = running.wait_until_over();
+    assert!(matches!(told.outcome().why, Why::Policy(_)));
+    assert_kept(&room, &told);
+}
+
+#[test]
+fn a_policy_that_stops_a_workload_commits_nothing_where_it_forbids_to_write() {
+    let Some(room) = room() else { return };
+    let policy = Policy::shell("echo ready; while :; do echo more >> /data/customers.csv; done")
+        .with_writable_data()
+        .with_rules(
+            RISK,
+            "forbid (principal, action == Action::\"live\", resource) when { context.risk >= 10 };\n\
+             forbid (principal, action == Action::\"write\", resource is Vault) \
+             when { context.risk >= 10 };",
+        );
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    running.handle.operator("doubt");
+    let told = running.wait_until_over();
+    assert!(matches!(told.outcome().why, Why::Policy(_)));
+    let withdrawn = Change::Withdraw("customers".into());
+    told.at(
+        "the withdrawal",
+        |record| matches!(record, Record::Adjusted { change, .. } if *change == withdrawn),
+    );
+    assert_eq!(recorded(&told, "committed"), 0, "{:#?}", told.records);
+}
+
+#[test]
+fn a_vault_that_is_given_back_takes_writes_again_and_nothing_of_what_was_lost() {
+    let Some(room) = room() else { return };
+    let policy = Policy::shell(
+        "echo kept >> /data/customers.csv; sync -d /data/customers.csv; exec 3>> /data/customers.csv\n\
+         echo ready; while (echo lost >> /data/lost) 2> /dev/null; do :; done; echo refused\n\
+         until (echo again > /data/again) 2> /dev/null; do :; done; echo back\n\
+         if (echo old >&3) 2> /dev/null; then echo 'an old descriptor writes'; fi\n\
+         cat /data/customers.csv; exit 3",
+    )
+    .with_writable_data()
+    .with_rules(
+        "operator = { adds = 30, half-life = \"100ms\" }",
+        "forbid (principal, action == Action::\"write\", resource is Vault) \
+         when { context.risk >= 10 };",
+    );
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    running.doubt_until_output("refused");
+    let told = running.finish();
+    assert_eq!(
+        told.outcome().ending,
+        Ending::Code(3),
+        "{:#?}",
+        told.records
+    );
+    assert_eq!(told.stdout, format!("ready\nrefused\nback\n{DATA}kept\n"));
+    let made = |change: Change| {
+        told.at(
+            "the change",
+            |record| matches!(record, Record::Adjusted { change: made, .. } if *made == change),
+        )
+    };
+    let taken = made(Change::Withdraw("customers".into()));
+    let given = made(Change::Release("customers".into()));
+    let committed = told.at("the commit", |record| {
+        matches!(record, Record::Committed { .. })
+    });
+    assert!(taken < given && given < committed, "{:#?}", told.records);
+    assert_eq!(content(&room, "customers.csv"), format!("{DATA}kept\n"));
+    assert_eq!(content(&room, "again"), "again\n");
+}
+
+/// Writes through a mapping and never asks for it to be written back.
+const MAPS: &str = "
+import mmap, os, time
+fd = os.open('/data/mapped', os.O_RDWR | os.O_CREAT)
+os.truncate(fd, 1 << 16)
+mapped = mmap.mmap(fd, 1 << 16)
+os.close(fd)
+mapped[:] = b'm' * (1 << 16)
+print('ready', flush=True)
+time.sleep(1000)
+";
+
+#[test]
+fn what_was_written_through_a_mapping_is_kept_when_the_workload_is_stopped() {
+    let Some(room) = room() else { return };
+    if !std::path::Path::new("/usr/bin/python3").exists() {
+        println!("skipped: there is no /usr/bin/python3");
+        return;
+    }
+    let policy = Policy::command(&["/usr/bin/python3", "-c", MAPS]).with_writable_data();
+    let running = room.setup(&policy).start();
+    running.wait_for_output("ready");
+    let (by, why) = (By { uid: 4711, pid: 1 }, "a drill".into());
+    let command = Command::Stop;
+    running.handle.order(Order { command, by, why }).unwrap();
+    let told = running.wait_until_over();
+    assert_eq!(recorded(&told, "lost"), 0, "{:#?}", told.records);
+    assert_eq!(content(&room, "mapped"), "m".repeat(1 << 16));
 }

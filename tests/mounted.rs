@@ -184,6 +184,102 @@ fn a_mount_that_is_in_use_when_it_ends_commits_and_gives_no_more() {
     assert!(mount.end().status.success());
 }
 
+/// Who is nobody in particular.
+const NOBODY: u32 = 65534;
+
+/// Whether fusermount3 can mount for an ordinary user here.
+fn fusermount3() -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata("/dev/fuse").map_err(|e| format!("/dev/fuse: {e}"))?;
+    if device.mode() & 0o006 != 0o006 {
+        return Err("/dev/fuse is not for everybody".into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|at| at.join("fusermount3"));
+    let mut found = found.filter_map(|file| std::fs::metadata(file).ok());
+    match found.next() {
+        Some(file) if file.mode() & 0o4000 != 0 => Ok(()),
+        Some(_) => Err("fusermount3 is not set-user-ID root".into()),
+        None => Err("fusermount3 is not installed (`fuse3`)".into()),
+    }
+}
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount3() {
+    if let Err(why) = fusermount3() {
+        println!("skipped: {why}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("sandboxctl");
+    std::fs::copy(sandboxctl().get_program(), &program).unwrap();
+    let is_root = rustix::process::getuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let user = |program: &Path| {
+        let mut command = Command::new(if is_root {
+            Path::new("setpriv")
+        } else {
+            program
+        });
+        if is_root {
+            let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+            command.args(ids).arg("--clear-groups").arg(program);
+        }
+        command
+            .current_dir(folder.path())
+            .env("HOME", folder.path());
+        command.stdin(Stdio::null());
+        command
+    };
+    // What is mounted is for that user alone, not even for root.
+    let shell = |script: &str| {
+        let output = user(Path::new("/bin/sh")).args(["-c", script]).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    shell("mkdir at && ./sandboxctl vault create v --key-file key");
+    let mount = |options: &[&str]| {
+        let mut child = user(&program)
+            .args(["vault", "mount", "v", "at", "--key-file", "key"])
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        assert!(line.contains("mounted"), "{line}");
+        child.stdout = Some(out.into_inner());
+        Mount {
+            child,
+            at: folder.path().join("at"),
+        }
+    };
+    let first = mount(&[]);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ours = mounts
+        .lines()
+        .find(|line| line.contains(folder.path().to_str().unwrap()));
+    let ours = ours.unwrap();
+    assert!(
+        ours.contains("fuse.casemate") && ours.contains("nosuid,nodev"),
+        "{ours}"
+    );
+    shell("mkdir at/d && echo content > at/d/file && cp sandboxctl at/large && sync at/large");
+    assert!(first.end().status.success());
+    assert_eq!(shell("ls at"), "", "it is still mounted");
+    // Killed: the next mount finds what is left of it, and takes it away.
+    let mut second = mount(&[]);
+    second.kill();
+    std::mem::forget(second);
+    let third = mount(&["--read-only"]);
+    assert_eq!(shell("cat at/d/file; cmp at/large sandboxctl"), "content\n");
+    assert!(third.end().status.success());
+}
+
 /// Adds rows, each transaction told once it is durable.
 const WRITES: &str = "
 import sqlite3, sys

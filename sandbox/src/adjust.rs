@@ -101,6 +101,13 @@ impl Plan {
     }
 }
 
+impl Change {
+    /// Whether it takes a vault away.
+    pub(crate) fn withdraws(&self) -> bool {
+        matches!(self, Self::Withdraw(_))
+    }
+}
+
 /// The changes that lead from one plan to another, in the order in which they are made.
 ///
 /// What takes away comes before what gives back, and a stop makes all else needless except taking

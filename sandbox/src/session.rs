@@ -136,8 +136,9 @@ impl Session {
         drop(prompt);
         let withdrawn = std::mem::take(&mut self.withdrawn);
         self.watchdog = None;
-        // The sandbox is gone before the log says so.
+        // The sandbox is gone before the log says so, and before what it wrote last is committed.
         self.instance = None;
+        let kept = self.close_data(result.is_ok());
         self.close_asked();
         let why = match &result {
             Ok(outcome) => outcome.why.to_string(),
@@ -155,6 +156,7 @@ impl Session {
             withdrawn,
         });
         let outcome = result?;
+        kept?;
         closed?;
         self.journal.close()?;
         Ok(outcome)
@@ -184,12 +186,15 @@ impl Session {
                 _ => None,
             });
             if let Some(ending) = ended {
-                // What it did last is still worth a record; there is nothing left to adjust.
-                self.look(&events, self.clock.now())?;
+                // What it did last is still worth a record, and may cost it what it wrote; there is
+                // nothing else left to adjust.
+                self.looked = self.clock.now();
+                self.look(&events, self.looked)?;
                 self.note_signals()?;
                 let ending = ending?;
                 self.journal.note(Record::Ended { ending })?;
-                self.commit_data()?;
+                let (decision, changes) = self.decided(self.looked, Change::withdraws)?;
+                self.make(changes, &decision)?;
                 let why = if self.asked_to_end {
                     Why::Asked
                 } else {
@@ -251,11 +256,10 @@ impl Session {
     fn bring_into_line(&mut self, mut events: Vec<Event>) -> Result<Option<Why>, SessionError> {
         let now = self.clock.now();
         self.hear(&mut events)?;
+        let mut asked = false;
         for event in &events {
-            if let Event::Kill { signal, by } = event
-                && self.pass_on(*signal, *by)?
-            {
-                return Ok(Some(Why::Asked));
+            if let Event::Kill { signal, by } = event {
+                asked |= self.pass_on(*signal, *by)?;
             }
         }
         for event in &events {
@@ -268,7 +272,8 @@ impl Session {
                 _ => {}
             }
         }
-        if self.attested.is_due(now) {
+        // Who waits for the end does not wait for evidence.
+        if self.attested.is_due(now) && !asked {
             self.first = None;
             self.attest()?;
         }
@@ -280,29 +285,48 @@ impl Session {
         let now = self.clock.now();
         self.looked = now;
         self.look(&events, now)?;
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return Ok(Some(Why::Time));
+        let (decision, mut changes) = self.decided(now, |_| true)?;
+        let why = if changes.contains(&Change::Stop) {
+            Some(match self.orders.because(&Change::Stop) {
+                Some(ordered) => Why::Ordered(ordered),
+                None => Why::Policy(reasons(&decision, &Grant::live())),
+            })
+        } else if self.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(Why::Time)
+        } else {
+            asked.then_some(Why::Asked)
+        };
+        if why.is_some() {
+            // What is taken away now is in no commit; the rest goes with the sandbox.
+            changes.retain(Change::withdraws);
         }
+        self.make(changes, &decision)?;
+        if why.is_some() {
+            return Ok(why);
+        }
+        self.drop_unwanted()?;
+        self.answer()?;
+        Ok(None)
+    }
+
+    /// Decides under the facts of this time, and tells which changes of this kind that asks for. Recorded
+    /// when there are any.
+    fn decided(
+        &mut self,
+        now: Duration,
+        kind: fn(&Change) -> bool,
+    ) -> Result<(Decision, Vec<Change>), SessionError> {
         let facts = self.facts(now);
         let decision = self.bundle.decide(&facts);
         self.note_shadow(&facts, &decision)?;
         let wanted = self.orders.under(self.ceiling.narrowed(&decision));
         let mut changes = adjust::between(&self.plan, &wanted);
-        changes.retain(|change| !self.must_wait(change));
+        changes.retain(|change| kind(change) && !self.must_wait(change));
         if !changes.is_empty() {
             self.note_signals()?;
             self.journal.note(Record::decided(facts, &decision))?;
         }
-        if changes.contains(&Change::Stop) {
-            return Ok(Some(match self.orders.because(&Change::Stop) {
-                Some(ordered) => Why::Ordered(ordered),
-                None => Why::Policy(reasons(&decision, &Grant::live())),
-            }));
-        }
-        self.make(changes, &decision)?;
-        self.drop_unwanted()?;
-        self.answer()?;
-        Ok(None)
+        Ok((decision, changes))
     }
 
     /// Takes for good what an order says to take, once.
@@ -338,7 +362,8 @@ impl Session {
             .try_for_each(|record| self.journal.note(record))
     }
 
-    /// Takes the data away, stops the sandbox, and waits until it is gone.
+    /// Takes the data away, stops the sandbox, and waits until it is gone. Vaults that may still be written
+    /// to stay until then: what was written to them is committed.
     fn end(&mut self, why: Why) -> Result<Outcome, SessionError> {
         let because = match &why {
             Why::Policy(rules) | Why::Ordered(rules) => rules.clone(),

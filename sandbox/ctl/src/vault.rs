@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ::vault::kek::KekProvider;
-use ::vault::{Access, OpenOptions, Part, Progress, Vault as Store, VaultError};
+use ::vault::{
+    Access, ChunkSize, CreateOptions, OpenOptions, Part, Progress, Vault as Store, VaultError,
+};
 use casemate::record::hex;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -76,6 +78,10 @@ pub struct At {
 pub struct Create {
     #[command(flatten)]
     at: At,
+    /// KiB that are sealed together: 4 or 16 for databases, whose reads are small; 64 or 256 for files
+    /// that are read as a whole.
+    #[arg(long, value_name = "KIB", default_value = "64", value_parser = chunk)]
+    chunk: ChunkSize,
 }
 
 #[derive(Args)]
@@ -189,6 +195,16 @@ impl At {
     }
 }
 
+fn chunk(text: &str) -> Result<ChunkSize, String> {
+    match text {
+        "4" => Ok(ChunkSize::KiB4),
+        "16" => Ok(ChunkSize::KiB16),
+        "64" => Ok(ChunkSize::KiB64),
+        "256" => Ok(ChunkSize::KiB256),
+        _ => Err("a chunk has 4, 16, 64 or 256 KiB".into()),
+    }
+}
+
 impl Create {
     fn run(self) -> Result<(), Failure> {
         let fresh = self
@@ -208,7 +224,11 @@ impl Create {
             None => self.at.kek()?,
         };
         let options = self.at.options(Access::ReadWrite)?;
-        let vault = Store::create_with(&self.at.vault, kek.as_ref(), Default::default(), options);
+        let shape = CreateOptions {
+            chunk: self.chunk,
+            ..CreateOptions::default()
+        };
+        let vault = Store::create_with(&self.at.vault, kek.as_ref(), shape, options);
         let vault = vault.map_err(|error| {
             if let Some(path) = fresh {
                 // A key to nothing would only puzzle.

@@ -231,16 +231,38 @@ impl Vaults {
         std::mem::take(&mut self.lost)
     }
 
-    /// Commits what was written to the vaults that are still shown.
-    pub fn commit(&self) -> Vec<(String, Committed)> {
-        let written = |(name, shown): (&String, &Shown)| {
+    /// Whether a vault is shown to be written to.
+    pub fn is_writable(&self, name: &str) -> bool {
+        let shown = self.open.get(name);
+        shown.is_some_and(|shown| matches!(shown.vault, Some(Data::Writable(_))))
+    }
+
+    /// Closes the vaults that can be written to and are still shown, when nobody is left to write: what
+    /// was written is committed before if `commit`. A vault to which nothing was written since its last
+    /// commit is told as committed.
+    pub fn close(&mut self, commit: bool) -> Vec<(String, Committed)> {
+        let mut closed = Vec::new();
+        for (name, shown) in &mut self.open {
             let Some(Data::Writable(volume)) = &shown.vault else {
-                return None;
+                continue;
             };
-            let committed = volume.commit().ok().and_then(|()| volume.committed());
-            Some((name.clone(), committed.ok_or_else(|| volume.uncommitted())))
-        };
-        self.open.iter().filter_map(written).collect()
+            let written = if commit { volume.commit() } else { Ok(()) };
+            let committed = volume.committed();
+            if let Some(lease) = shown.lease.take() {
+                lease.revoke();
+                shown.before = sum(shown.before, lease.usage());
+            }
+            let lost = volume.close();
+            shown.vault = None;
+            closed.push((
+                name.clone(),
+                match committed {
+                    Some(state) if written.is_ok() && lost == Uncommitted::default() => Ok(state),
+                    _ => Err(lost),
+                },
+            ));
+        }
+        closed
     }
 
     /// What nothing remembers: without an anchor, a vault that was put back as a whole to an earlier day

@@ -17,6 +17,7 @@ use std::time::Instant;
 use attestation::UnixTime;
 use policy::Decision;
 use vault::Vault;
+use vault::volume::Uncommitted;
 
 use super::watchdog::Watchdog;
 use super::{Session, because};
@@ -64,16 +65,20 @@ impl Session {
         Err(failure.into())
     }
 
-    /// Withdraws the data, freezes the workload if told to, and stops it; each step is tried, whatever
-    /// came of the one before. False when it could not be stopped: then it goes when the session ends,
-    /// with its spawner.
+    /// Withdraws the data, and stops the workload; each step is tried, whatever came of the one before.
+    /// False when it could not be stopped: then it goes when the session ends, with its spawner.
+    ///
+    /// After a failure it is frozen too, and loses what it wrote and is not committed. Else vaults that may
+    /// be written to are not withdrawn: nobody uses them once the workload is gone.
     pub(super) fn close_down(
         &mut self,
         because: &[String],
-        freeze: bool,
+        after_failure: bool,
     ) -> Result<bool, SessionError> {
-        let data = self.plan.data.iter().cloned().map(Change::Withdraw);
-        let freeze = freeze.then_some(Change::Freeze(true));
+        let data = self.plan.data.iter();
+        let data = data.filter(|name| after_failure || !self.vaults.is_writable(name));
+        let data = data.cloned().map(Change::Withdraw);
+        let freeze = after_failure.then_some(Change::Freeze(true));
         let steps: Vec<_> = data.chain(freeze).collect();
         for step in steps {
             // Recorded there. What comes next is meant for the case that it failed.
@@ -84,21 +89,19 @@ impl Session {
         Ok(stopped)
     }
 
-    /// Commits what a workload that has ended wrote to its vaults.
-    pub(super) fn commit_data(&mut self) -> Result<(), SessionError> {
-        for (data, committed) in self.vaults.commit() {
-            self.journal.note(match committed {
+    /// Lets go of the vaults that a workload that is gone could write to, and commits what it wrote; after
+    /// an error, what is not committed is lost.
+    pub(super) fn close_data(&mut self, commit: bool) -> Result<(), SessionError> {
+        for (data, committed) in self.vaults.close(commit) {
+            let record = match committed {
                 Ok((generation, root)) => Record::Committed {
                     data,
                     root: hex(&root),
                     generation,
                 },
-                Err(lost) => Record::Lost {
-                    data,
-                    changes: lost.changes,
-                    bytes: lost.bytes,
-                },
-            })?;
+                Err(lost) => lost_of(data, lost),
+            };
+            self.journal.note(record)?;
         }
         Ok(())
     }
@@ -147,11 +150,7 @@ impl Session {
         made: Result<(), Failure>,
     ) -> Result<Option<Failure>, SessionError> {
         for (data, lost) in self.vaults.take_lost() {
-            self.journal.note(Record::Lost {
-                data,
-                changes: lost.changes,
-                bytes: lost.bytes,
-            })?;
+            self.journal.note(lost_of(data, lost))?;
         }
         if let Err(failure) = made {
             self.journal.note(Record::NotAdjusted {
@@ -263,6 +262,14 @@ impl Session {
             change: Change::Release(name),
             error,
         })
+    }
+}
+
+fn lost_of(data: String, lost: Uncommitted) -> Record {
+    Record::Lost {
+        data,
+        changes: lost.changes,
+        bytes: lost.bytes,
     }
 }
 

@@ -118,6 +118,10 @@ impl Session {
             connect: &connect,
             events: self.sender.clone(),
         })?;
+        let mounts = format!("/proc/{}/mountinfo", instance.pid().as_raw_nonzero());
+        for data in self.bundle.tables().data.values() {
+            vault::fuse::read_ahead(&mounts, &data.at, "fuse");
+        }
         let mut enforcement = instance.enforcement().clone();
         plan::known_gaps(&self.bundle, &enforcement)?;
         enforcement.extend(self.vaults.freshness());

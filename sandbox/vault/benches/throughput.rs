@@ -42,8 +42,110 @@ fn main() {
     }
     let root = tempfile::tempdir_in(root).unwrap();
     let mut bench = Bench::new(root.path(), len);
-    let rounds: Vec<_> = (0..rounds).map(|_| bench.round()).collect();
-    report(len, &rounds);
+    let times: Vec<_> = (0..rounds).map(|_| bench.round()).collect();
+    report(len, &times);
+    drop(bench);
+    cores(root.path(), len, rounds);
+    tools(root.path(), len, rounds.min(5));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM"));
+    println!("memory of this process: {}", peak.unwrap_or_default());
+}
+
+/// How much faster two threads are than one, each with a vault of its own.
+fn cores(root: &Path, len: usize, rounds: usize) {
+    let mut benches: Vec<_> = (0..2)
+        .map(|n| {
+            let root = root.join(n.to_string());
+            std::fs::create_dir(&root).unwrap();
+            Bench::new(&root, len / 2)
+        })
+        .collect();
+    let mut gains = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        let acts: [fn(&mut Bench); 3] = [
+            |bench| bench.seal(),
+            |bench| {
+                if bench.vault.info("a").is_some() {
+                    bench.vault.remove("a").unwrap();
+                }
+                drop(bench.vault.put("a", &bench.data[..]).unwrap());
+            },
+            |bench| bench.get(),
+        ];
+        for (act, gains) in acts.into_iter().zip(&mut gains) {
+            benches.iter_mut().for_each(|bench| bench.tags.clear());
+            let one = seconds(|| benches.iter_mut().for_each(act));
+            benches.iter_mut().for_each(|bench| bench.tags.clear());
+            let both = seconds(|| {
+                std::thread::scope(|scope| {
+                    for bench in &mut benches {
+                        scope.spawn(|| act(bench));
+                    }
+                });
+            });
+            gains.push(one / both);
+        }
+    }
+    let [seal, put, get] = gains.map(|mut gains| {
+        gains.sort_by(f64::total_cmp);
+        gains[gains.len() / 2]
+    });
+    println!("two threads / one: seal alone {seal:.2}, put {put:.2}, get {get:.2}");
+}
+
+/// From a file into a vault, and into what other tools make of it, in turns.
+fn tools(root: &Path, len: usize, rounds: usize) {
+    let folder = root.join("tools");
+    std::fs::create_dir(&folder).unwrap();
+    let data: Vec<u8> = (0..len).map(|at| (at ^ (at >> 8)) as u8).collect();
+    std::fs::write(folder.join("plain"), data).unwrap();
+    let kek = Released::take(&mut [7; 32]).unwrap();
+    let mut vault = Vault::create(&folder.join("v"), &kek, CreateOptions::default()).unwrap();
+    let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+    let tools: [(&str, &[&str]); 3] = [
+        ("age", &["-r", recipient, "-o", "out", "plain"]),
+        ("rage", &["-r", recipient, "-o", "out", "plain"]),
+        (
+            "openssl",
+            &[
+                "enc",
+                "-aes-256-ctr",
+                "-pass",
+                "pass:bench",
+                "-pbkdf2",
+                "-iter",
+                "1",
+                "-in",
+                "plain",
+                "-out",
+                "out",
+            ],
+        ),
+    ];
+    for (tool, arguments) in tools {
+        let mut ratios = Vec::new();
+        for _ in 0..rounds {
+            let _ = std::fs::remove_file(folder.join("out"));
+            let started = Instant::now();
+            let mut command = std::process::Command::new(tool);
+            let run = command.args(arguments).current_dir(&folder).output();
+            let theirs = started.elapsed().as_secs_f64();
+            if !run.is_ok_and(|run| run.status.success()) {
+                break;
+            }
+            if vault.info("a").is_some() {
+                vault.remove("a").unwrap();
+            }
+            let file = File::open(folder.join("plain")).unwrap();
+            ratios.push(theirs / seconds(|| drop(vault.put("a", file).unwrap())));
+        }
+        ratios.sort_by(f64::total_cmp);
+        match ratios.get(ratios.len() / 2) {
+            Some(ratio) => println!("put of a file / {tool}: {ratio:.2} times as fast"),
+            None => println!("{tool} cannot be run: left out"),
+        }
+    }
 }
 
 /// Seconds that each part of a round took.

@@ -136,6 +136,7 @@ pub(crate) fn write_and(
     if generation >= MAX_WRAPS {
         return Err(VaultError::TooLarge.into());
     }
+    unmoved(shared, before)?;
     let segment = write_segment(shared, &next, generation)?;
     let manifest = Manifest {
         generation,
@@ -174,6 +175,29 @@ pub(crate) fn write_and(
             .map_err(undecided)?;
     }
     Ok(next)
+}
+
+/// Refuses to write over what this writer does not know of. Its lock keeps other writers out, but not its
+/// own later self: a machine that is put back to a snapshot has the memory of before, and perhaps not the
+/// disk.
+fn unmoved(shared: &Shared, known: &Commit) -> Result<(), VaultError> {
+    let generation = known.manifest.generation;
+    if generation == 0 {
+        return Ok(());
+    }
+    for (name, slot) in manifest::FILES.into_iter().zip(read_slots(&shared.store)?) {
+        let moved = if name == manifest::file(generation) {
+            slot.is_none_or(|slot| sha256(&[&slot]) != known.root)
+        } else {
+            // What does not open was torn, or is another root key's.
+            let there = slot.map(|slot| open_manifest(&shared.keys, name, &slot));
+            there.is_some_and(|there| there.is_ok_and(|there| there.generation > generation))
+        };
+        if moved {
+            return Err(VaultError::Moved { generation });
+        }
+    }
+    Ok(())
 }
 
 /// Finds the newest state in the store.

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::hmac;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -263,7 +263,7 @@ impl Keys {
         epoch: u64,
     ) -> Result<[u8; WRAPPED_LEN], VaultError> {
         let mut nonce = [0; 12];
-        rand::fill(&mut nonce).map_err(|_| VaultError::Crypto)?;
+        getrandom::fill(&mut nonce).map_err(|_| VaultError::Crypto)?;
         let mut body = Zeroizing::new([0; 32]);
         body.copy_from_slice(dek.expose());
         let aad = Aad::from(self.dek_context(object, version, epoch));
@@ -330,7 +330,7 @@ impl EpochKeys {
 /// Draws an identifier of 16 random bytes.
 pub(crate) fn random_id() -> Result<Id, VaultError> {
     let mut id = [0; 16];
-    rand::fill(&mut id).map_err(|_| VaultError::Crypto)?;
+    getrandom::fill(&mut id).map_err(|_| VaultError::Crypto)?;
     Ok(id)
 }
 

@@ -64,7 +64,7 @@ fn overwrite(store: &Store) -> io::Result<()> {
         let mut noise = vec![0; 64 * 1024];
         let len = file.metadata()?.len();
         for at in (0..len).step_by(noise.len()) {
-            aws_lc_rs::rand::fill(&mut noise).map_err(io::Error::other)?;
+            getrandom::fill(&mut noise).map_err(io::Error::other)?;
             let now = (len - at).min(noise.len() as u64) as usize;
             store.write_at(&file, &noise[..now], at)?;
         }

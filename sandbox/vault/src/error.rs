@@ -113,6 +113,15 @@ pub enum VaultError {
         /// The generation found.
         generation: u64,
     },
+    /// The store is no longer as this writer left it.
+    #[error(
+        "the vault was changed since this writer's generation {generation}: the writer was put back to an \
+         earlier moment, or another one ignored its lock; open the vault again"
+    )]
+    Moved {
+        /// The generation that the writer knows.
+        generation: u64,
+    },
     /// The anchor could not be asked, or not be moved.
     #[error("the freshness anchor failed")]
     Anchor(#[source] AnchorError),

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use crate::envelope::Keys;
 use crate::error::ReadError;
 use crate::extent::{DAMAGED, SealedExtent};
 use crate::format::ChunkSize;
 use crate::format::index::{Record, Run};
+use crate::secret::Plaintext;
 use crate::store::Store;
 use crate::stream::ChunkCipher;
 
@@ -22,7 +23,13 @@ pub struct Object {
     runs: Vec<Run>,
     chunk: ChunkSize,
     len: u64,
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Buffers>>,
+}
+
+/// What reading a chunk takes: its ciphertext, and its content where only a part of that is wanted.
+struct Buffers {
+    sealed: Vec<u8>,
+    opened: Plaintext,
 }
 
 impl std::fmt::Debug for Object {
@@ -84,9 +91,9 @@ impl Object {
         if buf.is_empty() {
             return Ok(0);
         }
-        let mut scratch = self.scratch();
-        let outcome = self.read_chunks(buf, offset, &mut scratch);
-        self.give_back(scratch);
+        let mut buffers = self.buffers();
+        let outcome = self.read_chunks(buf, offset, &mut buffers);
+        self.give_back(buffers);
         if outcome.is_err() {
             buf.zeroize();
         }
@@ -99,11 +106,13 @@ impl Object {
             return Ok(0);
         };
         let cipher = sealed.cipher()?;
-        let mut scratch = self.scratch();
-        let mut out = Zeroizing::new(vec![0; self.chunk.bytes()]);
+        let Buffers {
+            sealed: mut scratch,
+            mut opened,
+        } = self.buffers();
         for index in chunks.clone() {
             let len = sealed.chunk_len(index);
-            sealed.read_chunk(&cipher, index, &mut scratch, &mut out[..len])?;
+            sealed.read_chunk(&cipher, index, &mut scratch, &mut opened[..len])?;
         }
         let before = |chunk: u64| self.len.min(chunk * self.chunk.bytes() as u64);
         let shown = self.runs.iter().filter(|run| run.extent as usize == extent);
@@ -121,8 +130,12 @@ impl Object {
         &self,
         buf: &mut [u8],
         offset: u64,
-        scratch: &mut [u8],
+        buffers: &mut Buffers,
     ) -> Result<(), ReadError> {
+        let Buffers {
+            sealed: scratch,
+            opened,
+        } = buffers;
         let chunk = self.chunk.bytes() as u64;
         // The schedule of the last key used: neighbours are mostly of one extent.
         let mut cipher: Option<(u32, ChunkCipher)> = None;
@@ -152,11 +165,13 @@ impl Object {
                     .map_err(|e| e.in_chunk(index))?;
                 rest.fill(0);
             } else {
-                let mut whole = Zeroizing::new(vec![0; stored.max(skip + wanted)]);
-                sealed
-                    .read_chunk(cipher, place, scratch, &mut whole[..stored])
-                    .map_err(|e| e.in_chunk(index))?;
-                out.copy_from_slice(&whole[skip..skip + wanted]);
+                let read = sealed.read_chunk(cipher, place, scratch, &mut opened[..stored]);
+                read.map_err(|e| e.in_chunk(index))?;
+                // What the extent does not hold of the chunk is zeros.
+                let here = stored.saturating_sub(skip).min(wanted);
+                out[..here].copy_from_slice(&opened[skip.min(stored)..][..here]);
+                out[here..].fill(0);
+                opened[..stored].zeroize();
             }
         }
         Ok(())
@@ -170,21 +185,23 @@ impl Object {
         (index < run.end()).then(|| (run.extent, u64::from(run.from) + u64::from(index - run.at)))
     }
 
-    // Buffers of ciphertext are kept for the next read: clearing a new one costs as much as
-    // decrypting into it.
-    fn scratch(&self) -> Vec<u8> {
+    // Kept for the next read: clearing new ones costs as much as decrypting into them.
+    fn buffers(&self) -> Buffers {
         let spare = self
             .spare
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
-        spare.unwrap_or_else(|| vec![0; self.chunk.bytes()])
+        spare.unwrap_or_else(|| Buffers {
+            sealed: vec![0; self.chunk.bytes()],
+            opened: Plaintext::zeros(self.chunk.bytes()),
+        })
     }
 
-    fn give_back(&self, scratch: Vec<u8>) {
+    fn give_back(&self, buffers: Buffers) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < 4 {
-            spare.push(scratch);
+            spare.push(buffers);
         }
     }
 

@@ -12,7 +12,6 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
-use aws_lc_rs::rand;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -52,7 +51,7 @@ pub(crate) fn seal(
     plaintext: &[u8],
 ) -> Result<Vec<u8>, Unsealed> {
     let mut salt = [0; SALT_LEN];
-    rand::fill(&mut salt).map_err(|_| Unsealed)?;
+    getrandom::fill(&mut salt).map_err(|_| Unsealed)?;
     let keys = derive(key, label, context, &salt).ok_or(Unsealed)?;
     let mut sealed = Vec::with_capacity(plaintext.len() + OVERHEAD);
     sealed.extend_from_slice(&salt);

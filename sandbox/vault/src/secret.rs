@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 
-use aws_lc_rs::rand;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
@@ -39,7 +38,7 @@ impl SecretKey {
 
     /// Draws a new key from the system's random source.
     pub(crate) fn random(arena: &Arena) -> io::Result<Self> {
-        let key = Self::filled(arena, |key| rand::fill(key).ok())?;
+        let key = Self::filled(arena, |key| getrandom::fill(key).ok())?;
         key.ok_or_else(|| io::Error::other("no random bytes"))
     }
 
@@ -114,6 +113,48 @@ impl Kek {
 impl fmt::Debug for Kek {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Kek(..)")
+    }
+}
+
+/// Content of a vault in memory, zeroed when dropped.
+///
+/// For bulk: `Zeroizing<Vec<u8>>` is zeroed byte by byte, which takes longer than the cipher does.
+#[derive(Default)]
+pub(crate) struct Plaintext(Vec<u8>);
+
+impl Plaintext {
+    pub(crate) fn zeros(len: usize) -> Self {
+        Self(vec![0; len])
+    }
+
+    pub(crate) fn wipe(&mut self) {
+        self.0[..].zeroize();
+    }
+}
+
+impl From<&[u8]> for Plaintext {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+}
+
+impl std::ops::Deref for Plaintext {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Plaintext {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Plaintext {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 

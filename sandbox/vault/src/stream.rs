@@ -8,17 +8,18 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
 
 use crate::commit::Shared;
 use crate::error::VaultError;
-use crate::format::index::Extent;
+use crate::format::index::{Extent, WRAPPED_LEN};
 use crate::format::object::{self, FRONT_LEN, HEADER_LEN, Layout};
 use crate::format::{ChunkSize, Id, MAX_CHUNKS, Padding};
 use crate::sealed::{TAG_LEN, sha256};
-use crate::secret::SecretKey;
+use crate::secret::{Plaintext, SecretKey};
 use crate::store::{Place, file_name};
 use crate::tree;
 
@@ -102,56 +103,13 @@ pub(crate) fn write(
     plan: &Plan,
     source: impl Read,
 ) -> Result<(Extent, u64), VaultError> {
-    let written = write_volatile(shared, plan, source)?;
     let io = VaultError::io("write an object");
-    shared.store.sync(&written.file).map_err(&io)?;
-    shared.store.sync_dir(Place::Objects).map_err(&io)?;
-    Ok((written.extent, written.len))
-}
-
-/// An extent whose file is written, and not durable yet.
-pub(crate) struct Written {
-    pub(crate) extent: Extent,
-    /// Bytes of plaintext.
-    pub(crate) len: u64,
-    pub(crate) file: File,
-}
-
-/// Seals a stream into a new object file. The caller makes it durable before the index names it.
-pub(crate) fn write_volatile(
-    shared: &Shared,
-    plan: &Plan,
-    source: impl Read,
-) -> Result<Written, VaultError> {
-    let Shared { store, keys, .. } = shared;
-    let io = VaultError::io("write an object");
-    let number = plan.number;
-    let (dek, wrapped_dek) = keys.new_dek(&plan.object_id, plan.version, plan.key_epoch)?;
-    let front = object::front(
-        plan.chunk,
-        number,
-        &plan.file_id,
-        &plan.object_id,
-        plan.version,
-    );
-    let derived = keys.extent(&dek, &front).ok_or(VaultError::Crypto)?;
-    let mut header = [0; HEADER_LEN];
-    header[..FRONT_LEN].copy_from_slice(&front);
-    header[FRONT_LEN..].copy_from_slice(derived.commitment());
-    let key = derived
-        .into_key(&keys.arena)
-        .map_err(VaultError::io("protect memory for keys"))?;
-    let cipher = ChunkCipher::new(&key, sha256(&[&header])).ok_or(VaultError::Crypto)?;
-
-    let file = store
-        .create_file(Place::Objects, &file_name(&plan.file_id))
-        .map_err(&io)?;
-    store.write_at(&file, &header, 0).map_err(&io)?;
+    let begun = Begun::new(shared, plan)?;
     let mut source = Padded::new(source, plan.padding);
     let mut tags = Vec::new();
     let mut offset = HEADER_LEN as u64;
     let chunk = plan.chunk.bytes();
-    let mut buffer = Zeroizing::new(vec![0; BATCH.max(chunk * 2)]);
+    let mut buffer = Plaintext::zeros(BATCH.max(chunk * 2));
     let mut filled = 0;
     loop {
         filled += source.fill(&mut buffer[filled..])?;
@@ -159,10 +117,9 @@ pub(crate) fn write_volatile(
         // Whether a full buffer ends the stream is known only after the next read, so its last
         // chunk waits.
         let ready = if ended { filled } else { filled - chunk };
-        seal_all(&cipher, &mut buffer[..ready], chunk, ended, &mut tags)?;
-        store
-            .write_at(&file, &buffer[..ready], offset)
-            .map_err(&io)?;
+        seal_all(&begun.cipher, &mut buffer[..ready], chunk, ended, &mut tags)?;
+        let written = shared.store.write_at(&begun.file, &buffer[..ready], offset);
+        written.map_err(&io)?;
         offset += ready as u64;
         if ended {
             break;
@@ -170,28 +127,153 @@ pub(crate) fn write_volatile(
         buffer.copy_within(ready..filled, 0);
         filled -= ready;
     }
+    let stored = offset - HEADER_LEN as u64;
+    let (extent, file) = begun.end(shared, plan, stored, &tags)?;
+    shared.store.sync(&file).map_err(&io)?;
+    shared.store.sync_dir(Place::Objects).map_err(&io)?;
+    Ok((extent, source.len))
+}
 
-    let layout = Layout {
-        chunk: plan.chunk,
-        stored: offset - HEADER_LEN as u64,
+/// Seals `len` bytes, which `fill` gives from any place on, into a new object file: on several cores, if
+/// they are many. The caller makes it durable before the index names it.
+pub(crate) fn write_volatile(
+    shared: &Shared,
+    plan: &Plan,
+    len: u64,
+    fill: impl Fn(&mut [u8], u64) -> Result<(), VaultError> + Sync,
+) -> Result<Extent, VaultError> {
+    let stored = plan.padding.padded(len).ok_or(VaultError::TooLarge)?;
+    let (chunk, layout) = (
+        plan.chunk.bytes(),
+        Layout {
+            chunk: plan.chunk,
+            stored,
+        },
+    );
+    if layout.chunks() > MAX_CHUNKS {
+        return Err(VaultError::TooLarge);
+    }
+    let begun = Begun::new(shared, plan)?;
+    let mut tags = vec![0; layout.chunks() as usize * TAG_LEN];
+    let batch = (BATCH / chunk).max(1);
+    let pieces = tags.chunks_mut(batch * TAG_LEN);
+    let threads = match pieces.len() {
+        0..FEW => 1,
+        _ => thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_THREADS)),
     };
-    let roots = tree::group_roots(number, &tags);
-    store.write_at(&file, &tags, offset).map_err(&io)?;
-    store
-        .write_at(&file, roots.as_flattened(), layout.roots_at())
-        .map_err(&io)?;
-    let extent = Extent {
-        file_id: plan.file_id,
-        number,
-        chunk: plan.chunk,
-        stored: layout.stored,
-        root: tree::root(&roots),
-        version: plan.version,
-        key_epoch: plan.key_epoch,
-        wrapped_dek,
+    let pieces = Mutex::new(pieces.zip(0u64..));
+    let work = || {
+        let mut buffer = Plaintext::zeros(batch * chunk);
+        loop {
+            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((tags, piece)) = next else {
+                return Ok(());
+            };
+            let first = piece * batch as u64;
+            let at = first * chunk as u64;
+            let bytes = (stored - at).min(buffer.len() as u64) as usize;
+            let content = len.saturating_sub(at).min(bytes as u64) as usize;
+            let buffer = &mut buffer[..bytes];
+            fill(&mut buffer[..content], at)?;
+            buffer[content..].fill(0);
+            for (index, tag) in (first..).zip(tags.chunks_mut(TAG_LEN)) {
+                let from = (index - first) as usize * chunk;
+                let until = bytes.min(from + chunk);
+                let last = index + 1 == layout.chunks();
+                let sealed = begun.cipher.seal(index, last, &mut buffer[from..until]);
+                tag.copy_from_slice(&sealed.ok_or(VaultError::Crypto)?);
+            }
+            let written = shared
+                .store
+                .write_at(&begun.file, buffer, HEADER_LEN as u64 + at);
+            written.map_err(VaultError::io("write an object"))?;
+        }
     };
-    let len = source.len;
-    Ok(Written { extent, len, file })
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        // One that panicked has sealed nothing that counts.
+        let theirs = others.into_iter();
+        let theirs = theirs.map(|other| other.join().unwrap_or(Err(VaultError::Crypto)));
+        theirs.fold(mine, Result::and)
+    })?;
+    begun
+        .end(shared, plan, stored, &tags)
+        .map(|(extent, _)| extent)
+}
+
+/// Batches that one thread seals by itself.
+const FEW: usize = 4;
+/// Most threads that seal one extent.
+const MOST_THREADS: usize = 4;
+
+/// An object file that has its header.
+struct Begun {
+    file: File,
+    cipher: ChunkCipher,
+    wrapped_dek: [u8; WRAPPED_LEN],
+}
+
+impl Begun {
+    fn new(shared: &Shared, plan: &Plan) -> Result<Self, VaultError> {
+        let Shared { store, keys, .. } = shared;
+        let (dek, wrapped_dek) = keys.new_dek(&plan.object_id, plan.version, plan.key_epoch)?;
+        let front = object::front(
+            plan.chunk,
+            plan.number,
+            &plan.file_id,
+            &plan.object_id,
+            plan.version,
+        );
+        let derived = keys.extent(&dek, &front).ok_or(VaultError::Crypto)?;
+        let mut header = [0; HEADER_LEN];
+        header[..FRONT_LEN].copy_from_slice(&front);
+        header[FRONT_LEN..].copy_from_slice(derived.commitment());
+        let key = derived
+            .into_key(&keys.arena)
+            .map_err(VaultError::io("protect memory for keys"))?;
+        let cipher = ChunkCipher::new(&key, sha256(&[&header])).ok_or(VaultError::Crypto)?;
+        let io = VaultError::io("write an object");
+        let name = file_name(&plan.file_id);
+        let file = store.create_file(Place::Objects, &name).map_err(&io)?;
+        store.write_at(&file, &header, 0).map_err(&io)?;
+        Ok(Self {
+            file,
+            cipher,
+            wrapped_dek,
+        })
+    }
+
+    /// Writes what follows the chunks.
+    fn end(
+        self,
+        shared: &Shared,
+        plan: &Plan,
+        stored: u64,
+        tags: &[u8],
+    ) -> Result<(Extent, File), VaultError> {
+        let layout = Layout {
+            chunk: plan.chunk,
+            stored,
+        };
+        let roots = tree::group_roots(plan.number, tags);
+        let (store, tags_at) = (&shared.store, HEADER_LEN as u64 + stored);
+        let written = store.write_at(&self.file, tags, tags_at);
+        written
+            .and_then(|()| store.write_at(&self.file, roots.as_flattened(), layout.roots_at()))
+            .map_err(VaultError::io("write an object"))?;
+        let extent = Extent {
+            file_id: plan.file_id,
+            number: plan.number,
+            chunk: plan.chunk,
+            stored,
+            root: tree::root(&roots),
+            version: plan.version,
+            key_epoch: plan.key_epoch,
+            wrapped_dek: self.wrapped_dek,
+        };
+        Ok((extent, self.file))
+    }
 }
 
 /// Seals the chunks of `bytes` in place; with `ended`, the last one is the extent's last.

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use zeroize::Zeroizing;
-
 use crate::anchor::FreshnessAnchor;
 use crate::commit::{self, Commit, Failed, Next, Shared};
 use crate::create;
@@ -20,7 +18,7 @@ use crate::kek::KekProvider;
 use crate::lease::{Lease, LeaseTerms};
 use crate::name::{self, NameError};
 use crate::object::Object;
-use crate::secret::SecretKey;
+use crate::secret::{Plaintext, SecretKey};
 use crate::store::{Lock, Place, Store, file_name};
 use crate::stream;
 use crate::sys::MemoryProtection;
@@ -341,7 +339,7 @@ impl Vault {
     /// [`VaultError::Tampered`]: what was written until then is verified, and incomplete.
     pub fn get(&self, name: &str, mut writer: impl Write) -> Result<u64, VaultError> {
         let object = self.object(name)?;
-        let mut buffer = Zeroizing::new(vec![0; STRETCH.min(object.len().max(1)) as usize]);
+        let mut buffer = Plaintext::zeros(STRETCH.min(object.len().max(1)) as usize);
         let mut offset = 0;
         while offset < object.len() {
             let read = object

@@ -54,7 +54,6 @@ pub(super) enum Operation<'a> {
     Init {
         major: u32,
         minor: u32,
-        readahead: u32,
         flags: u32,
     },
     OpenDir,
@@ -221,7 +220,6 @@ fn operation(opcode: u32, body: &[u8]) -> Option<Operation<'_>> {
         26 => Operation::Init {
             major: u32_at(body, 0)?,
             minor: u32_at(body, 4)?,
-            readahead: u32_at(body, 8).unwrap_or(0),
             flags: u32_at(body, 12).unwrap_or(0),
         },
         27 => Operation::OpenDir,
@@ -342,13 +340,7 @@ impl Attr {
 
 /// The answer to INIT; `None` if the kernel is too old. A kernel with a later major version asks
 /// again in ours.
-pub(super) fn init(
-    major: u32,
-    minor: u32,
-    readahead: u32,
-    flags: u32,
-    writes: bool,
-) -> Option<Out> {
+pub(super) fn init(major: u32, minor: u32, flags: u32, writes: bool) -> Option<Out> {
     /// ASYNC_READ, BIG_WRITES, PARALLEL_DIROPS, MAX_PAGES.
     const FLAGS: u32 = 1 | 1 << 5 | 1 << 18 | 1 << 22;
     let mut out = Out::default();
@@ -361,11 +353,12 @@ pub(super) fn init(
     }
     out.u32(MAJOR)
         .u32(minor.min(MINOR))
-        .u32(readahead.min(MAX_READ as u32))
+        // The kernel keeps to what the mount has, which may become more: see `super::mount`.
+        .u32(MAX_READ as u32)
         .u32(flags & FLAGS);
     // max_background, congestion_threshold, max_write (or the least allowed), time_gran, max_pages
-    out.u16(16)
-        .u16(12)
+    out.u16(64)
+        .u16(48)
         .u32(if writes { MAX_READ as u32 } else { 4096 })
         .u32(1)
         .u16((MAX_READ / 4096) as u16)
@@ -574,8 +567,8 @@ mod tests {
         assert_eq!(created(&attr, Duration::ZERO).0.len(), 144);
         assert_eq!(written(1).0.len(), 8);
         assert_eq!(statistics(1, 0, 1).0.len(), 80);
-        assert_eq!(init(7, 40, 0, 0, true).map(|out| out.0.len()), Some(64));
-        assert_eq!(init(8, 0, 0, 0, false).map(|out| out.0.len()), Some(64));
-        assert!(init(7, 27, 0, 0, true).is_none() && init(6, 99, 0, 0, true).is_none());
+        assert_eq!(init(7, 40, 0, true).map(|out| out.0.len()), Some(64));
+        assert_eq!(init(8, 0, 0, false).map(|out| out.0.len()), Some(64));
+        assert!(init(7, 27, 0, true).is_none() && init(6, 99, 0, true).is_none());
     }
 }

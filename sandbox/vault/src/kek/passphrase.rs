@@ -8,7 +8,6 @@ use std::fmt;
 use std::io;
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::{KekError, KekProvider};
@@ -102,7 +101,7 @@ impl KekProvider for Passphrase {
     fn new_slot(&self) -> Result<Vec<u8>, KekError> {
         self.cost.checked()?;
         let mut salt = [0; SALT_LEN];
-        rand::fill(&mut salt)
+        getrandom::fill(&mut salt)
             .map_err(|_| KekError::Unavailable(io::Error::other("no random bytes")))?;
         let mut out = Writer::default();
         out.u32(self.cost.memory_kib)

@@ -14,7 +14,6 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use aws_lc_rs::rand;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11 as Module};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
@@ -121,7 +120,7 @@ impl KekProvider for Pkcs11 {
 
     fn new_slot(&self) -> Result<Vec<u8>, KekError> {
         let mut parameters = vec![0; SALT];
-        rand::fill(&mut parameters).map_err(unavailable)?;
+        getrandom::fill(&mut parameters).map_err(unavailable)?;
         parameters.extend_from_slice(self.label.as_bytes());
         Ok(parameters)
     }

@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use aws_lc_rs::rand;
 use blahaj::{Share, Sharks};
 use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
@@ -79,8 +78,8 @@ impl Recovery {
         let mut id = [0; 8];
         let mut key = Zeroizing::new([0; 32]);
         // If this source yields nothing, it is found out here, and not by the crate.
-        rand::fill(&mut id)
-            .and_then(|()| rand::fill(&mut key[..]))
+        getrandom::fill(&mut id)
+            .and_then(|()| getrandom::fill(&mut key[..]))
             .map_err(|e| KekError::Unavailable(std::io::Error::other(e)))?;
         let set = Set { id, needed, shares };
         let mut random = UnwrapErr(SysRng);

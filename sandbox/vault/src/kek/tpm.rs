@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 use super::{KekError, KekProvider};
@@ -51,7 +50,8 @@ impl KekProvider for Tpm {
 
     fn new_slot(&self) -> Result<Vec<u8>, KekError> {
         let mut key = Zeroizing::new([0; 32]);
-        rand::fill(&mut key[..]).map_err(|e| KekError::Unavailable(std::io::Error::other(e)))?;
+        getrandom::fill(&mut key[..])
+            .map_err(|e| KekError::Unavailable(std::io::Error::other(e)))?;
         let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
         let Sealed { private, public } = device.seal(&key[..], self.pcrs).map_err(failed)?;
         let mut out = Writer::default();

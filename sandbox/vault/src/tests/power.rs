@@ -1,6 +1,7 @@
 //! Power that goes at any moment, and processes that are killed at any step: what a store kept of
 //! what was not synced is up to chance, and the vault opens at the old state or the new one.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -219,4 +220,84 @@ fn the_writer_that_is_killed() {
     let mut vault = Vault::open(&path, &Bench::new().kek(), crate::Access::ReadWrite).unwrap();
     vault.shared().store.faults.kill_after(steps);
     STORIES[story].1(&mut vault).unwrap();
+}
+
+#[test]
+fn a_snapshot_or_an_erasure_that_is_killed_leaves_a_whole_vault_or_none() {
+    let (bench, vault) = prepared();
+    drop(vault);
+    let kept = bench.dir.path().join("kept");
+    let mut dice = Dice(1);
+    let mut found = 0;
+    for round in 0..8 {
+        std::fs::create_dir_all(&kept).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::power::the_keeper_that_is_killed"])
+            .args(["--ignored", "--nocapture", "--test-threads=1"])
+            .env(
+                CHILD,
+                format!("{}:{}", bench.path().display(), kept.display()),
+            )
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while !lines.next().unwrap().unwrap().contains("ready") {}
+        // Wherever it is by then: the outcome is the same.
+        for _ in 0..(0..14).fold(0, |sum, bit| sum | u32::from(dice.roll()) << bit) {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut all: Vec<(u32, PathBuf)> = std::fs::read_dir(&kept)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter_map(|path| {
+                let number = path.file_name()?.to_str()?.strip_prefix("s-")?.parse();
+                Some((number.ok()?, path))
+            })
+            .collect();
+        all.sort();
+        let newest = all.last().map(|(number, _)| *number);
+        for (number, path) in all {
+            let opened = Vault::open(&path, &bench.kek(), crate::Access::ReadOnly);
+            if let Ok(vault) = opened {
+                vault.verify(|_| ()).unwrap();
+                assert_eq!(
+                    read(&vault, "a").unwrap(),
+                    content(2, 9000),
+                    "round {round}"
+                );
+                found += 1;
+                continue;
+            }
+            // It was being erased, which can be done to its end.
+            assert!(Some(number) < newest, "round {round}: {opened:?}");
+            let erased = Vault::erase(&path);
+            let gone = matches!(erased, Ok(()) | Err(VaultError::NotAVault));
+            assert!(gone, "round {round}: {erased:?}");
+        }
+        std::fs::remove_dir_all(&kept).unwrap();
+    }
+    assert!(found > 0, "it was always killed before the first snapshot");
+}
+
+#[test]
+#[ignore = "the child of `a_snapshot_or_an_erasure_that_is_killed_leaves_a_whole_vault_or_none`"]
+fn the_keeper_that_is_killed() {
+    let Ok(told) = std::env::var(CHILD) else {
+        return;
+    };
+    let (path, kept) = told.split_once(':').unwrap();
+    let kept = PathBuf::from(kept);
+    let bench = Bench::new();
+    let vault = Vault::open(path.as_ref(), &bench.kek(), crate::Access::ReadWrite).unwrap();
+    println!("ready");
+    for number in 0.. {
+        vault.snapshot(&kept.join(format!("s-{number}"))).unwrap();
+        if let Some(before) = u32::checked_sub(number, 1) {
+            Vault::erase(&kept.join(format!("s-{before}"))).unwrap();
+        }
+    }
 }

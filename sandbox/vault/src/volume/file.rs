@@ -1,10 +1,7 @@
 //! One file of a mounted vault: what is sealed, and the chunks that were written since.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
 use std::sync::Arc;
-
-use zeroize::Zeroizing;
 
 use crate::commit::Shared;
 use crate::envelope::random_id;
@@ -12,6 +9,7 @@ use crate::error::{ReadError, VaultError};
 use crate::format::index::{Extent, Record, Run};
 use crate::format::{Id, MAX_CHUNKS};
 use crate::object::Object;
+use crate::secret::Plaintext;
 use crate::store::{Place, file_name};
 use crate::stream::{self, Plan};
 
@@ -29,7 +27,7 @@ pub(super) struct File {
     /// Opened when first read from, dropped when nobody has the file open.
     object: Option<Arc<Object>>,
     /// Whole chunks, with zeros after the end of the file.
-    written: BTreeMap<u32, Zeroizing<Vec<u8>>>,
+    written: BTreeMap<u32, Plaintext>,
     /// Whether the record differs from the one that was committed.
     pub(super) changed: bool,
     /// Files of extents that no commit names yet.
@@ -139,8 +137,11 @@ impl File {
         while !rest.is_empty() {
             let (index, skip) = ((at / chunk) as u32, (at % chunk) as usize);
             let (now, later) = rest.split_at(rest.len().min(chunk as usize - skip));
-            let whole = now.len() as u64 == chunk;
-            self.writable_chunk(index, whole)?[skip..skip + now.len()].copy_from_slice(now);
+            if now.len() as u64 == chunk {
+                self.written.insert(index, now.into());
+            } else {
+                self.writable_chunk(index)?[skip..skip + now.len()].copy_from_slice(now);
+            }
             at += now.len() as u64;
             rest = later;
         }
@@ -161,7 +162,7 @@ impl File {
             let stored = |run: &Run| run.at <= last && last < run.end();
             if tail > 0 && (self.written.contains_key(&last) || self.record.runs.iter().any(stored))
             {
-                self.writable_chunk(last, false)?[tail..].fill(0);
+                self.writable_chunk(last)?[tail..].fill(0);
             }
             self.written.split_off(&end);
             self.record.runs.retain_mut(|run| {
@@ -187,21 +188,19 @@ impl File {
         self.touched = now;
     }
 
-    /// A chunk to write into; unless all of it will be, with what it holds.
-    fn writable_chunk(&mut self, index: u32, whole: bool) -> Result<&mut [u8], ReadError> {
+    /// A chunk to write into, with what it holds.
+    fn writable_chunk(&mut self, index: u32) -> Result<&mut [u8], ReadError> {
         if !self.written.contains_key(&index) {
-            let mut data = Zeroizing::new(vec![0; self.record.chunk.bytes()]);
-            if !whole {
-                let at = u64::from(index) * data.len() as u64;
-                let inside = self.len().saturating_sub(at).min(data.len() as u64) as usize;
+            let mut data = Plaintext::zeros(self.record.chunk.bytes());
+            let at = u64::from(index) * data.len() as u64;
+            let inside = self.len().saturating_sub(at).min(data.len() as u64) as usize;
+            if inside > 0 {
                 self.read_sealed(&mut data[..inside], at)?;
             }
             self.written.insert(index, data);
         }
-        Ok(self
-            .written
-            .get_mut(&index)
-            .map_or(&mut [][..], |data| &mut data[..]))
+        let data = self.written.get_mut(&index);
+        Ok(data.map_or(&mut [][..], |data| &mut data[..]))
     }
 
     /// Seals what was written into an extent of its own; its file is not durable yet.
@@ -228,26 +227,20 @@ impl File {
             key_epoch,
             number: 1,
         };
-        let mut source = Source {
-            file: self,
-            chunks: &chunks,
-            chunk: Zeroizing::default(),
-            taken: 0,
-            failed: None,
-        };
-        let written = stream::write_volatile(shared, &plan, &mut source);
-        let failed = source.failed.take();
-        let written = match written {
-            Ok(written) => written,
+        let written = stream::write_volatile(shared, &plan, self.len_of(&chunks), |out, at| {
+            self.read_chunks(&chunks, out, at).map_err(Into::into)
+        });
+        let extent = match written {
+            Ok(extent) => extent,
             Err(error) => {
                 let _ = shared
                     .store
                     .remove(Place::Objects, &file_name(&plan.file_id));
-                return Err(failed.map_or(error, Into::into));
+                return Err(error);
             }
         };
         self.fresh.push(plan.file_id);
-        self.show(&chunks, written.extent);
+        self.show(&chunks, extent);
         for gone in self.drop_unused() {
             // What was committed is removed by the commit that does without it.
             if let Some(at) = self.fresh.iter().position(|fresh| *fresh == gone) {
@@ -262,6 +255,28 @@ impl File {
             // What cannot be opened now is told to whoever reads it.
             let object = Object::open_after(before, &shared.store, &shared.keys, &self.record);
             self.object = object.ok().map(Arc::new);
+        }
+        Ok(())
+    }
+
+    /// Bytes in these chunks, one after the other: all are whole, but the last one ends where the file
+    /// does.
+    fn len_of(&self, chunks: &[u32]) -> u64 {
+        let whole = self.record.chunk.bytes() as u64;
+        let (Some(last), before) = (chunks.last(), chunks.len().saturating_sub(1)) else {
+            return 0;
+        };
+        let inside = self.len().saturating_sub(u64::from(*last) * whole);
+        before as u64 * whole + inside.min(whole)
+    }
+
+    /// Reads from a place in these chunks, one after the other; the place is where one of them begins.
+    fn read_chunks(&self, chunks: &[u32], out: &mut [u8], at: u64) -> Result<(), ReadError> {
+        let whole = self.record.chunk.bytes();
+        let first = (at / whole as u64) as usize;
+        for (out, index) in out.chunks_mut(whole).zip(chunks.iter().skip(first)) {
+            let read = self.read(out, u64::from(*index) * whole as u64)?;
+            out[read..].fill(0);
         }
         Ok(())
     }
@@ -365,41 +380,5 @@ pub(super) enum WriteError {
 impl From<ReadError> for WriteError {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
-    }
-}
-
-/// Some chunks of a file, one after the other. The last one ends where the file does.
-struct Source<'a> {
-    file: &'a File,
-    chunks: &'a [u32],
-    chunk: Zeroizing<Vec<u8>>,
-    taken: usize,
-    failed: Option<ReadError>,
-}
-
-impl Read for Source<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.taken == self.chunk.len() {
-            let Some((index, rest)) = self.chunks.split_first() else {
-                return Ok(0);
-            };
-            let whole = self.file.record.chunk.bytes();
-            let at = u64::from(*index) * whole as u64;
-            let inside = self.file.len().saturating_sub(at).min(whole as u64) as usize;
-            self.chunk.resize(whole, 0);
-            if let Err(error) = self.file.read(&mut self.chunk[..inside], at) {
-                self.failed = Some(error);
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            self.chunk[inside..].fill(0);
-            if rest.is_empty() {
-                self.chunk.truncate(inside);
-            }
-            (self.chunks, self.taken) = (rest, 0);
-        }
-        let read = (self.chunk.len() - self.taken).min(buffer.len());
-        buffer[..read].copy_from_slice(&self.chunk[self.taken..self.taken + read]);
-        self.taken += read;
-        Ok(read)
     }
 }

@@ -1,4 +1,5 @@
-//! A mounted vault against gocryptfs and the file system below, in turns, in one run.
+//! A mounted vault against the same front end without a cipher, gocryptfs, and the file system below, in
+//! turns, in one run.
 //!
 //! ```text
 //! write   256 MiB in pieces of 1 MiB, and fsync          read    the same, after a new mount
@@ -6,10 +7,42 @@
 //! ```
 //!
 //! All on the same disk, through the kernel's page cache as any program would; a new mount begins with
-//! an empty one. `fsync` is what `write` waits for most on a slow disk, so it is told apart. Needs
+//! an empty one. `fsync` is what `write` waits for most on a slow disk, so it is told apart: a tmpfs
+//! (`CASEMATE_BENCH_DIR=/dev/shm`) shows the front ends, a disk what is left of the difference. Needs
 //! /dev/fuse; without gocryptfs its column is left out. Without `--bench` there is one small round,
-//! which shows that it runs and nothing else.
+//! which shows that it runs and nothing else. With `--programs` it is about programs instead: see there.
 #![allow(clippy::unwrap_used, missing_docs)]
+
+mod plain;
+mod programs;
+/// The vault's own, so that both front ends say the same to the kernel.
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/fuse/wire.rs"]
+mod wire;
+
+/// What the wire format knows of a volume.
+#[allow(dead_code)]
+mod volume {
+    #[derive(Clone, Copy)]
+    pub enum NodeKind {
+        Directory,
+        File,
+        Link,
+    }
+
+    #[derive(Clone, Copy, Default)]
+    pub struct Change {
+        pub mode: Option<u16>,
+        pub len: Option<u64>,
+        pub modified: Option<Time>,
+    }
+
+    #[derive(Clone, Copy)]
+    pub enum Time {
+        Now,
+        At(u64),
+    }
+}
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -34,7 +67,13 @@ fn main() {
         .prefix("mounted-")
         .tempdir_in(root)
         .unwrap();
-    let mut kinds: Vec<Box<dyn Kind>> = vec![Box::new(Below(root.path().join("below")))];
+    if std::env::args().any(|argument| argument == "--programs") {
+        return programs(root.path());
+    }
+    let mut kinds: Vec<Box<dyn Kind>> = vec![
+        Box::new(Below(root.path().join("below"))),
+        Box::new(Plain::new(root.path())),
+    ];
     for chunk in [ChunkSize::KiB64, ChunkSize::KiB16, ChunkSize::KiB4] {
         kinds.push(Box::new(OfVault::new(root.path(), chunk)));
     }
@@ -56,22 +95,68 @@ fn main() {
     }
     println!("medians of {rounds}; MiB/s, then thousands of operations a second");
     println!("                write  +fsync    read   4k write   4k read");
-    for (kind, figures) in kinds.iter().zip(&figures).filter(|(_, f)| !f.is_empty()) {
-        let median = |of: usize| {
-            let mut all: Vec<f64> = figures
-                .iter()
-                .map(|figures: &[f64; 5]| figures[of])
-                .collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
-        let (name, m) = (kind.name(), [0, 1, 2, 3, 4].map(median));
+    let all: Vec<(String, &[[f64; 5]])> = kinds
+        .iter()
+        .zip(&figures)
+        .filter(|(_, figures)| !figures.is_empty())
+        .map(|(kind, figures)| (kind.name(), &figures[..]))
+        .collect();
+    for (name, figures) in &all {
+        let m = [0, 1, 2, 3, 4].map(|of| median(figures, of));
         println!(
             "{name:<12}{:>9.0}{:>8.0}{:>8.0}{:>11.1}{:>10.1}",
             m[0], m[1], m[2], m[3], m[4]
         );
     }
+    // A noisy machine is as noisy for both of a round, so each ratio is of one round.
+    println!("medians of the ratios");
+    let of = |wanted: &str| all.iter().find(|(name, _)| name == wanted);
+    for (name, ours) in all.iter().filter(|(name, _)| name.starts_with("vault")) {
+        for (other, theirs) in [PLAIN, GOCRYPTFS].into_iter().filter_map(of) {
+            let pairs = ours.iter().zip(*theirs);
+            let ratios: Vec<[f64; 5]> = pairs
+                .map(|(a, b)| [0, 1, 2, 3, 4].map(|of| a[of] / b[of]))
+                .collect();
+            let r = [0, 1, 2, 3, 4].map(|of| median(&ratios, of));
+            println!(
+                "{name} / {other:<12}{:>9.2}{:>8.2}{:>8.2}{:>11.2}{:>10.2}",
+                r[0], r[1], r[2], r[3], r[4]
+            );
+        }
+    }
 }
+
+/// One round, with a repository of 10,000 files.
+fn programs(root: &Path) {
+    let mut kinds: Vec<Box<dyn Kind>> = vec![
+        Box::new(Below(root.join("below"))),
+        Box::new(OfVault::new(root, ChunkSize::KiB64)),
+    ];
+    kinds.extend(Gocryptfs::new(root).map(|kind| Box::new(kind) as Box<dyn Kind>));
+    let origin = root.join("origin");
+    if !programs::repository(&origin, 10_000) {
+        println!("skipped: git cannot be run");
+        return;
+    }
+    println!("            transactions/s   clone, s   transactions/s after it");
+    for kind in &mut kinds {
+        if let Some([before, clone, after]) = programs::round(kind.as_mut(), &origin, 300) {
+            println!(
+                "{:<12}{before:>14.0}{clone:>11.2}{after:>26.0}",
+                kind.name()
+            );
+        }
+    }
+}
+
+fn median(figures: &[[f64; 5]], of: usize) -> f64 {
+    let mut all: Vec<f64> = figures.iter().map(|figures| figures[of]).collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+const PLAIN: &str = "no cipher";
+const GOCRYPTFS: &str = "gocryptfs";
 
 /// MiB/s of the cipher alone, in one thread, in chunks of this size: what a mount would gain at most if
 /// it had none is its time less the time that this takes for the same bytes.
@@ -179,6 +264,44 @@ impl Kind for Below {
     fn unmount(&mut self) {}
 }
 
+/// The front end without a cipher.
+struct Plain {
+    folder: PathBuf,
+    at: PathBuf,
+    mounted: Option<(Mount, plain::Server)>,
+}
+
+impl Plain {
+    fn new(root: &Path) -> Self {
+        let (folder, at) = (root.join("plain"), root.join("plain.at"));
+        fs::create_dir(&folder).unwrap();
+        fs::create_dir(&at).unwrap();
+        Self {
+            folder,
+            at,
+            mounted: None,
+        }
+    }
+}
+
+impl Kind for Plain {
+    fn name(&self) -> String {
+        PLAIN.into()
+    }
+
+    fn mount(&mut self) -> Option<PathBuf> {
+        let (mount, device) = Mount::new(&self.at, false, false).ok()?;
+        self.mounted = Some((mount, plain::serve(device, self.folder.clone())));
+        Some(self.at.clone())
+    }
+
+    fn unmount(&mut self) {
+        let (mut mount, server) = self.mounted.take().unwrap();
+        mount.unmount().unwrap();
+        drop(server);
+    }
+}
+
 struct OfVault {
     vault: PathBuf,
     at: PathBuf,
@@ -263,7 +386,7 @@ impl Gocryptfs {
 
 impl Kind for Gocryptfs {
     fn name(&self) -> String {
-        "gocryptfs".into()
+        GOCRYPTFS.into()
     }
 
     fn mount(&mut self) -> Option<PathBuf> {

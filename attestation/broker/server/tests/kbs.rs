@@ -170,6 +170,26 @@ fn of_many_who_attest_on_one_nonce_at_once_one_is_appraised() {
 }
 
 #[test]
+fn a_nonce_is_good_once_also_when_the_broker_was_killed_in_between() {
+    let mut play = Play::start("");
+    let (client, guest) = (play.client(), Guest::with_ec());
+    let (spent, unspent) = (client.auth(), client.auth());
+    let attestation = guest.attestation(&spent);
+    assert_eq!(client.attest(&spent, &attestation).0, 200);
+    play.kill();
+    play.begin_again();
+    let client = play.client();
+    let (status, told) = client.attest(&spent, &attestation);
+    assert_eq!(
+        (status, &told["type"]),
+        (401, &json!("casemate:nonce-unknown"))
+    );
+    // What it had promised it keeps: the session goes on, and so does the nonce that nobody has used.
+    assert_eq!(client.resource(&spent, "default/key/open").0, 200);
+    assert_eq!(client.attest(&unspent, &guest.attestation(&unspent)).0, 200);
+}
+
+#[test]
 fn evidence_must_be_bound_to_this_nonce_and_this_key() {
     let play = Play::start("");
     let client = play.client();

@@ -159,6 +159,10 @@ async fn lease(
         let (looking, id, name) = (Arc::clone(&service), id.clone(), name.clone());
         let task = tokio::task::spawn_blocking(move || looking.lease(&id, &name, now()));
         match task.await.map_err(|_| Refused::Broken)?? {
+            // Whoever waits when the broker ends is answered, and asks elsewhere.
+            Leased::For(seconds) if service.longest_wait().is_zero() => {
+                return Ok(Json(json!({ "seconds": seconds })).into_response());
+            }
             Leased::For(seconds) => {
                 let waited = tokio::time::timeout_at(until, news.changed()).await;
                 if waited.is_err() {

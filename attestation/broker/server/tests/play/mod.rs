@@ -152,6 +152,15 @@ impl Play {
         self.begin();
     }
 
+    /// How much memory it has, in KiB.
+    pub fn memory(&self) -> u64 {
+        let process = self.process.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.unwrap().parse().unwrap()
+    }
+
     /// A file in its folder.
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
@@ -288,6 +297,18 @@ impl Client {
                 self.base
             ))
             .header("cookie", format!("kbs-session-id={}", asked.session));
+        told(request.call().unwrap())
+    }
+
+    /// Asks for a resource with a token, and with no session or somebody's.
+    pub fn with_token(&self, token: &str, asked: Option<&Asked>, name: &str) -> (u16, Value) {
+        let mut request = self
+            .agent
+            .get(format!("{}/kbs/v0/resource/{name}", self.base))
+            .header("authorization", format!("Bearer {token}"));
+        if let Some(asked) = asked {
+            request = request.header("cookie", format!("kbs-session-id={}", asked.session));
+        }
         told(request.call().unwrap())
     }
 

@@ -8,6 +8,7 @@ use attestation::UnixTime;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -78,11 +79,7 @@ async fn auth(
 ) -> Result<Response, Refused> {
     let request: wire::Request = serde_json::from_slice(&body)
         .map_err(|_| Refused::Form("the request is none of this protocol"))?;
-    let known = ["0.1.", "0.2.", "0.3.", "0.4."];
-    if !known
-        .iter()
-        .any(|version| request.version.starts_with(version))
-    {
+    if !is_known(&request.version) {
         return Err(Refused::Form("the version of the protocol is not known"));
     }
     let task = tokio::task::spawn_blocking(move || service.challenge(&request.tee, client, now()));
@@ -93,6 +90,19 @@ async fn auth(
     };
     let cookie = format!("{SESSION}={id}; Path=/kbs/v0; Secure; HttpOnly; SameSite=Strict");
     Ok(([(SET_COOKIE, cookie)], Json(challenge)).into_response())
+}
+
+/// Whether this is a version of the protocol that is spoken here: 0.1 to 0.4.
+fn is_known(version: &str) -> bool {
+    let numbers: Option<Vec<u32>> = version
+        .split('.')
+        .map(|part| {
+            part.bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then(|| part.parse().ok())?
+        })
+        .collect();
+    matches!(numbers.as_deref(), Some([0, 1..=4, _]))
 }
 
 async fn attest(
@@ -118,17 +128,27 @@ async fn attest(
 
 async fn resource(
     State(service): State<Arc<Service>>,
-    Path((repository, kind, tag)): Path<(String, String, String)>,
+    name: Result<Path<Name>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let id = session(&headers).ok_or(Refused::Session)?;
-    let name = format!("{repository}/{kind}/{tag}");
-    if name.len() > MAX_NAME {
-        return Err(Refused::Resource);
-    }
+    let name = named(name)?;
     let task = tokio::task::spawn_blocking(move || service.release(&id, &name, now()));
     let encrypted = task.await.map_err(|_| Refused::Broken)??;
     Ok(Json(encrypted).into_response())
+}
+
+/// REPO, TYPE and TAG.
+type Name = (String, String, String);
+
+/// The resource that a path names.
+fn named(name: Result<Path<Name>, PathRejection>) -> Result<String, Refused> {
+    let (repository, kind, tag) = name.map_err(|_| Refused::Resource)?.0;
+    let name = format!("{repository}/{kind}/{tag}");
+    match name.len() {
+        0..=MAX_NAME => Ok(name),
+        _ => Err(Refused::Resource),
+    }
 }
 
 /// How long a client of a lease would wait for it to change.
@@ -142,15 +162,15 @@ struct Wait {
 /// may not be used any more.
 async fn lease(
     State(service): State<Arc<Service>>,
-    Path((repository, kind, tag)): Path<(String, String, String)>,
-    Query(Wait { wait }): Query<Wait>,
+    name: Result<Path<Name>, PathRejection>,
+    wait: Result<Query<Wait>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
+    let wait = wait
+        .map_err(|_| Refused::Form("`wait` is a number of seconds"))?
+        .wait;
     let id = session(&headers).ok_or(Refused::Session)?;
-    let name = format!("{repository}/{kind}/{tag}");
-    if name.len() > MAX_NAME {
-        return Err(Refused::Resource);
-    }
+    let name = named(name)?;
     // A change that comes while the first look is under way is one to look again for.
     let mut news = service.news();
     let until = tokio::time::Instant::now() + Duration::from_secs(wait).min(service.longest_wait());
@@ -232,4 +252,22 @@ impl IntoResponse for Refused {
 
 fn now() -> UnixTime {
     UnixTime::from(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_the_protocol_are_numbers_and_no_others_are_known() {
+        assert!(
+            ["0.1.0", "0.1.1", "0.2.0", "0.4.12"]
+                .iter()
+                .all(|known| is_known(known))
+        );
+        let unknown = [
+            "", "0", "0.4", "0.4.0*", "0.4.0.1", "1.4.0", "0.5.0", "0.0.1", "0.+4.0", "0.4.",
+        ];
+        assert!(!unknown.iter().any(|version| is_known(version)));
+    }
 }

@@ -153,7 +153,8 @@ fn serve(path: &Path, accept_simulated: bool, store: Option<String>) -> Result<(
         config: &config.digest,
     })?;
     note(format_args!("log key {}", Hex(journal.public_key())));
-    let begun = !config.base.join(&config.store).exists();
+    // What replicas share may say otherwise by now.
+    let begun = !config.store.contains("://") && !config.base.join(&config.store).exists();
     let store = store::at(&config.store, &config.base)?;
     let revoked = if begun { revoked } else { BTreeSet::new() };
     let runtime = tokio::runtime::Builder::new_multi_thread()

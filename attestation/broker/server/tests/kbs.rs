@@ -411,12 +411,14 @@ fn requests_are_bounded_in_size_and_depth() {
         b"{\"version\":1,\"tee\":{}}",
     ] {
         assert_eq!(
-            client
+            play.client()
                 .post("auth", None, &body[..body.len().min(10_000)])
                 .unwrap()
                 .0,
             400
         );
+        // Each over a connection of its own: those of before were closed over their bodies.
+        let client = play.client();
         assert_eq!(client.post("attest", Some(&asked), body).unwrap().0, 400);
     }
     // None of it was an attempt: the nonce is still good.
@@ -470,15 +472,18 @@ fn more_than_is_taken_at_once_is_refused_at_once() {
     let play = Play::start("[limits]\nappraisals = 1\npatience = 60\n");
     let client = play.client();
     let (first, second) = (client.auth(), client.auth());
-    // One who says that there is a body to come, and lets wait.
-    let mut slow = play.tls();
     let half = format!(
         "POST /kbs/v0/attest HTTP/1.1\r\nhost: x\r\ncookie: kbs-session-id={}\r\ncontent-length: 1000\r\n\r\n{{",
         first.session
     );
-    slow.write_all(half.as_bytes()).unwrap();
     let deadline = std::time::Instant::now() + play::DEADLINE;
+    let mut slow = Vec::new();
     loop {
+        // One who says that there is a body to come, and lets wait; another one, if the first came while
+        // the question below was answered.
+        let mut stream = play.tls();
+        stream.write_all(half.as_bytes()).unwrap();
+        slow.push(stream);
         // An empty body is no attempt on the nonce.
         let (status, told) = client.post("attest", Some(&second), b"{}").unwrap();
         if (status, &told["type"]) == (429, &json!("casemate:busy")) {
@@ -489,7 +494,6 @@ fn more_than_is_taken_at_once_is_refused_at_once() {
             "never busy: {status} {told}"
         );
     }
-    drop(slow);
 }
 
 #[test]

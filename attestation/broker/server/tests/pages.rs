@@ -7,6 +7,25 @@ use std::path::Path;
 
 const CHECKLIST: &str = include_str!("../../../../docs/broker-checklist.md");
 
+const OPENAPI: &str = include_str!("../../../../docs/broker-openapi.json");
+const HTTP: &str = include_str!("../src/http.rs");
+
+#[test]
+fn the_description_of_the_interface_has_every_path_and_no_other() {
+    let described: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+    let described: BTreeSet<_> = described["paths"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    let served = HTTP
+        .split(".route(")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').nth(1));
+    assert_eq!(described, served.map(str::to_owned).collect());
+}
+
 /// Every source of the workspace, this test aside.
 fn source() -> String {
     fn collect(folder: &Path, text: &mut String) {

@@ -137,6 +137,7 @@ pub type AnyStore = Arc<dyn Store>;
 
 /// What every kind of store has to do; each runs it in its own tests.
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(crate) mod contract {
     use super::*;
 

@@ -4,7 +4,7 @@
 //! asked ── a swap: of all who attest at once, one ──▶ spent ── evidence believed ──▶ attested
 //! ```
 //!
-//! They are in the [`Store`], under a digest of the name that only their client knows: whoever reads the
+//! They are in the [`crate::store`], under a digest of the name that only their client knows: whoever reads the
 //! store cannot go on with one. With a store that is shared, a session goes on at any replica.
 
 use std::collections::HashMap;

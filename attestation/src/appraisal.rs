@@ -1,6 +1,6 @@
 //! The verdict, in one schema for every TEE.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::encoding::Hex;
 use crate::evidence::Tee;
@@ -10,7 +10,7 @@ use crate::tee::vtpm::VtpmClaims;
 use crate::time::UnixTime;
 
 /// How welcome believed evidence is: the tiers of AR4SI (draft-ietf-rats-ar4si).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrustTier {
     /// Nothing is said.

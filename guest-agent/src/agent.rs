@@ -21,6 +21,7 @@ use crate::api::Listed;
 use crate::assembly::{Assembled, Assembly, AssemblyError};
 use crate::config::{self, Config, ConfigError};
 use crate::control::Control;
+use crate::leases::Keeping;
 use crate::transport::note;
 
 /// Most sessions at once.
@@ -83,6 +84,7 @@ pub struct Admitted<'a> {
     key: [u8; 32],
     place: Place<'a>,
     _control: Option<Control>,
+    _keeping: Keeping,
 }
 
 /// A session's place among those that run; given back when dropped.
@@ -248,13 +250,18 @@ impl Agent {
             assembly
         };
         let folder = self.config.state().join("runs").join(&place.id);
-        let Assembled { session, log } = assembly.logged_to(&folder)?;
+        let Assembled {
+            session,
+            log,
+            leases,
+        } = assembly.logged_to(&folder)?;
         let key = log.public_key();
         let [input, output, error] = stdio;
         let session = session
             .stdio(input, output, error)
             .watched_by(watcher)
             .logged_to(log)?;
+        let keeping = leases.keep(&session).map_err(SessionError::Stdio)?;
         let mut sessions = self.sessions();
         if sessions.stopping {
             return Err(AgentError::Stopping);
@@ -277,6 +284,7 @@ impl Agent {
             key,
             place,
             _control: control,
+            _keeping: keeping,
         })
     }
 

@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 use crate::brokers::Brokers;
 use crate::endorsements::Renewal;
 use crate::key_file;
+use crate::leases::Leases;
 use crate::local_broker::LocalBroker;
 use crate::remote_broker::{self, RemoteBroker};
 
@@ -58,6 +59,8 @@ pub struct Assembled {
     pub session: SessionBuilder,
     /// Its log: the last thing the builder is given.
     pub log: Log,
+    /// The keys that brokers elsewhere release: their leases are kept while it runs.
+    pub leases: Leases,
 }
 
 impl Assembly {
@@ -139,6 +142,10 @@ impl Assembly {
         };
         let broker = LocalBroker::new(verifier.clone(), keys, self.bundle.digest())
             .endorsed_by(endorsements.clone());
+        let mut leases = Leases::default();
+        for (data, remote) in &remote {
+            leases.add(data, remote.kept());
+        }
         let broker = Brokers::new(broker, remote);
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
@@ -158,7 +165,11 @@ impl Assembly {
             .fold(session, |session, (data, anchor)| {
                 session.anchored_by(data, anchor)
             });
-        Ok(Assembled { session, log })
+        Ok(Assembled {
+            session,
+            log,
+            leases,
+        })
     }
 
     /// The key of each vault, or who has it, where the policy says it is.

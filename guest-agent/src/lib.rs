@@ -25,6 +25,7 @@ pub mod config;
 pub mod control;
 pub mod endorsements;
 mod follow;
+pub mod leases;
 pub mod local_broker;
 pub mod lockdown;
 mod outbox;

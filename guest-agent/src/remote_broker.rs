@@ -7,10 +7,14 @@
 //! Speaks the KBS protocol with the session's release key: evidence is bound to the broker's nonce, to
 //! that key, to the policy bundle and to the log, and what comes back opens with that key only. So the
 //! network learns nothing and can change nothing; that it is the right broker is for TLS to say, by the
-//! roots of Mozilla's programme or, with `ca`, by that file's alone (beside the policy).
+//! roots of Mozilla's programme or, with `ca`, by that file's alone (beside the policy). Several `HOST:PORT`,
+//! with commas between them, are replicas: the next one is asked when one is not there.
+//!
+//! What was released is used under a lease: [`crate::leases`].
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use attestation::{Challenge, Evidence, Nonce, SealedSecret, UnixTime};
@@ -20,10 +24,14 @@ use casemate::release::{KeyBroker, Refusal};
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use crate::leases::Held;
+
 /// How a key's address begins.
 pub const SCHEME: &str = "kbs+https://";
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection may take: then the next replica is asked.
+const CONNECT: Duration = Duration::from_secs(3);
 /// Most bytes of an answer: a sealed secret, in Base64.
 const MAX_ANSWER: u64 = 256 << 10;
 /// Most bytes of a file of certificates.
@@ -31,12 +39,34 @@ const MAX_CA: u64 = 256 << 10;
 /// Name of the cookie that names a session.
 const SESSION: &str = "kbs-session-id";
 
-/// One key of a broker elsewhere.
+/// One key of a broker elsewhere, for a session.
 pub struct RemoteBroker {
-    agent: ureq::Agent,
-    base: String,
-    resource: String,
+    remote: Arc<Remote>,
     session: Option<String>,
+    held: Arc<Held>,
+}
+
+/// One key of a broker elsewhere: the exchange with it.
+pub struct Remote {
+    agent: ureq::Agent,
+    /// Replicas that share their sessions.
+    bases: Vec<String>,
+    /// The one that answered last.
+    preferred: AtomicUsize,
+    resource: String,
+}
+
+/// What a broker says about the use of a key that it released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leased {
+    /// It may be used for so long, from the moment of asking.
+    For(Duration),
+    /// It may not be used any more.
+    Revoked,
+    /// It may, by whoever attests again.
+    Attest,
+    /// The broker knows no leases: what it has released it has released.
+    Unknown,
 }
 
 /// Why an address of a key cannot be used.
@@ -44,7 +74,7 @@ pub struct RemoteBroker {
 #[non_exhaustive]
 pub enum AddressError {
     /// It is not of the documented form.
-    #[error("it is not `{SCHEME}HOST:PORT/REPO/TYPE/TAG`, with `?ca=FILE` if need be")]
+    #[error("it is not `{SCHEME}HOST:PORT,…/REPO/TYPE/TAG`, with `?ca=FILE` if need be")]
     Form,
     /// The certificates that are to be believed cannot be read.
     #[error("the certificates of `ca` cannot be used: {0}")]
@@ -72,8 +102,10 @@ impl RemoteBroker {
             !part.is_empty() && ![".", ".."].contains(&part) && part.bytes().all(known)
         };
         let plain_host = |byte: u8| known(byte) || b":[]".contains(&byte);
-        if host.is_empty()
-            || !host.bytes().all(plain_host)
+        let hosts: Vec<_> = host.split(',').collect();
+        if hosts
+            .iter()
+            .any(|host| host.is_empty() || !host.bytes().all(plain_host))
             || resource.split('/').count() != 3
             || !resource.split('/').all(plain)
         {
@@ -89,41 +121,33 @@ impl RemoteBroker {
             .max_redirects(0)
             .proxy(None)
             .timeout_global(Some(TIMEOUT))
+            .timeout_connect(Some(CONNECT))
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
-        Ok(Self {
+        let remote = Remote {
             agent: agent.into(),
-            base: format!("https://{host}/kbs/v0"),
+            bases: hosts.iter().map(|host| format!("https://{host}")).collect(),
+            preferred: AtomicUsize::new(0),
             resource: resource.to_owned(),
+        };
+        Ok(Self {
+            remote: Arc::new(remote),
             session: None,
+            held: Arc::default(),
         })
     }
 
-    fn post(&self, path: &str, body: &Value) -> Result<ureq::http::Response<ureq::Body>, Refusal> {
-        let mut request = self
-            .agent
-            .post(format!("{}/{path}", self.base))
-            .content_type("application/json");
-        if let Some(session) = &self.session {
-            request = request.header("cookie", format!("{SESSION}={session}"));
-        }
-        let response = request
-            .send(body.to_string())
-            .map_err(|error| unreachable(&error))?;
-        accepted(response)
+    /// The exchange, and what was released in it: for who keeps the lease.
+    pub(crate) fn kept(&self) -> (Arc<Remote>, Arc<Held>) {
+        (Arc::clone(&self.remote), Arc::clone(&self.held))
     }
 }
 
-impl KeyBroker for RemoteBroker {
-    fn name_of(&self, _: &str) -> String {
-        self.resource.clone()
-    }
-
-    fn challenge(&mut self, _: &str, _: UnixTime) -> Result<Nonce, Refusal> {
-        // What a broker remembers of an earlier exchange is of no use: evidence is always fresh.
-        self.session = None;
+impl Remote {
+    /// Begins a session: its name, and the nonce that evidence has to answer.
+    pub(crate) fn auth(&self) -> Result<(String, Nonce), Refusal> {
         let request = json!({ "version": "0.4.0", "tee": "casemate", "extra-params": "" });
-        let mut response = self.post("auth", &request)?;
+        let mut response = self.post("auth", None, &request)?;
         let cookies = response.headers().get_all("set-cookie").iter();
         let mut named = cookies
             .filter_map(|cookie| {
@@ -142,20 +166,19 @@ impl KeyBroker for RemoteBroker {
             .as_str()
             .and_then(|nonce| STANDARD.decode(nonce).ok());
         let nonce: Option<Nonce> = nonce.and_then(|nonce| nonce.try_into().ok());
-        let (Some(session), Some(nonce)) = (session, nonce) else {
-            return Err(strange("it gave no nonce of 32 bytes, or no session"));
-        };
-        self.session = Some(session);
-        Ok(nonce)
+        match session.zip(nonce) {
+            Some(begun) => Ok(begun),
+            None => Err(strange("it gave no nonce of 32 bytes, or no session")),
+        }
     }
 
-    fn release(
-        &mut self,
+    /// Answers the nonce of a session with evidence.
+    pub(crate) fn attest(
+        &self,
+        session: &str,
         evidence: &Evidence,
         challenge: &Challenge,
-        _: &str,
-        _: UnixTime,
-    ) -> Result<SealedSecret, Refusal> {
+    ) -> Result<(), Refusal> {
         let hex = casemate::record::hex;
         let attestation = json!({
             "runtime-data": {
@@ -174,16 +197,115 @@ impl KeyBroker for RemoteBroker {
                 "additional_evidence": "",
             },
         });
-        self.post("attest", &attestation)?;
-        let session = self.session.take().unwrap_or_default();
-        let response = self
-            .agent
-            .get(format!("{}/resource/{}", self.base, self.resource))
-            .header("cookie", format!("{SESSION}={session}"))
-            .call()
-            .map_err(|error| unreachable(&error))?;
-        let answer = json_of(&mut accepted(response)?)?;
+        self.post("attest", Some(session), &attestation).map(drop)
+    }
+
+    /// The key, sealed to who attested in a session.
+    fn released(&self, session: &str) -> Result<SealedSecret, Refusal> {
+        let path = format!("kbs/v0/resource/{}", self.resource);
+        let answer = json_of(&mut self.get(&path, session, TIMEOUT)?)?;
         serde_json::from_value(answer).map_err(|_| strange("it gave no sealed secret"))
+    }
+
+    /// For how long the key may be used by who attested in a session. The broker keeps its answer back for
+    /// `wait`, unless something changes; no answer within `patience` is none.
+    pub(crate) fn lease(
+        &self,
+        session: &str,
+        wait: Duration,
+        patience: Duration,
+    ) -> Result<Leased, Refusal> {
+        let path = format!(
+            "casemate/v0/lease/{}?wait={}",
+            self.resource,
+            wait.as_secs()
+        );
+        let mut response = match self.get(&path, session, patience) {
+            Err(refusal) if refusal.code == "http-404" => return Ok(Leased::Unknown),
+            other => other?,
+        };
+        let answer = json_of(&mut response)?;
+        match (answer["seconds"].as_u64(), answer["ended"].as_str()) {
+            (Some(seconds), None) => Ok(Leased::For(Duration::from_secs(seconds))),
+            (None, Some("attest")) => Ok(Leased::Attest),
+            // What is not understood is not taken for leave to go on.
+            _ => Ok(Leased::Revoked),
+        }
+    }
+
+    fn post(&self, path: &str, session: Option<&str>, body: &Value) -> Result<Response, Refusal> {
+        let body = body.to_string();
+        self.asked(|base| {
+            let mut request = self
+                .agent
+                .post(format!("{base}/kbs/v0/{path}"))
+                .content_type("application/json");
+            if let Some(session) = session {
+                request = request.header("cookie", format!("{SESSION}={session}"));
+            }
+            request.send(&body)
+        })
+    }
+
+    fn get(&self, path: &str, session: &str, patience: Duration) -> Result<Response, Refusal> {
+        self.asked(|base| {
+            self.agent
+                .get(format!("{base}/{path}"))
+                .header("cookie", format!("{SESSION}={session}"))
+                .config()
+                .timeout_global(Some(patience))
+                .build()
+                .call()
+        })
+    }
+
+    /// Asks one replica after the other, until one is there. What a request was to do once is done once
+    /// also if it is made twice: a nonce is spent at all of them.
+    fn asked(
+        &self,
+        ask: impl Fn(&str) -> Result<Response, ureq::Error>,
+    ) -> Result<Response, Refusal> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut last = None;
+        for at in (first..).take(self.bases.len()) {
+            let at = at % self.bases.len();
+            match ask(&self.bases[at]) {
+                Ok(response) => {
+                    self.preferred.store(at, Ordering::Relaxed);
+                    return accepted(response);
+                }
+                Err(error) => last = Some(unreachable(&error)),
+            }
+        }
+        Err(last.unwrap_or_else(|| strange("there is none")))
+    }
+}
+
+impl KeyBroker for RemoteBroker {
+    fn name_of(&self, _: &str) -> String {
+        self.remote.resource.clone()
+    }
+
+    fn challenge(&mut self, _: &str, _: UnixTime) -> Result<Nonce, Refusal> {
+        // What a broker remembers of an earlier exchange is of no use: evidence is always fresh.
+        self.session = None;
+        let (session, nonce) = self.remote.auth()?;
+        self.session = Some(session);
+        Ok(nonce)
+    }
+
+    fn release(
+        &mut self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        _: &str,
+        _: UnixTime,
+    ) -> Result<SealedSecret, Refusal> {
+        let session = self.session.take().unwrap_or_default();
+        self.remote.attest(&session, evidence, challenge)?;
+        let sealed = self.remote.released(&session)?;
+        self.held.released(session);
+        Ok(sealed)
     }
 }
 
@@ -203,9 +325,9 @@ fn certificates(path: &Path) -> Result<RootCerts, AddressError> {
     }
 }
 
-fn accepted(
-    mut response: ureq::http::Response<ureq::Body>,
-) -> Result<ureq::http::Response<ureq::Body>, Refusal> {
+type Response = ureq::http::Response<ureq::Body>;
+
+fn accepted(mut response: Response) -> Result<Response, Refusal> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -234,7 +356,7 @@ fn accepted(
     })
 }
 
-fn json_of(response: &mut ureq::http::Response<ureq::Body>) -> Result<Value, Refusal> {
+fn json_of(response: &mut Response) -> Result<Value, Refusal> {
     let body = response
         .body_mut()
         .with_config()
@@ -264,8 +386,8 @@ fn strange(why: &str) -> Refusal {
 impl std::fmt::Debug for RemoteBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RemoteBroker")
-            .field("base", &self.base)
-            .field("resource", &self.resource)
+            .field("bases", &self.remote.bases)
+            .field("resource", &self.remote.resource)
             .finish_non_exhaustive()
     }
 }
@@ -279,7 +401,7 @@ mod tests {
     fn an_address_names_a_host_and_a_resource_and_nothing_else() {
         let at = |uri: &str| RemoteBroker::at(uri, Path::new("/"));
         let broker = at("kbs+https://broker.example:8443/default/key/sales").unwrap();
-        assert_eq!(broker.base, "https://broker.example:8443/kbs/v0");
+        assert_eq!(broker.remote.bases, ["https://broker.example:8443"]);
         assert_eq!(broker.name_of("sales"), "default/key/sales");
         for uri in [
             "kbs+http://broker.example/default/key/sales",
@@ -287,6 +409,7 @@ mod tests {
             "kbs+https://broker.example/default/key/sales/more",
             "kbs+https://broker.example/default/../sales",
             "kbs+https:///default/key/sales",
+            "kbs+https://a:1,/default/key/sales",
             "kbs+https://user@broker.example/default/key/sales",
             "kbs+https://broker.example/default/key/sales?insecure=1",
             "kbs+https://broker.example/default/key/sales#x",

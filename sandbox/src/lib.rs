@@ -40,4 +40,4 @@ pub mod syscall;
 
 pub use error::SessionError;
 pub use order::{By, Command, Order};
-pub use session::{Endorsements, Handle, Outcome, Session, SessionBuilder, Why};
+pub use session::{Endorsements, Handle, Outcome, Session, SessionBuilder, Why, Witness};

@@ -56,6 +56,7 @@ use watchdog::Watchdog;
 
 pub use attested::Endorsements;
 pub use builder::{Handle, SessionBuilder};
+pub use courier::Witness;
 pub use outcome::{Outcome, Why};
 pub use watchdog::Killer;
 

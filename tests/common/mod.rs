@@ -607,6 +607,13 @@ pub fn casemate_broker() -> Command {
     Command::new(BUILT.get_or_init(|| built("casemate-broker-server", "casemate-broker")))
 }
 
+/// The program `casemate-guest-agent`, found or built likewise.
+pub fn guest_agent() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = || built("casemate-guest-agent", "casemate-guest-agent");
+    BUILT.get_or_init(built).clone()
+}
+
 fn built(package: &str, program: &str) -> PathBuf {
     // target/<profile>/deps/<test>
     let test = std::env::current_exe().unwrap();

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use attestation::{
-    Appraisal, Challenge, Evidence, Nonce, Role, SealedSecret, UnixTime, Verifier, release_context,
+    Challenge, Evidence, Nonce, Role, SealedSecret, UnixTime, Verifier, release_context,
 };
 use zeroize::Zeroizing;
 
 use crate::nonces::{Nonces, Refused};
 use crate::policy::ReleasePolicy;
-use crate::release::{Attested, Refusal, Release, ReleaseError};
+use crate::release::{Attested, Refusal, Release, ReleaseError, SpentNonce, Standing};
 
 /// How long a nonce is good for, unless set otherwise.
 const NONCE_SECONDS: u64 = 120;
@@ -97,9 +97,9 @@ impl Broker {
         now: UnixTime,
     ) -> Result<Release, ReleaseError> {
         let attested = self.attest(evidence, challenge, now)?;
+        let standing = attested.standing();
         let appraisal = attested.appraisal;
-        let policy = Some(challenge.policy_digest);
-        let secret = match self.welcome(&appraisal, policy.as_ref(), resource) {
+        let secret = match self.secret_for(&standing, resource) {
             Ok(secret) => secret,
             Err(Refusal::Unwelcome(reason)) => {
                 return Err(ReleaseError::Unwelcome {
@@ -140,6 +140,24 @@ impl Broker {
         now: UnixTime,
     ) -> Result<Attested, ReleaseError> {
         self.spend(&challenge.nonce, now)?;
+        self.attest_spent(evidence, challenge, SpentNonce(challenge.nonce), now)
+    }
+
+    /// As [`Broker::attest`], with a nonce that was spent elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] of the role or the evidence; of the nonce, if the challenge has another one.
+    pub fn attest_spent(
+        &self,
+        evidence: &Evidence,
+        challenge: &Challenge,
+        spent: SpentNonce,
+        now: UnixTime,
+    ) -> Result<Attested, ReleaseError> {
+        if spent.0 != challenge.nonce {
+            return Err(ReleaseError::NonceUnknown);
+        }
         if challenge.role != Role::Guest {
             return Err(ReleaseError::Role);
         }
@@ -153,21 +171,20 @@ impl Broker {
         })
     }
 
-    /// Appraises evidence that is bound to a nonce of this broker in the way of another protocol, by
-    /// report data that the caller has computed from what the guest sent. No policy bundle is bound
-    /// then. The nonce is spent whatever the outcome.
+    /// Appraises evidence that is bound to a nonce in the way of another protocol, by report data that the
+    /// caller has computed from the nonce it has spent and what the guest sent. No policy bundle is bound
+    /// then.
     ///
     /// # Errors
     ///
-    /// [`ReleaseError`] of the nonce or the evidence.
+    /// [`ReleaseError`] of the evidence.
     pub fn attest_bound_to(
         &self,
         evidence: &Evidence,
-        nonce: &Nonce,
         report_data: &[u8; 64],
+        _spent: SpentNonce,
         now: UnixTime,
     ) -> Result<Attested, ReleaseError> {
-        self.spend(nonce, now)?;
         let appraisal = self
             .verifier
             .appraise_bound_to(evidence, report_data, now)
@@ -184,8 +201,18 @@ impl Broker {
     /// # Errors
     ///
     /// [`Refusal`]; what the guest is told does not depend on which.
-    pub fn secret_for(&self, attested: &Attested, resource: &str) -> Result<&[u8], Refusal> {
-        self.welcome(&attested.appraisal, attested.policy.as_ref(), resource)
+    pub fn secret_for(&self, standing: &Standing, resource: &str) -> Result<&[u8], Refusal> {
+        match self.resources.get(resource) {
+            Some(Resource { secret, policy }) => match policy.permits_standing(standing) {
+                Ok(()) => Ok(secret),
+                Err(reason) => Err(Refusal::Unwelcome(reason)),
+            },
+            // Whoever is not welcome anywhere does not learn what there is.
+            None => match ReleasePolicy::default().permits_standing(standing) {
+                Ok(()) => Err(Refusal::NoSuchResource),
+                Err(reason) => Err(Refusal::Unwelcome(reason)),
+            },
+        }
     }
 
     /// Names of the secrets.
@@ -200,28 +227,6 @@ impl Broker {
                 Refused::Unknown => ReleaseError::NonceUnknown,
                 Refused::Expired => ReleaseError::NonceExpired,
             })
-    }
-
-    fn welcome(
-        &self,
-        appraisal: &Appraisal,
-        policy: Option<&[u8; 32]>,
-        resource: &str,
-    ) -> Result<&[u8], Refusal> {
-        match self.resources.get(resource) {
-            Some(Resource {
-                secret,
-                policy: rule,
-            }) => match rule.permits(appraisal, policy) {
-                Ok(()) => Ok(secret),
-                Err(reason) => Err(Refusal::Unwelcome(reason)),
-            },
-            // Whoever is not welcome anywhere does not learn what there is.
-            None => match ReleasePolicy::default().permits(appraisal, policy) {
-                Ok(()) => Err(Refusal::NoSuchResource),
-                Err(reason) => Err(Refusal::Unwelcome(reason)),
-            },
-        }
     }
 }
 

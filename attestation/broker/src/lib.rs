@@ -61,4 +61,4 @@ mod release;
 
 pub use broker::{Broker, BrokerBuilder, ChallengeError};
 pub use policy::{DangerousReleasePolicy, ReleasePolicy};
-pub use release::{Attested, Refusal, Release, ReleaseError, Unwelcome};
+pub use release::{Attested, Refusal, Release, ReleaseError, SpentNonce, Standing, Unwelcome};

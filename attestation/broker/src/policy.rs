@@ -2,7 +2,7 @@
 
 use attestation::{Appraisal, TrustTier};
 
-use crate::release::Unwelcome;
+use crate::release::{Standing, Unwelcome};
 
 /// What an appraisal must be for a secret to be released on it.
 ///
@@ -44,14 +44,19 @@ impl ReleasePolicy {
         appraisal: &Appraisal,
         policy: Option<&[u8; 32]>,
     ) -> Result<(), Unwelcome> {
-        if appraisal.debug() {
+        self.permits_standing(&Standing::of(appraisal, policy))
+    }
+
+    pub(crate) fn permits_standing(&self, standing: &Standing) -> Result<(), Unwelcome> {
+        if standing.debug {
             return Err(Unwelcome::Debug);
         }
+        let policy = standing.policy.as_ref();
         let policies = self.policies.as_deref();
-        if policies.is_some_and(|all| policy.is_none_or(|policy| !all.contains(policy))) {
+        if policies.is_some_and(|all| policy.is_none_or(|policy| !all.contains(&policy.0))) {
             return Err(Unwelcome::Policy);
         }
-        match appraisal.tier() {
+        match standing.tier {
             TrustTier::Affirming => Ok(()),
             TrustTier::Warning if self.accepts_warning => Ok(()),
             TrustTier::Warning => Err(Unwelcome::Warning),

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use attestation::{Appraisal, AppraiseError, SealError, SealedSecret};
+use attestation::{
+    Appraisal, AppraiseError, Hex, Nonce, SealError, SealedSecret, TrustTier, UnixTime,
+};
+use serde::{Deserialize, Serialize};
 
 /// A secret on its way to the guest that attested, and why it may go there.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub struct Release {
 
 /// A guest whose evidence was believed, and the policy bundle that it is bound to.
 ///
-/// Only [`crate::Broker::attest`] and [`crate::Broker::attest_bound_to`] make one, each for one nonce.
+/// Only [`crate::Broker::attest`] and what it is made of make one, each for one nonce.
 #[derive(Clone, Debug)]
 pub struct Attested {
     pub(crate) appraisal: Appraisal,
@@ -37,6 +40,58 @@ impl Attested {
     #[must_use]
     pub fn policy(&self) -> Option<&[u8; 32]> {
         self.policy.as_ref()
+    }
+
+    /// What of it decides about secrets.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing::of(&self.appraisal, self.policy.as_ref())
+    }
+}
+
+/// What of an attestation decides about secrets.
+///
+/// It can be kept where replicas of a broker find it. So whoever can write there decides, too: that
+/// place is as trusted as the broker itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Standing {
+    pub(crate) tier: TrustTier,
+    pub(crate) debug: bool,
+    not_after: UnixTime,
+    pub(crate) policy: Option<Hex<32>>,
+}
+
+impl Standing {
+    pub(crate) fn of(appraisal: &Appraisal, policy: Option<&[u8; 32]>) -> Self {
+        Self {
+            tier: appraisal.tier(),
+            debug: appraisal.debug(),
+            not_after: appraisal.not_after(),
+            policy: policy.copied().map(Hex),
+        }
+    }
+
+    /// When something that the verdict rests on ends.
+    #[must_use]
+    pub fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+}
+
+/// A nonce that was spent: evidence that answers it may be appraised, once.
+///
+/// [`crate::Broker::attest`] spends a nonce of its own table. Where replicas share their nonces,
+/// whoever spent one there says so.
+#[derive(Debug)]
+pub struct SpentNonce(pub(crate) Nonce);
+
+impl SpentNonce {
+    /// Says that this caller, and of all who tried nobody else, has spent a nonce that was handed out and
+    /// had not expired.
+    #[must_use]
+    pub fn by_swap(nonce: Nonce) -> Self {
+        Self(nonce)
     }
 }
 

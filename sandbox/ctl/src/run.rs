@@ -82,7 +82,11 @@ impl Run {
         self.vouched(assembly.bundle())?;
         let folder = self.log_folder(assembly.bundle())?;
         let policy_name = assembly.bundle().name().to_owned();
-        let Assembled { session, log } = assembly.logged_to(&folder).map_err(not_assembled)?;
+        let Assembled {
+            session,
+            log,
+            leases,
+        } = assembly.logged_to(&folder).map_err(not_assembled)?;
         let view = View::new(self.json, self.quiet, folder.clone(), log.public_key());
         let mut shown = view.clone();
         let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
@@ -116,7 +120,9 @@ impl Run {
             ));
         }
         let basis = session.basis();
+        let keeping = leases.keep(&session)?;
         let result = session.run();
+        drop(keeping);
         drop(control);
         view.close(&result);
         let kept = receipt.map_or(Ok(()), |place| place.fill(&folder, &basis));

@@ -15,7 +15,7 @@ use vault::audit::Log;
 
 use super::Session;
 use super::attested::{Attested, Endorsements};
-use super::courier::{Courier, SharedAttester};
+use super::courier::{Courier, SharedAttester, Witness};
 use super::journal::Journal;
 use super::reload::Shadow;
 use super::watch::Watch;
@@ -303,6 +303,11 @@ impl Session {
     /// What a receipt of this session will rest on besides its log; to be kept beyond its end.
     pub fn basis(&self) -> Basis {
         self.basis.clone()
+    }
+
+    /// Who gives evidence in its name while it runs.
+    pub fn witness(&self) -> Witness {
+        self.courier.witness()
     }
 
     /// A handle to this session, which can be used from any thread while it runs.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use attestation::{Attester, Tee, UnixTime};
+use attestation::{AttestError, Attester, Challenge, Evidence, Nonce, Tee, UnixTime};
 use vault::anchor::FreshnessAnchor;
 use vault::{Access, OpenOptions, Vault};
 
@@ -18,6 +18,34 @@ use crate::release::{self, Identity, KeyBroker, ReleaseError};
 
 /// An attester that the session and a release under way use in turn.
 pub(super) type SharedAttester = Arc<Mutex<Box<dyn Attester>>>;
+
+/// As whom the session gives evidence now.
+type SharedIdentity = Arc<Mutex<Arc<Identity>>>;
+
+/// Gives evidence in the name of a session while it runs: to whoever it has to prove itself to again in
+/// order to keep what it was given.
+#[derive(Clone)]
+pub struct Witness {
+    identity: SharedIdentity,
+    attester: SharedAttester,
+}
+
+impl Witness {
+    /// Answers a challenge, under the policy that is in force now.
+    ///
+    /// # Errors
+    ///
+    /// [`AttestError`] when no evidence can be had.
+    pub fn answer(&self, nonce: Nonce) -> Result<(Challenge, Evidence), AttestError> {
+        let challenge = current(&self.identity).challenge(nonce);
+        let evidence = Turns(&self.attester).attest(&challenge.report_data())?;
+        Ok((challenge, evidence))
+    }
+}
+
+fn current(identity: &SharedIdentity) -> Arc<Identity> {
+    Arc::clone(&identity.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// What remembers the latest commit of vaults, by entry of the `[data]` table.
 type Anchors = BTreeMap<String, Arc<dyn FreshnessAnchor>>;
@@ -32,7 +60,7 @@ type Return = Receiver<(Box<dyn KeyBroker>, Answer)>;
 pub(super) struct Courier {
     broker: Option<Box<dyn KeyBroker>>,
     anchors: Anchors,
-    identity: Arc<Identity>,
+    identity: SharedIdentity,
     attester: SharedAttester,
     away: Option<(String, Return)>,
 }
@@ -47,7 +75,7 @@ impl Courier {
         Self {
             broker,
             anchors,
-            identity,
+            identity: Arc::new(Mutex::new(identity)),
             attester,
             away: None,
         }
@@ -64,15 +92,23 @@ impl Courier {
     ) -> Option<Answer> {
         let broker = self.broker.as_deref_mut()?;
         let options = options(&self.anchors, name, access);
-        let (identity, attester) = (&self.identity, &mut Turns(&self.attester));
+        let (identity, attester) = (current(&self.identity), &mut Turns(&self.attester));
         Some(release::open_vault(
-            name, path, identity, attester, broker, options, now,
+            name, path, &identity, attester, broker, options, now,
         ))
     }
 
     /// Asks as another identity from now on. What is under way was asked as the one before.
     pub(super) fn adopt(&mut self, identity: Arc<Identity>) {
-        self.identity = identity;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    /// Who gives evidence in this session's name.
+    pub(super) fn witness(&self) -> Witness {
+        Witness {
+            identity: Arc::clone(&self.identity),
+            attester: Arc::clone(&self.attester),
+        }
     }
 
     /// Whether one can be sent now: there is a broker, and it is not being asked already.
@@ -97,7 +133,7 @@ impl Courier {
             return Err(std::io::ErrorKind::NotConnected.into());
         };
         let (answers, answer) = channel();
-        let (identity, attester) = (Arc::clone(&self.identity), Arc::clone(&self.attester));
+        let (identity, attester) = (current(&self.identity), Arc::clone(&self.attester));
         let options = options(&self.anchors, name, access);
         let (data, path) = (name.to_owned(), path.to_owned());
         std::thread::Builder::new()
@@ -149,10 +185,7 @@ impl Attester for Turns<'_> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).tee()
     }
 
-    fn attest(
-        &mut self,
-        report_data: &[u8; 64],
-    ) -> Result<attestation::Evidence, attestation::AttestError> {
+    fn attest(&mut self, report_data: &[u8; 64]) -> Result<Evidence, AttestError> {
         let mut attester = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         attester.attest(report_data)
     }

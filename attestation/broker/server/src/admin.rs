@@ -6,6 +6,7 @@
 //! {"list":{}}                                   ▶ resources, for whom each is, and sessions
 //! {"revoke":{"resource":NAME,"why":TEXT}}       ▶ revoked, when nothing of it is released any more
 //! {"restore":{"resource":NAME,"why":TEXT}}      ▶ restored
+//! {"reference":{"values":TEXT,"why":TEXT}}      ▶ registered; without values, those of the configuration
 //! anything else                                 ▶ error
 //! ```
 //!
@@ -28,7 +29,7 @@ use tokio::sync::Semaphore;
 use crate::service::{Service, described};
 
 /// Most bytes of a request.
-const MAX_REQUEST: u64 = 16 << 10;
+const MAX_REQUEST: u64 = 3 << 20;
 /// How long a caller may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Most callers at once.
@@ -44,6 +45,13 @@ pub enum Ask {
     Revoke {
         /// Name of the secret.
         resource: String,
+        /// The reason, which is recorded with who asks.
+        why: String,
+    },
+    /// Believe evidence by these reference values from now on, at every replica.
+    Reference {
+        /// Them, as their file has them; those of the configuration, if there are none.
+        values: Option<String>,
         /// The reason, which is recorded with who asks.
         why: String,
     },
@@ -110,16 +118,29 @@ async fn answer(stream: UnixStream, service: Arc<Service>) -> io::Result<()> {
 }
 
 fn reply(line: &str, uid: u32, service: &Service) -> Value {
+    let now = UnixTime::from(SystemTime::now());
     let (resource, why, revoke) = match serde_json::from_str(line) {
-        Ok(Ask::List {}) => return service.list(UnixTime::from(SystemTime::now())),
+        Ok(Ask::List {}) => {
+            let list = service.list(now);
+            return list.unwrap_or_else(|failed| error(&described(&failed)));
+        }
+        Ok(Ask::Reference { values, why }) => {
+            let values = values.as_ref().map(String::as_bytes);
+            return match service.set_reference(values, uid, &why, now) {
+                Ok(()) => json!({ "registered": values.is_some() }),
+                Err(failed) => error(&described(&failed)),
+            };
+        }
         Ok(Ask::Revoke { resource, why }) => (resource, why, true),
         Ok(Ask::Restore { resource, why }) => (resource, why, false),
-        Err(_) => return error("the request is none of `list`, `revoke` and `restore`"),
+        Err(_) => {
+            return error("the request is none of `list`, `revoke`, `restore` and `reference`");
+        }
     };
     if !service.has(&resource) {
         return error("there is no resource of this name");
     }
-    match service.set_revoked(&resource, revoke, uid, &why) {
+    match service.set_revoked(&resource, revoke, uid, &why, now) {
         Ok(()) if revoke => json!({ "revoked": resource }),
         Ok(()) => json!({ "restored": resource }),
         Err(failed) => error(&described(&failed)),

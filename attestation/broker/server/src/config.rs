@@ -5,6 +5,7 @@
 //! log = "log"                              # folder of the audit log; begun if it is not there
 //! log-key = "log.key"                      # made with it
 //! admin = "/run/casemate/broker.sock"
+//! store = "broker.redb"                    # or etcd://…, which replicas share
 //!
 //! [tls]
 //! certificate = "broker.pem"               # and those between it and its root
@@ -17,6 +18,7 @@
 //! [limits]                                 # each of them can be left out
 //! session = 300                            # seconds
 //! nonce = 120                              # seconds
+//! lease = 60                               # seconds that a released secret may be used without word from here
 //! connections = 256
 //! appraisals = 16                          # at once
 //! asks-per-minute = 600                    # of one address
@@ -36,8 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use attestation::{
-    BuildError, EndorsementFolder, FolderError, Hex, MAX_REFERENCE_VALUES, MAX_SECRET,
-    ReferenceError, ReferenceValues, Verifier,
+    EndorsementFolder, Hex, MAX_REFERENCE_VALUES, MAX_SECRET, ReferenceValues, Verifier,
 };
 use broker::key_file::{self, KeyFileError};
 use broker::{Broker, ReleasePolicy};
@@ -47,6 +48,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+use crate::believing::{Believing, Source, SourceError};
 
 /// Most bytes of the configuration file.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -69,10 +72,12 @@ pub struct Config {
     pub tls: Arc<ServerConfig>,
     /// What a client may cost.
     pub limits: Limits,
-    /// The folder that lends endorsements to evidence which lacks them.
-    pub endorsements: Option<EndorsementFolder>,
-    /// Verifier, secrets, and for whom they are.
-    pub broker: Broker,
+    /// Where its store is; relative paths start at `base`.
+    pub store: String,
+    /// The folder of the configuration.
+    pub base: PathBuf,
+    /// What evidence is believed by, and the secrets.
+    pub believing: Believing,
     /// For whom each secret is, for the operator to see.
     pub rules: BTreeMap<String, String>,
     /// SHA-256 of the file, hexadecimal.
@@ -87,6 +92,8 @@ pub struct Limits {
     pub session: u64,
     /// Seconds that a nonce is good.
     pub nonce: u64,
+    /// Seconds for which a released secret may be used without word from here.
+    pub lease: u64,
     /// Connections at once.
     pub connections: usize,
     /// Requests with evidence that are read or appraised at once.
@@ -102,6 +109,7 @@ impl Default for Limits {
         Self {
             session: 300,
             nonce: 120,
+            lease: 60,
             connections: 256,
             appraisals: 16,
             asks_per_minute: 600,
@@ -118,6 +126,8 @@ struct File {
     log: PathBuf,
     log_key: PathBuf,
     admin: PathBuf,
+    #[serde(default = "default_store")]
+    store: String,
     tls: Tls,
     attestation: Attestation,
     #[serde(default)]
@@ -184,15 +194,9 @@ pub enum ConfigError {
     /// The certificate or its key cannot be used.
     #[error("`[tls]` cannot be used: {0}")]
     Tls(String),
-    /// The reference values cannot be used.
-    #[error("the reference values cannot be used")]
-    Reference(#[from] ReferenceError),
-    /// The folder of endorsements cannot be used.
-    #[error("the folder of endorsements cannot be used")]
-    Endorsements(#[from] FolderError),
-    /// What is in it cannot be used.
-    #[error("the endorsements cannot be used")]
-    Verifier(#[from] BuildError),
+    /// What evidence is believed by cannot be used.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A resource is described in a way that makes no sense.
     #[error("resource `{name}`: {why}")]
     Resource {
@@ -223,19 +227,19 @@ impl Config {
             &base.join(&file.attestation.reference_values),
             MAX_REFERENCE_VALUES as u64,
         )?;
-        let mut verifier =
-            Verifier::builder().reference_values(ReferenceValues::from_json(&reference)?);
+        let reference = ReferenceValues::from_json(&reference).map_err(SourceError::from)?;
         let folder = file.attestation.endorsements.as_ref();
-        let endorsements = folder.map(|folder| EndorsementFolder::at(base.join(folder)));
-        if let Some(folder) = &endorsements {
-            verifier = folder.add_to(verifier)?;
-        }
+        let folder = folder.map(|folder| EndorsementFolder::at(base.join(folder)));
+        let mut builder = Verifier::builder();
         if accept_simulated {
-            verifier = verifier.dangerous().accept_simulated();
+            builder = builder.dangerous().accept_simulated();
         }
-        let mut builder = Broker::builder(verifier.build()?)
-            .nonce_lifetime(file.limits.nonce)
-            .nonce_capacity(crate::sessions::MAX_SESSIONS);
+        let source = Source {
+            builder,
+            reference,
+            folder,
+        };
+        let mut builder = Broker::builder(source.verifier(None)?.0);
         let mut rules = BTreeMap::new();
         for (name, resource) in &file.resources {
             let (policy, rule) = resource.rule(name)?;
@@ -249,8 +253,9 @@ impl Config {
             log_key: base.join(file.log_key),
             tls: tls(&base.join(&file.tls.certificate), &base.join(&file.tls.key))?,
             limits: file.limits,
-            endorsements,
-            broker: builder.build(),
+            store: file.store,
+            base: base.to_owned(),
+            believing: Believing::new(source, builder.build())?,
             rules,
             digest: Hex::<32>(Sha256::digest(&bytes).into()).to_string(),
         })
@@ -312,10 +317,16 @@ impl Resource {
     }
 }
 
+fn default_store() -> String {
+    "broker.redb".to_owned()
+}
+
 fn check(limits: &Limits) -> Result<(), ConfigError> {
     let ranges = [
         ("session", limits.session, 86_400),
         ("nonce", limits.nonce, 3_600),
+        ("lease", limits.lease, 86_400),
+        ("patience", limits.patience, 3_600),
         ("connections", limits.connections as u64, 65_536),
         ("appraisals", limits.appraisals as u64, 1_024),
         (

@@ -1,7 +1,7 @@
 //! The broker's audit log: who attested, what was released to whom, what was refused and why.
 //!
-//! A record is durable before what it tells of happens. Its operator's change of mind is kept there and
-//! nowhere else: what was revoked is read from the log when the broker starts again.
+//! A record is durable before what it tells of happens. What the operator revoked is in the store; a store
+//! that is begun anew takes it from the log.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -87,6 +87,15 @@ pub enum Event<'a> {
         /// The reason given.
         why: &'a str,
     },
+    /// The operator is about to register reference values, or to take that back.
+    Reference {
+        /// SHA-256 of them, hexadecimal; those of the configuration, if `None`.
+        digest: Option<String>,
+        /// Who, as the kernel says.
+        uid: u32,
+        /// The reason given.
+        why: &'a str,
+    },
     /// It serves no more.
     Closed,
 }
@@ -125,6 +134,7 @@ impl Event<'_> {
             Self::Refused { .. } => "refused",
             Self::Revoked { .. } => "revoked",
             Self::Restored { .. } => "restored",
+            Self::Reference { .. } => "reference",
             Self::Closed => "closed",
         }
     }

@@ -6,14 +6,15 @@
 use attestation::Hex;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What an X25519 key is used for: HPKE (RFC 9180) as [`attestation::SealedSecret`] has it.
 pub const HPKE: &str = "HPKE-Base-X25519-SHA256-ChaCha20Poly1305";
 
 /// A key that secrets can be encrypted to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ClientKey {
     /// ECDH-ES+A256KW.
     Ec {
@@ -41,7 +42,7 @@ pub enum ClientKey {
 }
 
 /// Curves that are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Curve {
     /// NIST P-256.
     P256,

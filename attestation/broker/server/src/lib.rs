@@ -12,19 +12,25 @@
 //! brings an X25519 key ([`jwk`]) binds its policy bundle and its log into the evidence too, which is
 //! what `casemate` sandboxes do.
 //!
-//! - [`config`] is checked whole before anything listens; [`service`] is what happens to a request;
-//!   [`server`] keeps what a client may cost bounded.
+//! - [`config`] is checked whole before anything listens; [`http`] is what can be asked, [`service`] what
+//!   happens then; [`server`] keeps what a client may cost bounded.
+//! - [`sessions`] and what was revoked are in a [`store`], which replicas may share; [`believing`] is what
+//!   evidence is appraised by.
 //! - [`journal`] is the audit log: nothing is released before the record of it is durable.
 //! - [`admin`] is for the operator, on a Unix socket.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod believing;
 pub mod config;
+pub mod http;
 pub mod journal;
 pub mod jwe;
 pub mod jwk;
 pub mod server;
 pub mod service;
 pub mod sessions;
+pub mod store;
+pub mod tally;
 pub mod wire;

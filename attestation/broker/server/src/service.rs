@@ -1,60 +1,66 @@
 //! What happens to a request.
 //!
 //! Each step of an exchange is one function: [`Service::challenge`], [`Service::attest`],
-//! [`Service::release`]. They block (signatures, the log), and so run beside the threads that serve
-//! connections.
+//! [`Service::release`], and [`Service::lease`] for as long as what was released is in use. They block
+//! (signatures, the log, the store), and so run beside the threads that serve connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use attestation::ear::{EarError, Issuer, TokenKey};
-use attestation::{Challenge, Evidence, Nonce, Role, SealedSecret, UnixTime, release_context};
+use attestation::{Challenge, Evidence, Hex, Nonce, Role, SealedSecret, UnixTime, release_context};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
-use axum::Json;
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
-use axum::http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use broker::{Broker, ReleaseError};
+use broker::{Attested, Broker, ReleaseError, SpentNonce, Standing};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::config::Config;
+use crate::believing::{Believing, Current, REFERENCE};
+use crate::config::{Config, Limits};
 use crate::journal::{Event, Journal, JournalError};
 use crate::jwe::{self, Encrypted};
 use crate::jwk::ClientKey;
-use crate::sessions::{Guest, Pace, Sessions};
-use crate::wire::{self, Attestation, ErrorInformation, MAX_AUTH, MAX_BODY};
+use crate::sessions::{self, Guest, Pace, Session, SessionError, Sessions};
+use crate::store::{AnyStore, Changes, Expected, StoreError, Swap};
+use crate::tally::Tally;
+use crate::wire::{self, Attestation};
 
-/// Name of the cookie that names a session.
-const SESSION: &str = "kbs-session-id";
+/// Where in the store it is what all replicas have to be told.
+const TOLD: &str = "told/";
+/// Where what was revoked is.
+const REVOKED: &str = "told/revoked/";
+/// How long one question for news may take.
+const NEWS: Duration = Duration::from_secs(2);
+/// How long to wait before the next one, when there is no answer.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often it is looked whether endorsements have changed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A broker that serves.
 pub struct Service {
-    broker: Broker,
-    endorsements: Option<attestation::EndorsementFolder>,
+    believing: Believing,
     rules: BTreeMap<String, String>,
-    revoked: RwLock<BTreeSet<String>>,
+    store: AnyStore,
+    /// Held by releases under way; a revocation waits for them.
+    releasing: RwLock<()>,
     sessions: Sessions,
     pace: Pace,
-    lifetime: u64,
-    patience: Duration,
+    limits: Limits,
     appraisals: Arc<Semaphore>,
     token_key: TokenKey,
     journal: Journal,
+    tally: Tally,
+    /// Counts what leases may have to be looked at again for.
+    news: watch::Sender<u64>,
     /// Whether a record could not be written: nothing is released any more then.
     broken: AtomicBool,
+    ending: AtomicBool,
 }
 
 /// Why a client gets nothing.
@@ -70,34 +76,61 @@ pub enum Refused {
     Resource,
     /// Too much is asked at once.
     Busy,
+    /// What it needs cannot be reached, so nothing is known.
+    Unavailable,
     /// Something is wrong here.
     Broken,
 }
 
+/// How long a secret that was released may still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// So many seconds from the moment of asking.
+    For(u64),
+    /// Not any more.
+    Ended(Ended),
+}
+
+/// Why a lease has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// The secret is for nobody any more, or not for this guest.
+    Revoked,
+    /// The session is over, or what its evidence rested on has changed: who attests again may go on.
+    Attest,
+}
+
+/// What is needed to answer somebody in a session, all as of one moment.
+struct Looked<'a> {
+    session: Session,
+    believing: RwLockReadGuard<'a, Current>,
+    revoked: bool,
+}
+
 impl Service {
-    /// Serves what a configuration says, but for what was revoked.
+    /// Serves what a configuration says, with a store.
     ///
     /// # Errors
     ///
     /// [`EarError::Key`] when there is no randomness for the key that signs tokens.
-    pub fn new(
-        config: Config,
-        journal: Journal,
-        revoked: BTreeSet<String>,
-    ) -> Result<Self, EarError> {
+    pub fn new(config: Config, store: AnyStore, journal: Journal) -> Result<Self, EarError> {
+        let limits = config.limits;
         Ok(Self {
-            broker: config.broker,
-            endorsements: config.endorsements,
+            believing: config.believing,
             rules: config.rules,
-            revoked: RwLock::new(revoked),
-            sessions: Sessions::default(),
-            pace: Pace::new(config.limits.asks_per_minute),
-            lifetime: config.limits.session,
-            patience: Duration::from_secs(config.limits.patience),
-            appraisals: Arc::new(Semaphore::new(config.limits.appraisals)),
+            sessions: Sessions::new(Arc::clone(&store), limits.session, limits.nonce),
+            store,
+            releasing: RwLock::default(),
+            pace: Pace::new(limits.asks_per_minute),
+            appraisals: Arc::new(Semaphore::new(limits.appraisals)),
+            limits,
             token_key: token_key()?,
             journal,
+            tally: Tally::default(),
+            news: watch::Sender::default(),
             broken: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -113,19 +146,23 @@ impl Service {
         now: UnixTime,
     ) -> Result<(String, Nonce), Refused> {
         if !self.pace.admits(client.ip(), now) {
+            self.tally.busy();
             return Err(Refused::Busy);
         }
-        let nonce = self.broker.challenge(now).map_err(|_| Refused::Busy)?;
-        let mut id = [0; 32];
-        getrandom::fill(&mut id).map_err(|_| Refused::Broken)?;
-        let id = URL_SAFE_NO_PAD.encode(id);
-        let expires = now.plus_seconds(self.lifetime);
-        match self
-            .sessions
-            .begin(id.clone(), tee.to_owned(), nonce, now, expires)
-        {
-            true => Ok((id, nonce)),
-            false => Err(Refused::Busy),
+        let (mut name, mut nonce) = ([0; 32], [0; 32]);
+        getrandom::fill(&mut name).map_err(|_| Refused::Broken)?;
+        getrandom::fill(&mut nonce).map_err(|_| Refused::Broken)?;
+        let name = URL_SAFE_NO_PAD.encode(name);
+        match self.sessions.begin(&name, tee, nonce, now) {
+            Ok(()) => {
+                self.tally.challenged();
+                Ok((name, nonce))
+            }
+            Err(SessionError::Busy) => {
+                self.tally.busy();
+                Err(Refused::Busy)
+            }
+            Err(error) => Err(self.unavailable(&error)),
         }
     }
 
@@ -142,11 +179,12 @@ impl Service {
         client: SocketAddr,
         now: UnixTime,
     ) -> Result<String, Refused> {
-        let (nonce, tee) = self.sessions.nonce(id, now).ok_or(Refused::Session)?;
+        let looked = self.look(id, None, now)?;
+        let (mut session, believing) = (looked.session, looked.believing);
         let attestation: Attestation = serde_json::from_slice(body)
             .map_err(|_| Refused::Form("the request is no attestation"))?;
         let data = &attestation.runtime_data;
-        if data["nonce"] != STANDARD.encode(nonce) {
+        if data["nonce"] != STANDARD.encode(session.nonce()) {
             return Err(Refused::Form(
                 "the runtime data has another nonce than the session",
             ));
@@ -156,30 +194,55 @@ impl Service {
         let evidence = attestation.tee_evidence.evidence();
         let evidence =
             evidence.map_err(|_| Refused::Form("the evidence is of no form that is known"))?;
-        let session = pseudonym(id);
+        let pseudonym = pseudonym(id);
         let not_attested = |code, why: &dyn std::error::Error| {
+            self.tally.not_attested();
             self.write(&Event::NotAttested {
-                session: &session,
+                session: &pseudonym,
                 client: client.to_string(),
                 code,
                 why: described(why),
             })?;
             Err(Refused::Evidence(code))
         };
+        let spent = match self.sessions.spend(&mut session, now) {
+            Ok(spent) => spent,
+            Err(error @ SessionError::NonceUnknown) => {
+                return not_attested("nonce-unknown", &error);
+            }
+            Err(error @ SessionError::NonceExpired) => {
+                return not_attested("nonce-expired", &error);
+            }
+            Err(error) => return Err(self.unavailable(&error)),
+        };
         let evidence = match self.completed(evidence, now) {
             Ok(evidence) => evidence,
             Err(error) => return not_attested("endorsements", &error),
         };
-        let (report_data, attested) = self.appraise(&evidence, &key, &nonce, data, now);
+        let (report_data, attested) = appraise(
+            &believing.broker,
+            &evidence,
+            &key,
+            spent,
+            &session,
+            data,
+            now,
+        );
+        let reference = believing.reference;
+        drop(believing);
         let attested = match attested {
             Ok(attested) => attested,
             Err(error) => return not_attested(error.code(), &error),
         };
         let appraisal = attested.appraisal();
         self.write(&Event::Attested {
-            session: &session,
+            session: &pseudonym,
             client: client.to_string(),
-            tee: format!("{}, said to be {}", appraisal.tee(), tee.escape_default()),
+            tee: format!(
+                "{}, said to be {}",
+                appraisal.tee(),
+                session.tee().escape_default()
+            ),
             tier: appraisal.tier().name(),
             evidence: attestation_hex(appraisal.evidence_digest()),
             policy: attested.policy().map(attestation_hex),
@@ -188,53 +251,24 @@ impl Service {
         let issuer = Issuer {
             developer: "casemate".to_owned(),
             build: concat!("casemate-broker ", env!("CARGO_PKG_VERSION")).to_owned(),
-            lifetime: self.lifetime,
+            lifetime: self.limits.session,
         };
         let token = self.token_key.sign(appraisal, &issuer);
         let token = token.map_err(|_| Refused::Broken)?;
         let guest = Guest {
-            attested,
+            standing: attested.standing(),
             key,
-            report_data,
+            report_data: Hex(report_data),
+            at: now,
+            reference,
         };
-        match self.sessions.attested(id, guest, now) {
-            true => Ok(token),
-            false => Err(Refused::Session),
-        }
-    }
-
-    fn appraise(
-        &self,
-        evidence: &Evidence,
-        key: &ClientKey,
-        nonce: &Nonce,
-        runtime_data: &serde_json::Value,
-        now: UnixTime,
-    ) -> ([u8; 64], Result<broker::Attested, ReleaseError>) {
-        match key {
-            ClientKey::Hpke {
-                release_key,
-                policy_digest,
-                log_key,
-            } => {
-                let challenge = Challenge {
-                    role: Role::Guest,
-                    nonce: *nonce,
-                    channel: None,
-                    policy_digest: *policy_digest,
-                    log_key: *log_key,
-                    release_key: *release_key,
-                };
-                let attested = self.broker.attest(evidence, &challenge, now);
-                (challenge.report_data(), attested)
+        match self.sessions.attested(session, guest, now) {
+            Ok(()) => {
+                self.tally.attested();
+                Ok(token)
             }
-            _ => {
-                let report_data = wire::report_data(runtime_data);
-                let attested = self
-                    .broker
-                    .attest_bound_to(evidence, nonce, &report_data, now);
-                (report_data, attested)
-            }
+            Err(SessionError::Store(error)) => Err(self.unavailable(&error)),
+            Err(_) => Err(Refused::Session),
         }
     }
 
@@ -245,9 +279,16 @@ impl Service {
     ///
     /// [`Refused`]; the reason is in the log.
     pub fn release(&self, id: &str, resource: &str, now: UnixTime) -> Result<Encrypted, Refused> {
-        let guest = self.sessions.guest(id, now).ok_or(Refused::Session)?;
+        // Held until the secret is on its way: a revocation here is in force when it is answered.
+        let _releasing = self
+            .releasing
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let looked = self.look(id, Some(resource), now)?;
+        let guest = looked.guest().ok_or(Refused::Session)?;
         let session = pseudonym(id);
         let refused = |code| {
+            self.tally.refused();
             self.write(&Event::Refused {
                 session: &session,
                 resource,
@@ -255,13 +296,9 @@ impl Service {
             })?;
             Err(Refused::Resource)
         };
-        // Held until the secret is on its way: a revocation is in force when it is answered.
-        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
-        let secret = match self.broker.secret_for(&guest.attested, resource) {
-            Ok(_) if revoked.contains(resource) => return refused("revoked"),
-            Ok(_) if now > guest.attested.appraisal().not_after() => return refused("lapsed"),
+        let secret = match looked.secret(&guest.standing, resource, now) {
             Ok(secret) => secret,
-            Err(refusal) => return refused(refusal.code()),
+            Err(code) => return refused(code),
         };
         self.write(&Event::Releasing {
             session: &session,
@@ -275,51 +312,275 @@ impl Service {
                 .map(Encrypted::Jwe)
                 .ok(),
             ClientKey::Hpke { release_key, .. } => {
-                let context = release_context(resource, &guest.report_data);
+                let context = release_context(resource, &guest.report_data.0);
                 let sealed = SealedSecret::seal(release_key, &context, secret);
                 sealed.map(Encrypted::Sealed).ok()
             }
         };
         match encrypted {
-            Some(encrypted) => Ok(encrypted),
+            Some(encrypted) => {
+                self.tally.released();
+                Ok(encrypted)
+            }
             None => refused("key"),
         }
     }
 
-    /// Revokes a secret, or takes that back; recorded first.
+    /// For how long who attested in a session may use a secret without asking again.
     ///
     /// # Errors
     ///
-    /// [`JournalError`]; nothing has changed then.
+    /// [`Refused::Unavailable`] when nothing is known; what was said before holds until it ends.
+    pub fn lease(&self, id: &str, resource: &str, now: UnixTime) -> Result<Leased, Refused> {
+        let looked = match self.look(id, Some(resource), now) {
+            Ok(looked) => looked,
+            Err(Refused::Session) => return Ok(Leased::Ended(Ended::Attest)),
+            Err(other) => return Err(other),
+        };
+        let Some(guest) = looked.guest() else {
+            return Ok(Leased::Ended(Ended::Attest));
+        };
+        if let Err(code) = looked.secret(&guest.standing, resource, now) {
+            let why = match code {
+                "lapsed" => Ended::Attest,
+                _ => Ended::Revoked,
+            };
+            return Ok(Leased::Ended(why));
+        }
+        let ends = [guest.standing.not_after(), looked.session.expires()];
+        let left = ends
+            .into_iter()
+            .map(|end| end.0.saturating_sub(now.0))
+            .min();
+        self.tally.leased();
+        Ok(Leased::For(left.unwrap_or(0).min(self.limits.lease)))
+    }
+
+    /// Session, verifier, and whether a secret is revoked, as of one moment.
+    fn look(&self, id: &str, resource: Option<&str>, now: UnixTime) -> Result<Looked<'_>, Refused> {
+        let session = sessions::key(id);
+        let revoked = resource.map(|resource| format!("{REVOKED}{resource}"));
+        let keys = [Some(session.as_str()), Some(REFERENCE), revoked.as_deref()];
+        let keys: Vec<_> = keys.into_iter().flatten().collect();
+        let read = self.store.read(&keys, now);
+        let mut read = read.map_err(|error| self.unavailable(&error))?.into_iter();
+        let (entry, reference) = (read.next().flatten(), read.next().flatten());
+        let revoked = read.next().flatten().is_some();
+        let believing = self
+            .believing
+            .by(reference.as_ref(), now)
+            .map_err(|error| {
+                crate::server::note(format_args!("{}", described(&error)));
+                Refused::Broken
+            })?;
+        let entry = entry.ok_or(Refused::Session)?;
+        let session = Session::read(session, &entry, now).ok_or(Refused::Session)?;
+        Ok(Looked {
+            session,
+            believing,
+            revoked,
+        })
+    }
+
+    /// Revokes a secret, or takes that back; recorded first. In force at every replica when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`]; if the store could not be reached, it may be in force or not.
     pub fn set_revoked(
         &self,
         resource: &str,
         revoke: bool,
         uid: u32,
         why: &str,
-    ) -> Result<(), JournalError> {
-        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        now: UnixTime,
+    ) -> Result<(), ChangeError> {
+        let _nobody = self
+            .releasing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         self.journal.write(&match revoke {
             true => Event::Revoked { resource, uid, why },
             false => Event::Restored { resource, uid, why },
         })?;
-        match revoke {
-            true => revoked.insert(resource.to_owned()),
-            false => revoked.remove(resource),
+        let value = json!({ "uid": uid, "why": why, "at": now.0 }).to_string();
+        self.tell(
+            &format!("{REVOKED}{resource}"),
+            revoke.then_some(value.as_bytes()),
+            now,
+        )
+    }
+
+    /// Registers reference values in place of those of the configuration and of those registered before, or
+    /// takes that back; recorded first. In force at every replica when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`]; reference values that cannot be used change nothing.
+    pub fn set_reference(
+        &self,
+        json: Option<&[u8]>,
+        uid: u32,
+        why: &str,
+        now: UnixTime,
+    ) -> Result<(), ChangeError> {
+        if let Some(json) = json {
+            attestation::ReferenceValues::from_json(json)?;
+        }
+        let digest = json.map(|json| Hex::<32>(Sha256::digest(json).into()).to_string());
+        let _nobody = self
+            .releasing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.journal.write(&Event::Reference { digest, uid, why })?;
+        self.tell(REFERENCE, json, now)
+    }
+
+    fn tell(&self, key: &str, value: Option<&[u8]>, now: UnixTime) -> Result<(), ChangeError> {
+        let swap = Swap {
+            key,
+            expected: Expected::Anything,
+            value,
+            lifetime: None,
         };
+        self.store.swap(&swap, now)?;
+        self.look_again();
         Ok(())
     }
 
-    /// Names of the secrets, for whom each is, and whether it is revoked; and how many sessions there are.
-    pub fn list(&self, now: UnixTime) -> serde_json::Value {
-        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+    /// Takes into the store what an older log says is revoked.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn adopt(&self, revoked: &BTreeSet<String>, now: UnixTime) -> Result<(), StoreError> {
+        for resource in revoked {
+            let swap = Swap {
+                key: &format!("{REVOKED}{resource}"),
+                expected: Expected::Absent,
+                value: Some(b"{}"),
+                lifetime: None,
+            };
+            self.store.swap(&swap, now)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for what other replicas and the operator change, and has leases looked at again for it, until
+    /// the service ends.
+    pub fn watch(&self, now: impl Fn() -> UnixTime) {
+        let mut after = None;
+        while !self.ending.load(Ordering::Relaxed) {
+            let news = match after {
+                None => self
+                    .store
+                    .list(TOLD, now())
+                    .map(|listing| (true, Some(listing.revision))),
+                Some(seen) => self
+                    .store
+                    .changes(TOLD, seen, NEWS)
+                    .map(|changes| match changes {
+                        Changes::Since { keys, revision } => (!keys.is_empty(), Some(revision)),
+                        Changes::Forgotten => (true, None),
+                    }),
+            };
+            match news {
+                Ok((changed, next)) => {
+                    after = next;
+                    if changed {
+                        self.look_again();
+                    }
+                }
+                Err(error) => {
+                    self.unavailable(&error);
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Looks whether endorsements have changed, until the service ends.
+    pub fn watch_endorsements(&self, now: impl Fn() -> UnixTime) {
+        while self.believing.folder().is_some() && !self.ending.load(Ordering::Relaxed) {
+            match self.believing.reread(now()) {
+                Ok(true) => self.look_again(),
+                Ok(false) => {}
+                Err(error) => crate::server::note(format_args!("{}", described(&error))),
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn look_again(&self) {
+        self.news
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Ends what watches, and those who wait for news.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+        self.look_again();
+    }
+
+    /// What tells that leases may have changed.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// How long the answer about a lease may be kept back: so that it is renewed well before its end.
+    pub fn longest_wait(&self) -> Duration {
+        match self.ending.load(Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => Duration::from_secs(self.limits.lease / 3),
+        }
+    }
+
+    /// How long a request may take.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.limits.patience)
+    }
+
+    /// How many may send evidence at once.
+    pub fn room(&self) -> &Arc<Semaphore> {
+        &self.appraisals
+    }
+
+    /// What was counted.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether it can do what it is for: the log is written, the store answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Broken`], [`Refused::Unavailable`].
+    pub fn health(&self, now: UnixTime) -> Result<(), Refused> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Refused::Broken);
+        }
+        let read = self.store.read(&[REFERENCE], now);
+        read.map(drop).map_err(|error| self.unavailable(&error))
+    }
+
+    /// Names of the secrets, for whom each is, and whether it is revoked; and what was counted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn list(&self, now: UnixTime) -> Result<serde_json::Value, StoreError> {
+        let told = self.store.list(TOLD, now)?.entries;
+        let revoked = |name: &String| told.contains_key(&format!("{REVOKED}{name}"));
         let resources: Vec<_> = self
             .rules
             .iter()
-            .map(|(name, rule)| json!({ "name": name, "for": rule, "revoked": revoked.contains(name) }))
+            .map(|(name, rule)| json!({ "name": name, "for": rule, "revoked": revoked(name) }))
             .collect();
-        let (sessions, attested) = self.sessions.count(now);
-        json!({ "resources": resources, "sessions": sessions, "attested": attested })
+        Ok(json!({
+            "resources": resources,
+            "registered-reference-values": told.contains_key(REFERENCE),
+            "counted": self.tally.json(),
+        }))
     }
 
     /// Whether there is a secret of this name.
@@ -337,7 +598,7 @@ impl Service {
         evidence: Evidence,
         now: UnixTime,
     ) -> Result<Evidence, attestation::FolderError> {
-        match &self.endorsements {
+        match self.believing.folder() {
             Some(folder) => folder.complete(evidence, now),
             None => Ok(evidence),
         }
@@ -350,148 +611,86 @@ impl Service {
             Refused::Broken
         })
     }
-}
 
-/// The requests that are served.
-pub fn router(service: Arc<Service>) -> Router {
-    let auth = post(auth).layer(DefaultBodyLimit::max(MAX_AUTH));
-    Router::new()
-        .route("/kbs/v0/auth", auth)
-        .route("/kbs/v0/attest", post(attest))
-        .route("/kbs/v0/resource/{repository}/{kind}/{tag}", get(resource))
-        .route("/health", get(health))
-        .fallback(|| async { Refused::Form("there is nothing of this name").into_response() })
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&service),
-            in_time,
-        ))
-        .with_state(service)
-}
-
-/// Gives up on a request that is not there, or not answered, in time; nothing is kept in caches.
-async fn in_time(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    let answer = tokio::time::timeout(service.patience, next.run(request)).await;
-    let mut response = answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response());
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-async fn health(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
-    match service.broken.load(Ordering::Relaxed) {
-        true => Err(Refused::Broken),
-        false => Ok("ok\n"),
+    fn unavailable(&self, error: &dyn std::error::Error) -> Refused {
+        // Once for a while of it: whoever cuts the network must not fill the disk.
+        if self.tally.unavailable() {
+            crate::server::note(format_args!("{}", described(error)));
+        }
+        Refused::Unavailable
     }
 }
 
-async fn auth(
-    State(service): State<Arc<Service>>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    let request: wire::Request = serde_json::from_slice(&body)
-        .map_err(|_| Refused::Form("the request is none of this protocol"))?;
-    let known = ["0.1.", "0.2.", "0.3.", "0.4."];
-    if !known
-        .iter()
-        .any(|version| request.version.starts_with(version))
-    {
-        return Err(Refused::Form("the version of the protocol is not known"));
+impl Looked<'_> {
+    /// Who attested, if what its evidence was appraised by is still what evidence is appraised by.
+    fn guest(&self) -> Option<&Guest> {
+        let guest = self.session.guest()?;
+        let current = guest.reference == self.believing.reference;
+        (current && guest.at >= self.believing.since).then_some(guest)
     }
-    let (id, nonce) = service.challenge(&request.tee, client, now())?;
-    let challenge = wire::Challenge {
-        nonce: STANDARD.encode(nonce),
-        extra_params: "",
-    };
-    let cookie = format!("{SESSION}={id}; Path=/kbs/v0; Secure; HttpOnly; SameSite=Strict");
-    Ok(([(SET_COOKIE, cookie)], Json(challenge)).into_response())
-}
 
-async fn attest(
-    State(service): State<Arc<Service>>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Result<Response, Refused> {
-    let id = session(request.headers()).ok_or(Refused::Session)?;
-    // Before the body is read: as many of them are held at once as may be appraised at once.
-    let permit = Arc::clone(&service.appraisals).try_acquire_owned();
-    let permit = permit.map_err(|_| Refused::Busy)?;
-    let body = match axum::body::to_bytes(request.into_body(), MAX_BODY).await {
-        Ok(body) => body,
-        Err(_) => return Ok(StatusCode::PAYLOAD_TOO_LARGE.into_response()),
-    };
-    let task = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        service.attest(&id, &body, client, now())
-    });
-    let token = task.await.map_err(|_| Refused::Broken)??;
-    Ok(Json(json!({ "token": token })).into_response())
-}
-
-async fn resource(
-    State(service): State<Arc<Service>>,
-    Path((repository, kind, tag)): Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    let id = session(&headers).ok_or(Refused::Session)?;
-    let name = format!("{repository}/{kind}/{tag}");
-    if name.len() > 1024 {
-        return Err(Refused::Resource);
+    /// The secret, or the stable name of why not.
+    fn secret(
+        &self,
+        standing: &Standing,
+        resource: &str,
+        now: UnixTime,
+    ) -> Result<&[u8], &'static str> {
+        match self.believing.broker.secret_for(standing, resource) {
+            Ok(_) if self.revoked => Err("revoked"),
+            Ok(_) if now > standing.not_after() => Err("lapsed"),
+            Ok(secret) => Ok(secret),
+            Err(refusal) => Err(refusal.code()),
+        }
     }
-    let task = tokio::task::spawn_blocking(move || service.release(&id, &name, now()));
-    let encrypted = task.await.map_err(|_| Refused::Broken)??;
-    Ok(Json(encrypted).into_response())
 }
 
-/// The session that a client names, in whichever of its cookies.
-fn session(headers: &HeaderMap) -> Option<String> {
-    let cookies = headers.get_all(COOKIE).iter();
-    let mut named = cookies
-        .filter_map(|cookies| cookies.to_str().ok())
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='));
-    let id = named.next()?;
-    // Two sessions at once are none.
-    (named.next().is_none() && id.len() == 43).then(|| id.to_owned())
+/// Why something that the operator wanted changed was not.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// It could not be recorded, so it was not done.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// It was recorded; whether it is in force is not known.
+    #[error("it may be in force or not: try again")]
+    Store(#[from] StoreError),
+    /// The reference values cannot be used.
+    #[error("the reference values cannot be used")]
+    Reference(#[from] attestation::ReferenceError),
 }
 
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let (status, kind, detail) = match self {
-            Self::Form(detail) => (StatusCode::BAD_REQUEST, "form", detail),
-            Self::Session => {
-                let detail =
-                    "there is no such session, or nobody attested in it: begin with `auth`";
-                (StatusCode::UNAUTHORIZED, "session", detail)
-            }
-            Self::Evidence(code) => (
-                StatusCode::UNAUTHORIZED,
-                code,
-                "the evidence is not believed",
-            ),
-            // One answer whether it is not for this client or not there.
-            Self::Resource => (
-                StatusCode::FORBIDDEN,
-                "resource",
-                "it is not released to this guest",
-            ),
-            Self::Busy => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "busy",
-                "too much is asked at once: try again later",
-            ),
-            Self::Broken => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "broken",
-                "the broker cannot answer",
-            ),
-        };
-        let information = ErrorInformation {
-            kind: format!("casemate:{kind}"),
-            detail: detail.to_owned(),
-        };
-        (status, Json(information)).into_response()
+fn appraise(
+    broker: &Broker,
+    evidence: &Evidence,
+    key: &ClientKey,
+    spent: SpentNonce,
+    session: &Session,
+    runtime_data: &serde_json::Value,
+    now: UnixTime,
+) -> ([u8; 64], Result<Attested, ReleaseError>) {
+    match key {
+        ClientKey::Hpke {
+            release_key,
+            policy_digest,
+            log_key,
+        } => {
+            let challenge = Challenge {
+                role: Role::Guest,
+                nonce: *session.nonce(),
+                channel: None,
+                policy_digest: *policy_digest,
+                log_key: *log_key,
+                release_key: *release_key,
+            };
+            let attested = broker.attest_spent(evidence, &challenge, spent, now);
+            (challenge.report_data(), attested)
+        }
+        _ => {
+            let report_data = wire::report_data(runtime_data);
+            let attested = broker.attest_bound_to(evidence, &report_data, spent, now);
+            (report_data, attested)
+        }
     }
 }
 
@@ -517,8 +716,4 @@ fn attestation_hex(bytes: &[u8; 32]) -> String {
 pub fn described(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-fn now() -> UnixTime {
-    UnixTime::from(SystemTime::now())
 }

@@ -1,110 +1,258 @@
 //! Sessions: from a nonce, by way of evidence, to whom secrets are encrypted to.
+//!
+//! ```text
+//! asked ── a swap: of all who attest at once, one ──▶ spent ── evidence believed ──▶ attested
+//! ```
+//!
+//! They are in the [`crate::store`], under a digest of the name that only their client knows: whoever reads the
+//! store cannot go on with one. With a store that is shared, a session goes on at any replica.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use attestation::{Nonce, UnixTime};
-use broker::Attested;
+use attestation::{Hex, Nonce, UnixTime};
+use broker::{SpentNonce, Standing};
+use serde::{Deserialize, Serialize};
 
 use crate::jwk::ClientKey;
+use crate::store::{AnyStore, Entry, Expected, StoreError, Swap};
 
-/// Most sessions at once.
+/// Most sessions at once that were begun here.
 pub const MAX_SESSIONS: usize = 65_536;
 /// Most addresses that are counted at once; when there are more, newcomers wait for the next minute.
 const MAX_ADDRESSES: usize = 16_384;
+/// Most characters of what a client says its TEE is.
+const MAX_TEE: usize = 64;
+/// By how many seconds the clocks of replicas may differ.
+const SKEW: u64 = 5;
 
 /// A guest that attested in a session.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Guest {
-    /// What its evidence was found to be.
-    pub attested: Attested,
+    /// What of its attestation decides.
+    pub standing: Standing,
     /// The key in its evidence.
     pub key: ClientKey,
     /// What its evidence was bound to.
-    pub report_data: [u8; 64],
+    pub report_data: Hex<64>,
+    /// When it attested.
+    pub at: UnixTime,
+    /// Which reference values it was appraised by.
+    pub reference: u64,
 }
 
-/// All sessions, by the secret name that only their clients know.
-#[derive(Debug, Default)]
-pub struct Sessions(Mutex<HashMap<String, Session>>);
-
-#[derive(Debug)]
-struct Session {
-    expires: UnixTime,
+/// A session, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Kept {
     /// Kind of TEE that the client says it has.
     tee: String,
-    nonce: Nonce,
-    guest: Option<Arc<Guest>>,
+    nonce: Hex<32>,
+    began: UnixTime,
+    nonce_expires: UnixTime,
+    expires: UnixTime,
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Asked,
+    Spent,
+    Attested(Box<Guest>),
+}
+
+/// A session that there is.
+#[derive(Clone, Debug)]
+pub struct Session {
+    key: String,
+    version: u64,
+    kept: Kept,
+}
+
+/// All sessions.
+pub struct Sessions {
+    store: AnyStore,
+    lifetime: u64,
+    nonce_lifetime: u64,
+    /// When each session that was begun here ends, so that nobody fills the store.
+    begun: Mutex<std::collections::VecDeque<UnixTime>>,
+}
+
+/// Why a session does not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// There are too many.
+    #[error("there are too many sessions")]
+    Busy,
+    /// Its nonce was spent before.
+    #[error("the nonce was spent before; ask for a new challenge")]
+    NonceUnknown,
+    /// Its nonce has expired.
+    #[error("the nonce expired; ask for a new challenge")]
+    NonceExpired,
+    /// It is over, or somebody else has changed it.
+    #[error("the session is over")]
+    Over,
+    /// Nothing is known.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Sessions {
-    /// Begins a session; `false` when there are too many.
+    /// Sessions of this many seconds, with nonces of that many, in a store.
+    pub fn new(store: AnyStore, lifetime: u64, nonce_lifetime: u64) -> Self {
+        Self {
+            store,
+            lifetime,
+            nonce_lifetime,
+            begun: Mutex::default(),
+        }
+    }
+
+    /// Begins a session.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Busy`] when there are too many, [`SessionError::Store`] when it cannot be kept.
     pub fn begin(
         &self,
-        id: String,
-        tee: String,
+        name: &str,
+        tee: &str,
         nonce: Nonce,
         now: UnixTime,
-        expires: UnixTime,
-    ) -> bool {
-        let mut sessions = self.lock();
-        if sessions.len() >= MAX_SESSIONS {
-            sessions.retain(|_, session| now < session.expires);
+    ) -> Result<(), SessionError> {
+        let expires = now.plus_seconds(self.lifetime);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        while begun.front().is_some_and(|end| *end <= now) {
+            begun.pop_front();
         }
-        if sessions.len() >= MAX_SESSIONS {
-            return false;
+        if begun.len() >= MAX_SESSIONS {
+            return Err(SessionError::Busy);
         }
-        let session = Session {
+        begun.push_back(expires);
+        drop(begun);
+        let kept = Kept {
+            tee: tee.chars().take(MAX_TEE).collect(),
+            nonce: Hex(nonce),
+            began: now,
+            nonce_expires: now.plus_seconds(self.nonce_lifetime),
             expires,
-            tee,
-            nonce,
-            guest: None,
+            state: State::Asked,
         };
-        sessions.insert(id, session);
-        true
-    }
-
-    /// The nonce that evidence in this session has to answer, if there is such a session.
-    pub fn nonce(&self, id: &str, now: UnixTime) -> Option<(Nonce, String)> {
-        let sessions = self.lock();
-        let session = sessions.get(id).filter(|session| now < session.expires)?;
-        Some((session.nonce, session.tee.clone()))
-    }
-
-    /// Notes who attested in a session; `false` if it is over by now.
-    pub fn attested(&self, id: &str, guest: Guest, now: UnixTime) -> bool {
-        let mut sessions = self.lock();
-        let session = sessions.get_mut(id).filter(|session| now < session.expires);
-        match session {
-            Some(session) => {
-                session.guest = Some(Arc::new(guest));
-                true
-            }
-            None => false,
+        match self.put(&key(name), Expected::Absent, &kept, now) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(SessionError::Over),
+            Err(StoreError::Full) => Err(SessionError::Busy),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Who attested in a session.
-    pub fn guest(&self, id: &str, now: UnixTime) -> Option<Arc<Guest>> {
-        let sessions = self.lock();
-        let session = sessions.get(id).filter(|session| now < session.expires)?;
-        session.guest.clone()
+    /// Spends the nonce of a session. Of all who try, on whichever replica, one succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`]; the nonce is good for nothing then, or nothing is known.
+    pub fn spend(&self, session: &mut Session, now: UnixTime) -> Result<SpentNonce, SessionError> {
+        if session.kept.state != State::Asked {
+            return Err(SessionError::NonceUnknown);
+        }
+        session.kept.state = State::Spent;
+        let expected = Expected::Version(session.version);
+        let version = self.put(&session.key, expected, &session.kept, now)?;
+        session.version = version.ok_or(SessionError::NonceUnknown)?;
+        // A clock that was set back must not lengthen a nonce's life beyond its lifetime either.
+        let late = now >= session.kept.nonce_expires;
+        if late || now.plus_seconds(SKEW) < session.kept.began {
+            return Err(SessionError::NonceExpired);
+        }
+        Ok(SpentNonce::by_swap(session.kept.nonce.0))
     }
 
-    /// How many sessions there are, and in how many of them somebody attested.
-    pub fn count(&self, now: UnixTime) -> (usize, usize) {
-        let sessions = self.lock();
-        let alive = sessions.values().filter(|session| now < session.expires);
-        alive.fold((0, 0), |(all, attested), session| {
-            (all + 1, attested + usize::from(session.guest.is_some()))
+    /// Notes who attested in a session whose nonce was spent for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Over`] if it is over by now.
+    pub fn attested(
+        &self,
+        session: Session,
+        guest: Guest,
+        now: UnixTime,
+    ) -> Result<(), SessionError> {
+        let mut kept = session.kept;
+        kept.state = State::Attested(Box::new(guest));
+        let expected = Expected::Version(session.version);
+        if now >= kept.expires {
+            return Err(SessionError::Over);
+        }
+        match self.put(&session.key, expected, &kept, now)? {
+            Some(_) => Ok(()),
+            None => Err(SessionError::Over),
+        }
+    }
+
+    fn put(
+        &self,
+        key: &str,
+        expected: Expected,
+        kept: &Kept,
+        now: UnixTime,
+    ) -> Result<Option<u64>, StoreError> {
+        let value =
+            serde_json::to_vec(kept).map_err(|error| StoreError::Strange(error.to_string()))?;
+        let swap = Swap {
+            key,
+            expected,
+            value: Some(&value),
+            lifetime: Some(kept.expires.0.saturating_sub(now.0).max(1)),
+        };
+        self.store.swap(&swap, now)
+    }
+}
+
+impl Session {
+    /// A session as it is kept, unless it is over.
+    pub fn read(key: String, entry: &Entry, now: UnixTime) -> Option<Self> {
+        let kept: Kept = serde_json::from_slice(&entry.value).ok()?;
+        (now < kept.expires).then_some(Self {
+            key,
+            version: entry.version,
+            kept,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
-        // Every change is one insertion or one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The nonce that evidence in it has to answer.
+    pub fn nonce(&self) -> &Nonce {
+        &self.kept.nonce.0
     }
+
+    /// Kind of TEE that its client says it has.
+    pub fn tee(&self) -> &str {
+        &self.kept.tee
+    }
+
+    /// When it ends.
+    pub fn expires(&self) -> UnixTime {
+        self.kept.expires
+    }
+
+    /// Who attested in it.
+    pub fn guest(&self) -> Option<&Guest> {
+        match &self.kept.state {
+            State::Attested(guest) => Some(guest),
+            _ => None,
+        }
+    }
+}
+
+/// Where a session is kept.
+pub fn key(name: &str) -> String {
+    use sha2::{Digest, Sha256};
+    format!("session/{}", Hex::<32>(Sha256::digest(name).into()))
 }
 
 /// How often each address asks for a nonce, by the minute.
@@ -149,34 +297,75 @@ impl Pace {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    #[test]
-    fn a_session_is_over_in_the_second_in_which_it_expires() {
-        let sessions = Sessions::default();
-        assert!(sessions.begin("a".into(), "snp".into(), [1; 32], UnixTime(0), UnixTime(10)));
-        assert!(sessions.nonce("a", UnixTime(9)).is_some());
-        assert!(sessions.nonce("a", UnixTime(10)).is_none());
-        assert!(sessions.nonce("b", UnixTime(0)).is_none());
-        assert_eq!(sessions.count(UnixTime(9)), (1, 0));
-        assert_eq!(sessions.count(UnixTime(10)), (0, 0));
+    use super::*;
+    use crate::store::embedded::Embedded;
+
+    fn sessions(folder: &tempfile::TempDir) -> Sessions {
+        let store = Embedded::open(&folder.path().join("store")).unwrap();
+        Sessions::new(Arc::new(store), 20, 10)
+    }
+
+    fn of(sessions: &Sessions, name: &str, now: u64) -> Option<Session> {
+        let key = key(name);
+        let entry = sessions
+            .store
+            .read(&[&key], UnixTime(now))
+            .unwrap()
+            .remove(0)?;
+        Session::read(key, &entry, UnixTime(now))
     }
 
     #[test]
-    fn too_many_sessions_are_refused_until_some_are_over() {
-        let sessions = Sessions::default();
-        let begin = |id: usize, now| {
-            sessions.begin(
-                id.to_string(),
-                String::new(),
-                [0; 32],
-                UnixTime(now),
-                UnixTime(now + 10),
-            )
-        };
-        assert!((0..MAX_SESSIONS).all(|id| begin(id, 0)));
-        assert!(!begin(MAX_SESSIONS, 9));
-        assert!(begin(MAX_SESSIONS, 10));
+    fn a_session_is_over_in_the_second_in_which_it_expires_and_its_nonce_in_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = sessions(&folder);
+        for (name, at, good) in [("a", 109, true), ("b", 110, false), ("c", 94, false)] {
+            sessions.begin(name, "snp", [1; 32], UnixTime(100)).unwrap();
+            let mut session = of(&sessions, name, at).unwrap();
+            assert_eq!(
+                sessions.spend(&mut session, UnixTime(at)).is_ok(),
+                good,
+                "{name}"
+            );
+            // Spent, whatever came of it.
+            let mut again = of(&sessions, name, at).unwrap();
+            let again = sessions.spend(&mut again, UnixTime(at));
+            assert!(matches!(again, Err(SessionError::NonceUnknown)), "{name}");
+        }
+        assert!(of(&sessions, "a", 119).is_some());
+        assert!(of(&sessions, "a", 120).is_none());
+        assert!(of(&sessions, "x", 100).is_none());
+    }
+
+    #[test]
+    fn of_two_replicas_that_read_one_session_one_spends_its_nonce() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = sessions(&folder);
+        sessions.begin("a", "snp", [1; 32], UnixTime(100)).unwrap();
+        let one = of(&sessions, "a", 101).unwrap();
+        let (mut one, mut other) = (one.clone(), one);
+        assert!(sessions.spend(&mut one, UnixTime(101)).is_ok());
+        let late = sessions.spend(&mut other, UnixTime(101));
+        assert!(matches!(late, Err(SessionError::NonceUnknown)));
+    }
+
+    #[test]
+    fn a_spent_nonce_stays_spent_when_the_broker_starts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = sessions(&folder);
+        before.begin("a", "snp", [1; 32], UnixTime(100)).unwrap();
+        before.begin("b", "snp", [2; 32], UnixTime(100)).unwrap();
+        let mut session = of(&before, "a", 101).unwrap();
+        before.spend(&mut session, UnixTime(101)).unwrap();
+        drop(before);
+        let after = sessions(&folder);
+        let mut spent = of(&after, "a", 102).unwrap();
+        let refused = after.spend(&mut spent, UnixTime(102));
+        assert!(matches!(refused, Err(SessionError::NonceUnknown)));
+        let mut unspent = of(&after, "b", 102).unwrap();
+        assert!(after.spend(&mut unspent, UnixTime(102)).is_ok());
     }
 
     #[test]

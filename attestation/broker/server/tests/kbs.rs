@@ -170,6 +170,145 @@ fn of_many_who_attest_on_one_nonce_at_once_one_is_appraised() {
 }
 
 #[test]
+fn a_nonce_is_good_once_also_when_the_broker_was_killed_in_between() {
+    let mut play = Play::start("");
+    let (client, guest) = (play.client(), Guest::with_ec());
+    let (spent, unspent) = (client.auth(), client.auth());
+    let attestation = guest.attestation(&spent);
+    assert_eq!(client.attest(&spent, &attestation).0, 200);
+    play.kill();
+    play.begin_again();
+    let client = play.client();
+    let (status, told) = client.attest(&spent, &attestation);
+    assert_eq!(
+        (status, &told["type"]),
+        (401, &json!("casemate:nonce-unknown"))
+    );
+    // What it had promised it keeps: the session goes on, and so does the nonce that nobody has used.
+    assert_eq!(client.resource(&spent, "default/key/open").0, 200);
+    assert_eq!(client.attest(&unspent, &guest.attestation(&unspent)).0, 200);
+}
+
+#[test]
+fn a_token_opens_nothing_here() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    let (_, told) = client.attest(&asked, &guest.attestation(&asked));
+    let token = told["token"].as_str().unwrap();
+    let other = client.auth();
+    // Without a session, in another one with a key of its own, and forged: the header alone without a
+    // signature.
+    let forged = format!(
+        "{}.{}.",
+        "eyJhbGciOiJub25lIn0",
+        token.split('.').nth(1).unwrap()
+    );
+    for token in [token, &forged] {
+        for session in [None, Some(&other)] {
+            let (status, told) = client.with_token(token, session, "default/key/open");
+            assert_eq!(
+                (status, &told["type"]),
+                (401, &json!("casemate:session")),
+                "{token}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_relays_an_exchange_over_a_connection_of_its_own_cannot_open_what_comes_back() {
+    let play = Play::start("");
+    let (relay, guest, thief) = (play.client(), Guest::with_ec(), Guest::with_ec());
+    // The guest believes to speak with the broker, and answers the nonce that the relay was given.
+    let asked = relay.auth();
+    let attestation = guest.attestation(&asked);
+    assert_eq!(relay.attest(&asked, &attestation).0, 200);
+    let (status, jwe) = relay.resource(&asked, "default/key/open");
+    assert_eq!((status, guest.open(&jwe)), (200, SECRET.to_vec()));
+    let stolen = std::panic::AssertUnwindSafe(|| thief.open(&jwe));
+    assert!(std::panic::catch_unwind(stolen).is_err());
+    // A second connection to the broker is nobody, whoever attested over the first one.
+    let stranger = Asked {
+        session: "y".repeat(43),
+        nonce: asked.nonce.clone(),
+    };
+    assert_eq!(play.client().resource(&stranger, "default/key/open").0, 401);
+}
+
+#[test]
+fn what_was_counted_is_told_to_whoever_watches_over_the_broker() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    client.attest(&asked, &guest.attestation(&asked));
+    client.resource(&asked, "default/key/open");
+    client.resource(&asked, "default/key/limited");
+    let (status, text) = client.text("metrics").unwrap();
+    assert_eq!(status, 200);
+    for line in [
+        "# TYPE casemate_broker_released_total counter",
+        "casemate_broker_challenged_total 1",
+        "casemate_broker_attested_total 1",
+        "casemate_broker_released_total 1",
+        "casemate_broker_refused_total 1",
+        "casemate_broker_unavailable_total 0",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn whoever_waits_for_news_is_answered_when_the_broker_ends() {
+    let mut play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    let told = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.lease(&asked, "default/key/open", 600));
+        // Its look is counted before it waits.
+        let looked = "casemate_broker_leased_total 1";
+        let other = play.client();
+        while !other.text("metrics").unwrap().1.contains(looked) {
+            std::thread::yield_now();
+        }
+        play.restart();
+        waiting.join().unwrap()
+    });
+    assert_eq!(told, (200, json!({ "seconds": 60 })));
+}
+
+#[test]
+fn clients_that_are_large_or_many_do_not_make_the_broker_grow() {
+    let play = Play::start("");
+    let client = play.client();
+    let asked = client.auth();
+    let huge = vec![b'['; 64 << 20];
+    // Once, so that what is needed for one of each is there.
+    let _ = client.post("attest", Some(&asked), &huge);
+    let before = play.memory();
+    let held: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = play.tls();
+            let _ = stream.write_all(b"POST /kbs/v0/attest HTTP/1.1\r\ncontent-length: 900000\r\n");
+            stream
+        })
+        .collect();
+    for _ in 0..8 {
+        let _ = client.post("attest", Some(&asked), &huge);
+        let _ = client.post("auth", None, &huge[..1 << 20]);
+    }
+    // Half a GiB was sent, and a hundred wait: the bound is some of one request for each of them.
+    let grown = play.memory().saturating_sub(before);
+    assert!(grown < 24 << 10, "{grown} KiB more than {before}");
+    drop(held);
+    assert!(play.client().is_healthy());
+}
+
+#[test]
 fn evidence_must_be_bound_to_this_nonce_and_this_key() {
     let play = Play::start("");
     let client = play.client();
@@ -272,12 +411,14 @@ fn requests_are_bounded_in_size_and_depth() {
         b"{\"version\":1,\"tee\":{}}",
     ] {
         assert_eq!(
-            client
+            play.client()
                 .post("auth", None, &body[..body.len().min(10_000)])
                 .unwrap()
                 .0,
             400
         );
+        // Each over a connection of its own: those of before were closed over their bodies.
+        let client = play.client();
         assert_eq!(client.post("attest", Some(&asked), body).unwrap().0, 400);
     }
     // None of it was an attempt: the nonce is still good.
@@ -331,15 +472,18 @@ fn more_than_is_taken_at_once_is_refused_at_once() {
     let play = Play::start("[limits]\nappraisals = 1\npatience = 60\n");
     let client = play.client();
     let (first, second) = (client.auth(), client.auth());
-    // One who says that there is a body to come, and lets wait.
-    let mut slow = play.tls();
     let half = format!(
         "POST /kbs/v0/attest HTTP/1.1\r\nhost: x\r\ncookie: kbs-session-id={}\r\ncontent-length: 1000\r\n\r\n{{",
         first.session
     );
-    slow.write_all(half.as_bytes()).unwrap();
     let deadline = std::time::Instant::now() + play::DEADLINE;
+    let mut slow = Vec::new();
     loop {
+        // One who says that there is a body to come, and lets wait; another one, if the first came while
+        // the question below was answered.
+        let mut stream = play.tls();
+        stream.write_all(half.as_bytes()).unwrap();
+        slow.push(stream);
         // An empty body is no attempt on the nonce.
         let (status, told) = client.post("attest", Some(&second), b"{}").unwrap();
         if (status, &told["type"]) == (429, &json!("casemate:busy")) {
@@ -350,7 +494,6 @@ fn more_than_is_taken_at_once_is_refused_at_once() {
             "never busy: {status} {told}"
         );
     }
-    drop(slow);
 }
 
 #[test]

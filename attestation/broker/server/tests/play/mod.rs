@@ -1,5 +1,10 @@
 //! A broker in a folder of its own, clients that reach it over TLS, and guests that they speak for.
 
+// Each file of tests uses a part of it.
+#![allow(dead_code)]
+
+pub mod etcd;
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -43,20 +48,26 @@ pub struct Play {
     port: u16,
     root: CertificateDer<'static>,
     simulated: bool,
+    store: Option<String>,
 }
 
 impl Play {
     /// Starts a broker that believes simulated evidence, with these further tables.
     pub fn start(further: &str) -> Self {
-        Self::new(further, true)
+        Self::new(further, true, None)
     }
 
     /// Starts one that does not.
     pub fn strict() -> Self {
-        Self::new("", false)
+        Self::new("", false, None)
     }
 
-    fn new(further: &str, simulated: bool) -> Self {
+    /// Starts one of several that share a store.
+    pub fn replica(store: &str, further: &str) -> Self {
+        Self::new(further, true, Some(store.to_owned()))
+    }
+
+    fn new(further: &str, simulated: bool, store: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
@@ -87,6 +98,7 @@ impl Play {
             port: 0,
             root,
             simulated,
+            store,
         };
         play.begin();
         play
@@ -99,6 +111,9 @@ impl Play {
             .current_dir(self.folder.path());
         if self.simulated {
             command.arg("--dangerously-accept-simulated");
+        }
+        if let Some(store) = &self.store {
+            command.args(["--store", store]);
         }
         let mut process = command
             .stdin(Stdio::null())
@@ -122,6 +137,33 @@ impl Play {
         let mut process = self.process.take().unwrap();
         kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
         assert!(process.wait().unwrap().success());
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Starts it again after [`Play::kill`].
+    pub fn begin_again(&mut self) {
+        self.begin();
+    }
+
+    /// How much memory it has, in KiB.
+    pub fn memory(&self) -> u64 {
+        let process = self.process.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.unwrap().parse().unwrap()
+    }
+
+    /// A file in its folder.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
     }
 
     pub fn restart(&mut self) {
@@ -202,10 +244,7 @@ impl Play {
 
 impl Drop for Play {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.kill();
     }
 }
 
@@ -249,6 +288,30 @@ impl Client {
         told(request.call().unwrap())
     }
 
+    /// Asks how long a secret may be used, waiting so many seconds for that to change.
+    pub fn lease(&self, asked: &Asked, name: &str, wait: u64) -> (u16, Value) {
+        let request = self
+            .agent
+            .get(format!(
+                "{}/casemate/v0/lease/{name}?wait={wait}",
+                self.base
+            ))
+            .header("cookie", format!("kbs-session-id={}", asked.session));
+        told(request.call().unwrap())
+    }
+
+    /// Asks for a resource with a token, and with no session or somebody's.
+    pub fn with_token(&self, token: &str, asked: Option<&Asked>, name: &str) -> (u16, Value) {
+        let mut request = self
+            .agent
+            .get(format!("{}/kbs/v0/resource/{name}", self.base))
+            .header("authorization", format!("Bearer {token}"));
+        if let Some(asked) = asked {
+            request = request.header("cookie", format!("kbs-session-id={}", asked.session));
+        }
+        told(request.call().unwrap())
+    }
+
     /// Posts something; an error when the broker closes the connection over it.
     pub fn post(&self, path: &str, asked: Option<&Asked>, body: &[u8]) -> Result<(u16, Value), ()> {
         let mut request = self.agent.post(format!("{}/kbs/v0/{path}", self.base));
@@ -259,8 +322,18 @@ impl Client {
     }
 
     pub fn is_healthy(&self) -> bool {
-        let answer = self.agent.get(format!("{}/health", self.base)).call();
-        answer.is_ok_and(|answer| answer.status() == 200)
+        self.text("health").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// What is answered to a question that needs no session.
+    pub fn text(&self, path: &str) -> Option<(u16, String)> {
+        let mut answer = self
+            .agent
+            .get(format!("{}/{path}", self.base))
+            .call()
+            .ok()?;
+        let text = answer.body_mut().read_to_string().ok()?;
+        Some((answer.status().as_u16(), text))
     }
 }
 

@@ -1,0 +1,86 @@
+//! The broker's checklist is true: each of its lines has its reason and its tests in the source.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+const CHECKLIST: &str = include_str!("../../../../docs/broker-checklist.md");
+
+const OPENAPI: &str = include_str!("../../../../docs/broker-openapi.json");
+const HTTP: &str = include_str!("../src/http.rs");
+
+#[test]
+fn the_description_of_the_interface_has_every_path_and_no_other() {
+    let described: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+    let described: BTreeSet<_> = described["paths"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    let served = HTTP
+        .split(".route(")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').nth(1));
+    assert_eq!(described, served.map(str::to_owned).collect());
+}
+
+/// Every source of the workspace, this test aside.
+fn source() -> String {
+    fn collect(folder: &Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, text);
+            } else if path.extension().is_some_and(|it| it == "rs")
+                && !path.ends_with("tests/pages.rs")
+            {
+                *text += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let mut text = String::new();
+    for folder in ["attestation", "guest-agent", "policy", "sandbox", "tests"] {
+        collect(&root.join(folder), &mut text);
+    }
+    text
+}
+
+/// What is in backticks.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_line_of_the_brokers_checklist_names_a_reason_and_tests_that_exist() {
+    let source = source();
+    let mut lines = BTreeSet::new();
+    for row in CHECKLIST.lines().filter(|row| row.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [line, _, reasons, tests] = cells[..] else {
+            panic!("{row}");
+        };
+        if tests == "Test" {
+            continue;
+        }
+        assert!(lines.insert(line), "{line} occurs twice");
+        for reason in quoted(reasons) {
+            assert!(source.contains(reason), "{line}: no reason `{reason}`");
+        }
+        let tests = quoted(tests);
+        assert!(!tests.is_empty(), "{line}");
+        for test in tests {
+            let is_there = source.contains(&format!("fn {test}("));
+            assert!(is_there, "{line}: no `{test}`");
+        }
+    }
+    let groups = [("G-A", 5), ("G-P", 4), ("G-L", 3), ("G-S", 3)];
+    for (group, count) in groups {
+        for number in 1..=count {
+            let line = format!("{group}{number}");
+            assert!(lines.contains(line.as_str()), "{line}");
+        }
+    }
+}

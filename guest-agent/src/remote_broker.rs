@@ -9,6 +9,8 @@
 //! network learns nothing and can change nothing; that it is the right broker is for TLS to say, by the
 //! roots of Mozilla's programme or, with `ca`, by that file's alone (beside the policy).
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use casemate::release::{KeyBroker, Refusal};
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 /// How a key's address begins.
 pub const SCHEME: &str = "kbs+https://";
@@ -58,6 +62,20 @@ impl RemoteBroker {
     ///
     /// [`AddressError`]; nobody was asked yet.
     pub fn at(uri: &str, folder: &Path) -> Result<Self, AddressError> {
+        Self::reached(uri, folder, &BTreeMap::new())
+    }
+
+    /// The same, for a machine with no network but these ways: where to connect instead of to a
+    /// `HOST:PORT`. TLS still asks for that host's certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`]; nobody was asked yet.
+    pub fn reached(
+        uri: &str,
+        folder: &Path,
+        ways: &BTreeMap<String, SocketAddr>,
+    ) -> Result<Self, AddressError> {
         let rest = uri.strip_prefix(SCHEME).ok_or(AddressError::Form)?;
         let (rest, ca) = match rest.split_once('?') {
             Some((rest, query)) => {
@@ -83,7 +101,7 @@ impl RemoteBroker {
             Some(ca) => certificates(&folder.join(ca))?,
             None => RootCerts::WebPki,
         };
-        let agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .https_only(true)
             .max_redirects(0)
@@ -91,8 +109,12 @@ impl RemoteBroker {
             .timeout_global(Some(TIMEOUT))
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
+        let agent = match ways.get(host) {
+            Some(way) => ureq::Agent::with_parts(config, DefaultConnector::default(), Way(*way)),
+            None => config.into(),
+        };
         Ok(Self {
-            agent: agent.into(),
+            agent,
             base: format!("https://{host}/kbs/v0"),
             resource: resource.to_owned(),
             session: None,
@@ -184,6 +206,23 @@ impl KeyBroker for RemoteBroker {
             .map_err(|error| unreachable(&error))?;
         let answer = json_of(&mut accepted(response)?)?;
         serde_json::from_value(answer).map_err(|_| strange("it gave no sealed secret"))
+    }
+}
+
+/// Resolves to one address, whatever the name.
+#[derive(Debug)]
+struct Way(SocketAddr);
+
+impl Resolver for Way {
+    fn resolve(
+        &self,
+        _: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(self.0);
+        Ok(addresses)
     }
 }
 

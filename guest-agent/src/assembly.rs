@@ -199,11 +199,7 @@ impl Assembly {
             None => attester,
         };
         let (verifier, endorsements) = self.believed()?;
-        let broker = brokers(
-            verifier.clone(),
-            endorsements.clone(),
-            self.bundle.digest(),
-        );
+        let broker = brokers(verifier.clone(), endorsements.clone(), self.bundle.digest());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
             path: folder.into(),

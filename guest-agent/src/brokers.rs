@@ -16,10 +16,7 @@ pub struct Brokers {
 impl Brokers {
     /// Puts them together; the remote ones by `[data]` entry.
     #[must_use]
-    pub fn new(
-        local: impl KeyBroker + 'static,
-        remote: BTreeMap<String, RemoteBroker>,
-    ) -> Self {
+    pub fn new(local: impl KeyBroker + 'static, remote: BTreeMap<String, RemoteBroker>) -> Self {
         Self {
             local: Box::new(local),
             remote,

@@ -350,8 +350,7 @@ pub(crate) fn answer(service: Option<&OneSession>, by: By, request: &[u8]) -> Ve
 
 /// The line that answers a request which starts nothing.
 fn reply(service: &dyn Service, caller: Caller, request: Result<Vec<u8>, String>) -> Vec<u8> {
-    let request =
-        request.and_then(|line| Request::parse(&line).map_err(|error| error.to_string()));
+    let request = request.and_then(|line| Request::parse(&line).map_err(|error| error.to_string()));
     let reply = match &request {
         Ok(Request::Run { .. }) => failure(&AgentError::OneSession),
         Ok(Request::Status { detail }) => Reply::Sessions(service.status(caller, *detail)),

@@ -40,12 +40,7 @@ struct Inner {
 
 impl View {
     /// A view that writes there what is to be seen.
-    pub fn new(
-        out: impl Write + Send + 'static,
-        look: Look,
-        log: PathBuf,
-        key: [u8; 32],
-    ) -> Self {
+    pub fn new(out: impl Write + Send + 'static, look: Look, log: PathBuf, key: [u8; 32]) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             out: Box::new(out),
             look,

@@ -10,6 +10,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod rooms;
 mod told;
 mod traces;
 
@@ -605,6 +606,11 @@ pub fn sandboxctl() -> Command {
 pub fn casemate_broker() -> Command {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     Command::new(BUILT.get_or_init(|| built("casemate-broker-server", "casemate-broker")))
+}
+
+/// The program `casemate-guest-agent`, likewise.
+pub fn guest_agent() -> PathBuf {
+    built("casemate-guest-agent", "casemate-guest-agent")
 }
 
 fn built(package: &str, program: &str) -> PathBuf {

@@ -45,6 +45,8 @@ pub struct Options {
     pub with: Vec<PathBuf>,
     /// How long a guest may be silent before it is given up.
     pub patience: Duration,
+    /// A file for every byte that crosses the channel, which is what a curious host sees.
+    pub recorded: Option<PathBuf>,
 }
 
 /// What is to be run, and where what comes of it goes.
@@ -166,8 +168,14 @@ pub fn run(run: Run<'_>, signals: impl FnOnce(Signals)) -> Result<Closed, VmErro
     let mut log = machine_log::MachineLog::create(run.log)?;
     let result = follow(run, &mut log, sender, &events);
     let why = match &result {
-        Ok(Closed { ended: Ended::Outcome { .. }, .. }) => "the session ended".to_owned(),
-        Ok(Closed { ended: Ended::Failed(why), .. }) => format!("the session failed: {why}"),
+        Ok(Closed {
+            ended: Ended::Outcome { .. },
+            ..
+        }) => "the session ended".to_owned(),
+        Ok(Closed {
+            ended: Ended::Failed(why),
+            ..
+        }) => format!("the session failed: {why}"),
         Err(error) => format!("error: {}", describe(error)),
     };
     // The machine is gone before the log says so.
@@ -205,13 +213,15 @@ fn follow(
     if !run.look.json && !run.look.quiet {
         show(&launched.confined, &machine, &files);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let talk = talk::Talk {
         bundle: &bundle,
         base: run.assembly.base(),
         carried: &carried,
         broker,
-        patience: run.options.patience,
+        options: run.options,
         log,
         session_log: run.log,
         receipt: run.receipt.take(),
@@ -226,11 +236,7 @@ fn follow(
 }
 
 /// What the machine is, and what confines it, for people.
-fn show(
-    confined: &[casemate::enforcement::Item],
-    machine: &Machine,
-    files: &launch::Files,
-) {
+fn show(confined: &[casemate::enforcement::Item], machine: &Machine, files: &launch::Files) {
     use casemate::enforcement::State;
     use casemate::isolation::microvm::Accelerator;
     let how = match machine.accelerator {
@@ -250,7 +256,10 @@ fn show(
             State::Partly => "partly",
             State::Not => "not",
         };
-        text += &format!("  layer {} {state:<6} {:<18} {}\n", item.layer, item.id, item.detail);
+        text += &format!(
+            "  layer {} {state:<6} {:<18} {}\n",
+            item.layer, item.id, item.detail
+        );
     }
     let _ = io::stderr().write_all(text.as_bytes());
 }

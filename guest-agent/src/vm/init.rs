@@ -3,7 +3,6 @@
 //! Whatever goes wrong, the machine ends: it is never left running without a session that watches over
 //! its workload.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use casemate::Handle;
 use casemate::error::describe;
 use casemate::isolation::microvm::channel::Inlet;
 use casemate::isolation::microvm::image::{Archive, unpack};
 use casemate::isolation::microvm::{Incoming, Link, StreamId, guest};
 use casemate::receipt::Receipt;
 use casemate::record::hex;
-use casemate::Handle;
 
 use super::keys::{Asked, CarriedBroker, Waiting};
 use super::log::Mirror;
@@ -40,7 +39,10 @@ const BYE_DEADLINE: Duration = Duration::from_secs(60);
 /// Whether this process is the first one of a machine.
 #[must_use]
 pub fn is_init() -> bool {
-    std::process::id() == 1 && std::env::args_os().next().is_some_and(|name| name == "/init")
+    std::process::id() == 1
+        && std::env::args_os()
+            .next()
+            .is_some_and(|name| name == "/init")
 }
 
 /// Runs the machine's session. Does not return: the machine ends.
@@ -298,20 +300,13 @@ fn give_up(why: &str) -> ! {
 /// over anything that was measured.
 fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
     let at = Path::new(DELIVERY);
-    fs::create_dir(at).map_err(|error| format!("`{DELIVERY}`: {error}"))?;
+    guest::memory_at(at).map_err(|error| format!("`{DELIVERY}`: {error}"))?;
     let mut files = io::BufReader::new(files);
     unpack(&mut files, at, MAX_FILES).map_err(|error| describe(&error))?;
     let carried = places::carried(assembly.bundle()).map_err(|error| describe(&error))?;
     for place in carried {
-        let wrong = |error: io::Error| format!("`{}`: {error}", place.inside);
-        let to = Path::new(&place.inside);
-        if fs::symlink_metadata(to).is_ok() {
-            return Err(wrong(io::ErrorKind::AlreadyExists.into()));
-        }
-        if let Some(above) = to.parent() {
-            fs::create_dir_all(above).map_err(wrong)?;
-        }
-        fs::rename(at.join(&place.name), to).map_err(wrong)?;
+        guest::show(&at.join(&place.name), Path::new(&place.inside))
+            .map_err(|error| format!("`{}`: {error}", place.inside))?;
     }
     Ok(())
 }

@@ -74,7 +74,10 @@ pub(super) struct CarriedBroker {
 
 impl KeyBroker for CarriedBroker {
     fn challenge(&mut self, resource: &str, _: UnixTime) -> Result<Nonce, Refusal> {
-        let ask = |number| self.link.send(&ToHost::Challenge(number, resource.to_owned()));
+        let ask = |number| {
+            self.link
+                .send(&ToHost::Challenge(number, resource.to_owned()))
+        };
         heard(self.asked.challenges.answer_to(ask))
     }
 

@@ -165,7 +165,10 @@ impl Mirror {
     /// Has files removed that are not here any more.
     fn forget(&mut self, found: &BTreeSet<PathBuf>) -> Result<(), KeepError> {
         let known = self.sent.keys().chain(&self.named);
-        let gone: Vec<_> = known.filter(|path| !found.contains(*path)).cloned().collect();
+        let gone: Vec<_> = known
+            .filter(|path| !found.contains(*path))
+            .cloned()
+            .collect();
         for path in gone.iter().rev() {
             self.sent.remove(path);
             self.named.remove(path);
@@ -304,11 +307,14 @@ impl Copy {
 
     fn create_folder(&mut self, path: &Path) -> io::Result<()> {
         self.touch_folder(path);
-        fs::DirBuilder::new().mode(0o700).create(self.folder.join(path))
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(self.folder.join(path))
     }
 
     fn touch_folder(&mut self, path: &Path) {
-        self.touched.insert(path.parent().unwrap_or(Path::new("")).to_owned());
+        self.touched
+            .insert(path.parent().unwrap_or(Path::new("")).to_owned());
     }
 
     fn sync(&mut self) -> Result<(), String> {

@@ -121,7 +121,10 @@ mod tests {
         assert_eq!(inside("./a/../b").unwrap(), "/policy/b");
         assert_eq!(inside("/srv/./data").unwrap(), "/srv/data");
         for outside in ["..", "../owner", "a/../../b"] {
-            assert!(matches!(inside(outside), Err(PlaceError::Outside(_))), "{outside}");
+            assert!(
+                matches!(inside(outside), Err(PlaceError::Outside(_))),
+                "{outside}"
+            );
         }
     }
 }

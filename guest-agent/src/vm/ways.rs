@@ -24,7 +24,11 @@ const PORT: u16 = 443;
 
 /// The brokers that a policy names, as `host` or `host:port`.
 pub(super) fn brokers(bundle: &Bundle) -> Vec<String> {
-    let uris = bundle.tables().data.values().filter_map(|data| data.key.as_deref());
+    let uris = bundle
+        .tables()
+        .data
+        .values()
+        .filter_map(|data| data.key.as_deref());
     let rests = uris.filter_map(|uri| uri.strip_prefix(crate::remote_broker::SCHEME));
     let mut brokers: Vec<_> = rests
         .filter_map(|rest| Some(rest.split_once('/')?.0.to_owned()))

@@ -37,6 +37,9 @@ pub struct Machine {
     /// With `microvm`: seconds that the guest may be silent before its machine is ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     patience: u64,
+    /// With `microvm`: write every byte that crosses between host and guest into this file.
+    #[arg(long, value_name = "FILE", hide = true)]
+    record_channel: Option<PathBuf>,
 }
 
 impl Machine {
@@ -48,14 +51,16 @@ impl Machine {
         };
         if !agent.is_file() {
             let message = format!("there is no agent at `{}`", agent.display());
-            return Err(Failure::new(message)
-                .hint("build it with `cargo build -p casemate-guest-agent`, or name it with --agent"));
+            return Err(Failure::new(message).hint(
+                "build it with `cargo build -p casemate-guest-agent`, or name it with --agent",
+            ));
         }
         Ok(Options {
             agent,
             kernel: self.kernel.clone(),
             with: self.with.clone(),
             patience: Duration::from_secs(self.patience.max(1)),
+            recorded: self.record_channel.clone(),
         })
     }
 }

@@ -111,7 +111,12 @@ impl Run {
         }
         let policy_name = assembly.bundle().name().to_owned();
         let Assembled { session, log } = assembly.logged_to(&folder).map_err(not_assembled)?;
-        let view = View::new(std::io::stderr(), self.look(), folder.clone(), log.public_key());
+        let view = View::new(
+            std::io::stderr(),
+            self.look(),
+            folder.clone(),
+            log.public_key(),
+        );
         let mut shown = view.clone();
         let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
         let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
@@ -231,9 +236,13 @@ impl Run {
 
 /// Passes the Unix signals that reach this process on to a machine.
 fn pass_to(pass: Box<dyn Fn(i32, Option<By>) + Send>) -> Result<(), Failure> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    use signal_hook::consts::{
+        SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+    };
     use signal_hook::iterator::{SignalsInfo, exfiltrator::WithOrigin};
-    let all = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    let all = [
+        SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT,
+    ];
     let mut signals = SignalsInfo::<WithOrigin>::new(all)?;
     std::thread::spawn(move || {
         for origin in &mut signals {

@@ -21,10 +21,10 @@ pub struct Inputs<'i> {
 
 /// What a shell script may expect to find: the shell and utilities of POSIX, as far as this host has them.
 const PROGRAMS: [&str; 48] = [
-    "awk", "basename", "bash", "cat", "chmod", "cmp", "cp", "cut", "date", "dd", "diff", "dirname", "echo",
-    "env", "expr", "false", "find", "fold", "getent", "grep", "head", "id", "join", "ln", "ls", "mkdir",
-    "mktemp", "mv", "od", "paste", "printf", "pwd", "rm", "rmdir", "sed", "seq", "sh", "sleep", "sort",
-    "tail", "tee", "test", "touch", "tr", "true", "uname", "uniq", "wc",
+    "awk", "basename", "bash", "cat", "chmod", "cmp", "cp", "cut", "date", "dd", "diff", "dirname",
+    "echo", "env", "expr", "false", "find", "fold", "getent", "grep", "head", "id", "join", "ln",
+    "ls", "mkdir", "mktemp", "mv", "od", "paste", "printf", "pwd", "rm", "rmdir", "sed", "seq",
+    "sh", "sleep", "sort", "tail", "tee", "test", "touch", "tr", "true", "uname", "uniq", "wc",
 ];
 const PATH: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin"];
 

@@ -110,8 +110,12 @@ pub(super) fn launch(qemu: &str, machine: &Machine, files: &Files) -> Result<Lau
         (descriptor::INITRD, files.image.as_fd()),
         (descriptor::CONSOLE, their_console.as_fd()),
     ];
-    let (child, confined) =
-        warden::start(qemu, &machine.arguments(), &descriptors, their_errors.into())?;
+    let (child, confined) = warden::start(
+        qemu,
+        &machine.arguments(),
+        &descriptors,
+        their_errors.into(),
+    )?;
     drop((their_channel, their_control, their_console));
     // From here on dropping it ends it.
     let mut child = Some(child);
@@ -213,7 +217,9 @@ impl Console {
                 }
             }
         };
-        let reader = thread::Builder::new().name("console".into()).spawn(follow)?;
+        let reader = thread::Builder::new()
+            .name("console".into())
+            .spawn(follow)?;
         Ok(Self {
             lines,
             reader: Mutex::new(Some(reader)),
@@ -222,7 +228,11 @@ impl Console {
 
     /// Whoever writes is gone, so what was written is read to its end.
     fn last_words(&self) -> String {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reader = self
+            .reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(reader) = reader {
             let _ = reader.join();
         }

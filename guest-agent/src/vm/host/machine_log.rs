@@ -58,7 +58,9 @@ impl MachineLog {
 
     /// Something that was heard or done; durable when this returns.
     pub(super) fn record(&self, kind: &'static str, payload: Value) -> Result<(), VmError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let since = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if let Some(log) = &self.log {
             log.append(&Record::new(kind, now, since, payload))?;

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use casemate::isolation::microvm::image::{Archive, unpack};
 use casemate::isolation::microvm::{ChannelError, Incoming, Link, StreamId};
 use casemate::release::KeyBroker;
 use policy::Bundle;
+use rustix::process::Signal;
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 use super::super::keys::Waiting;
 use super::super::log::{Copy, Took};
@@ -24,7 +26,7 @@ use super::super::places::{self, Place};
 use super::super::{Ended, MAX_FILES, PROTOCOL, Start, ToGuest, ToHost, stream, ways};
 use super::launch::Launched;
 use super::machine_log::MachineLog;
-use super::{Closed, VmError, now};
+use super::{Closed, Options, VmError, now};
 use crate::LocalBroker;
 use crate::agent::{Agent, AgentError, Caller};
 use crate::api::Listed;
@@ -57,7 +59,7 @@ pub(super) struct Talk<'t> {
     pub(super) base: &'t Path,
     pub(super) carried: &'t [Place],
     pub(super) broker: LocalBroker,
-    pub(super) patience: Duration,
+    pub(super) options: &'t Options,
     pub(super) log: &'t mut MachineLog,
     pub(super) session_log: &'t Path,
     pub(super) receipt: Option<&'t mut File>,
@@ -71,6 +73,7 @@ struct State {
     control: Option<Control>,
     key: Option<[u8; 32]>,
     begun: bool,
+    paused: bool,
     /// Ticks since the guest was last heard of.
     silent: u32,
     pings: u64,
@@ -88,7 +91,8 @@ impl Talk<'_> {
         sender: Sender<Event>,
         events: &Receiver<Event>,
     ) -> Result<Closed, VmError> {
-        let link = Link::new(launched.channel.try_clone()?);
+        let recorder = Recorder::create(self.options.recorded.as_deref())?;
+        let link = Link::new(recorder.over(launched.channel.try_clone()?));
         self.start.receipt = self.receipt.is_some();
         let copy = Copy::create(self.session_log).map_err(|source| VmError::File {
             path: self.session_log.into(),
@@ -97,13 +101,15 @@ impl Talk<'_> {
         let outputs = Outputs::open(&link, self.bundle, self.base)?;
         // What is sent there needs its credit.
         let outgoing = [link.open(stream::STDIN)?, link.open(stream::FILES)?];
-        receive(&link, &launched, copy, self.bundle, sender)?;
+        let reader = recorder.over(launched.channel.try_clone()?);
+        receive(&link, reader, copy, self.bundle, sender)?;
         let mut state = State {
             link: Arc::clone(&link),
             answers: Arc::new(Waiting::new()),
             control: None,
             key: None,
             begun: false,
+            paused: false,
             silent: 0,
             pings: 0,
             asked: 0,
@@ -160,6 +166,8 @@ impl Talk<'_> {
                     state.failed = kept.clone().err().or(state.failed.take());
                     state.link.send(&ToGuest::Kept(number, kept))?;
                 }
+                Ok(Event::Signal(SIGTSTP, by)) => self.pause(state, launched, by)?,
+                Ok(Event::Signal(SIGCONT, by)) => self.resume(state, launched, by)?,
                 Ok(Event::Signal(signal, by)) => self.pass_on(state, signal, by)?,
                 Ok(Event::Broken(error)) => return Err(error.into()),
                 Err(RecvTimeoutError::Timeout) => self.tick(state)?,
@@ -170,11 +178,18 @@ impl Talk<'_> {
 
     /// Counts ticks and not time: when this process was stopped together with the machine, neither is late.
     fn tick(&mut self, state: &mut State) -> Result<(), VmError> {
-        let patience = u32::try_from(self.patience.as_secs()).unwrap_or(u32::MAX);
-        let patience = if state.begun { patience } else { patience.saturating_add(BOOT) };
+        if state.paused {
+            return Ok(());
+        }
+        let patience = u32::try_from(self.options.patience.as_secs()).unwrap_or(u32::MAX);
+        let patience = if state.begun {
+            patience
+        } else {
+            patience.saturating_add(BOOT)
+        };
         state.silent += 1;
         if state.silent > patience {
-            return Err(VmError::Hung(self.patience));
+            return Err(VmError::Hung(self.options.patience));
         }
         if state.asked > 1 {
             state.since_asked += 1;
@@ -190,12 +205,41 @@ impl Talk<'_> {
         Ok(())
     }
 
+    /// Stops the machine's processors, and this process with them, as Ctrl-Z does.
+    fn pause(
+        &self,
+        state: &mut State,
+        launched: &mut Launched,
+        by: Option<By>,
+    ) -> Result<(), VmError> {
+        self.log.record("machine-pausing", json!({ "by": by }))?;
+        launched.qmp.pause()?;
+        state.paused = true;
+        // It goes on with a SIGCONT, and hears of it.
+        let stopped = rustix::process::kill_process(rustix::process::getpid(), Signal::STOP);
+        Ok(stopped.map_err(io::Error::from)?)
+    }
+
+    fn resume(
+        &self,
+        state: &mut State,
+        launched: &mut Launched,
+        by: Option<By>,
+    ) -> Result<(), VmError> {
+        if std::mem::take(&mut state.paused) {
+            self.log.record("machine-resuming", json!({ "by": by }))?;
+            launched.qmp.resume()?;
+        }
+        Ok(())
+    }
+
     fn pass_on(&self, state: &mut State, signal: i32, by: Option<By>) -> Result<(), VmError> {
         let ends = [SIGINT, SIGTERM, SIGQUIT, SIGHUP].contains(&signal);
         if ends {
             state.asked += 1;
         }
-        self.log.record("machine-kill", json!({ "signal": signal, "by": by }))?;
+        self.log
+            .record("machine-kill", json!({ "signal": signal, "by": by }))?;
         if state.key.is_none() && ends {
             // There is no session yet that could be asked.
             return Err(VmError::Killed);
@@ -211,7 +255,10 @@ impl Talk<'_> {
     ) -> Result<(), VmError> {
         match said {
             ToHost::Hello { protocol, booted } => {
-                self.log.record("machine-hello", json!({ "protocol": protocol, "booted": booted }))?;
+                self.log.record(
+                    "machine-hello",
+                    json!({ "protocol": protocol, "booted": booted }),
+                )?;
                 if protocol != PROTOCOL {
                     return Err(VmError::Version(protocol));
                 }
@@ -220,7 +267,8 @@ impl Talk<'_> {
                 feed_stdin(&state.link)?;
             }
             ToHost::Log(key) => {
-                self.log.record("machine-session", json!({ "log-key": key }))?;
+                self.log
+                    .record("machine-session", json!({ "log-key": key }))?;
                 let key = unhex(&key).ok_or(ChannelError::Protocol("a key that is none"))?;
                 state.key = Some(key);
                 state.begun = true;
@@ -237,7 +285,8 @@ impl Talk<'_> {
                 state.link.send(&ToGuest::Challenged(number, nonce))?;
             }
             ToHost::Release(number, request) => {
-                self.log.record("machine-releasing", json!({ "data": request.resource }))?;
+                self.log
+                    .record("machine-releasing", json!({ "data": request.resource }))?;
                 let sealed = self.broker.release(
                     &request.evidence,
                     &request.challenge,
@@ -260,7 +309,10 @@ impl Talk<'_> {
     /// Sends what is not in the image, while other things go on.
     fn send_files(&self, link: &Arc<Link>) -> Result<(), VmError> {
         let link = Arc::clone(link);
-        let sources = self.carried.iter().map(|place| (self.base.join(&place.written), place.name.clone()));
+        let sources = self
+            .carried
+            .iter()
+            .map(|place| (self.base.join(&place.written), place.name.clone()));
         let sources: Vec<_> = sources.collect();
         let send = move || {
             let out = Outlet(Arc::clone(&link), stream::FILES);
@@ -270,7 +322,10 @@ impl Talk<'_> {
                 .try_for_each(|(from, name)| archive.tree(from, name))
                 .and_then(|()| archive.finish());
             if let Err(error) = sent {
-                eprintln!("sandboxctl: cannot send the policy's files: {}", describe(&error));
+                eprintln!(
+                    "sandboxctl: cannot send the policy's files: {}",
+                    describe(&error)
+                );
             }
             // Without its end the guest refuses what came.
             let _ = link.end(stream::FILES);
@@ -298,12 +353,11 @@ fn refusal<T>(answer: &Result<T, casemate::release::Refusal>) -> Option<&str> {
 /// Follows the channel in a thread of its own.
 fn receive(
     link: &Arc<Link>,
-    launched: &Launched,
+    mut reader: impl Read + Send + 'static,
     mut copy: Copy,
     bundle: &Bundle,
     sender: Sender<Event>,
 ) -> Result<(), VmError> {
-    let mut reader = launched.channel.try_clone()?;
     let link = Arc::clone(link);
     let brokers = ways::brokers(bundle);
     let follow = move || {
@@ -338,7 +392,9 @@ fn receive(
         link.break_off();
         let _ = sender.send(Event::Broken(error));
     };
-    thread::Builder::new().name("channel".into()).spawn(follow)?;
+    thread::Builder::new()
+        .name("channel".into())
+        .spawn(follow)?;
     Ok(())
 }
 
@@ -374,7 +430,9 @@ impl Outputs {
         Ok(Self {
             shown,
             receipt: thread::Builder::new().name("receipt".into()).spawn(read)?,
-            results: thread::Builder::new().name("results".into()).spawn(unpack)?,
+            results: thread::Builder::new()
+                .name("results".into())
+                .spawn(unpack)?,
         })
     }
 
@@ -431,11 +489,69 @@ fn harmless(bytes: &[u8]) -> Vec<u8> {
 fn feed_stdin(link: &Arc<Link>) -> Result<(), VmError> {
     let link = Arc::clone(link);
     let feed = move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut Outlet(Arc::clone(&link), stream::STDIN));
+        let _ = io::copy(
+            &mut io::stdin().lock(),
+            &mut Outlet(Arc::clone(&link), stream::STDIN),
+        );
         let _ = link.end(stream::STDIN);
     };
     thread::Builder::new().name("stdin".into()).spawn(feed)?;
     Ok(())
+}
+
+/// Records what crosses, if that is asked for.
+struct Recorder(Option<File>);
+
+impl Recorder {
+    fn create(path: Option<&Path>) -> Result<Self, VmError> {
+        let file = path.map(|path| {
+            File::create_new(path).map_err(|source| VmError::File {
+                path: path.into(),
+                source,
+            })
+        });
+        Ok(Self(file.transpose()?))
+    }
+
+    fn over(&self, socket: UnixStream) -> Recorded {
+        Recorded {
+            socket,
+            file: self.0.as_ref().and_then(|file| file.try_clone().ok()),
+        }
+    }
+}
+
+struct Recorded {
+    socket: UnixStream,
+    file: Option<File>,
+}
+
+impl Recorded {
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file
+            .as_mut()
+            .map_or(Ok(()), |file| file.write_all(bytes))
+    }
+}
+
+impl Read for Recorded {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.socket.read(into)?;
+        self.keep(&into[..read])?;
+        Ok(read)
+    }
+}
+
+impl Write for Recorded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.socket.write(bytes)?;
+        self.keep(&bytes[..written])?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
 }
 
 /// Writes into a stream.

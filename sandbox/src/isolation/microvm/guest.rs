@@ -52,15 +52,44 @@ pub fn prepare() -> Result<(), Failure> {
         ("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV),
         ("cgroup2", "/sys/fs/cgroup", quiet),
     ] {
-        rustix::mount::mount(kind, place, kind, flags, None).map_err(|errno| {
-            Failure::at(format!("mounting `{place}`"))(errno.into())
-        })?;
+        rustix::mount::mount(kind, place, kind, flags, None)
+            .map_err(|errno| Failure::at(format!("mounting `{place}`"))(errno.into()))?;
     }
     // What the kernel has of a TEE is seen through configfs; without one there is none to see.
     let _ = rustix::mount::mount("configfs", "/sys/kernel/config", "configfs", none, None);
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None);
     let socket = socket.map_err(at("bringing loopback up"))?;
     bring_loopback_up(socket.as_fd()).map_err(Failure::at("bringing loopback up"))
+}
+
+/// Mounts a file system in memory, whose files can be given to the user of a sandbox: those of the initial
+/// RAM disk cannot.
+///
+/// # Errors
+///
+/// What mkdir(2) and mount(2) answer.
+pub fn memory_at(place: &Path) -> io::Result<()> {
+    fs::create_dir(place)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    // All of the machine's memory: it is this session's, and has a limit.
+    let all = Some(c"size=100%");
+    Ok(rustix::mount::mount("tmpfs", place, "tmpfs", flags, all)?)
+}
+
+/// Shows a file or folder in another place, where nothing was before.
+///
+/// # Errors
+///
+/// `AlreadyExists`, and what mount(2) answers.
+pub fn show(from: &Path, at: &Path) -> io::Result<()> {
+    if let Some(above) = at.parent() {
+        fs::create_dir_all(above)?;
+    }
+    match fs::symlink_metadata(from)?.is_dir() {
+        true => fs::create_dir(at)?,
+        false => drop(File::create_new(at)?),
+    }
+    Ok(rustix::mount::mount_bind(from, at)?)
 }
 
 /// Opens the port to the host.
@@ -84,7 +113,10 @@ pub fn port() -> Result<File, Failure> {
 fn find_port() -> Option<PathBuf> {
     let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
     let named = |path: &Path| fs::read_to_string(path.join("name")).is_ok_and(|n| n.trim() == PORT);
-    let port = ports.flatten().map(|entry| entry.path()).find(|path| named(path))?;
+    let port = ports
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| named(path))?;
     Some(Path::new("/dev").join(port.file_name()?))
 }
 

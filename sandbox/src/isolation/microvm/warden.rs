@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use super::super::spawner::Failure;
 use super::super::wire;
 use crate::enforcement::Item;
-use crate::syscall::landlock::{LandlockPlan, Rights, Scopes};
 use crate::sys::process;
+use crate::syscall::landlock::{LandlockPlan, Rights, Scopes};
 
 /// Name (`argv[0]`) under which a program is its own warden.
 pub const NAME: &str = "casemate-warden";
@@ -30,7 +30,14 @@ pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 /// Whom root's machines run as: nobody.
 const NOBODY: u32 = 65_534;
 /// Where QEMU finds itself, its libraries and its ROMs.
-const READ: [&str; 6] = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/proc", "/sys/devices/system"];
+const READ: [&str; 6] = [
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/proc",
+    "/sys/devices/system",
+];
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/urandom", "/dev/kvm", "/dev/sev"];
 
 #[derive(Serialize, Deserialize)]
@@ -69,14 +76,19 @@ pub fn start(
         .stdout(Stdio::null())
         .stderr(Stdio::from(stderr))
         .process_group(0);
-    let mut child = command.spawn().map_err(Failure::at("starting the warden"))?;
+    let mut child = command
+        .spawn()
+        .map_err(Failure::at("starting the warden"))?;
     drop(command);
     let launch = Launch {
         program: program.to_owned(),
         arguments: arguments.to_vec(),
         numbers: descriptors.iter().map(|(number, _)| *number).collect(),
     };
-    let sent: Vec<_> = descriptors.iter().map(|(_, descriptor)| *descriptor).collect();
+    let sent: Vec<_> = descriptors
+        .iter()
+        .map(|(_, descriptor)| *descriptor)
+        .collect();
     let heard = wire::send(ours.as_fd(), &launch, &sent)
         .and_then(|()| wire::receive(ours.as_fd()))
         .map_err(Failure::at("hearing from the warden"));
@@ -132,7 +144,10 @@ pub fn main() -> i32 {
         return 1;
     }
     let strings = |texts: &[String]| -> Option<Vec<CString>> {
-        texts.iter().map(|text| CString::new(text.as_str()).ok()).collect()
+        texts
+            .iter()
+            .map(|text| CString::new(text.as_str()).ok())
+            .collect()
     };
     let program = CString::new(launch.program.as_str()).ok();
     let arguments = [std::slice::from_ref(&launch.program), &launch.arguments].concat();
@@ -146,7 +161,9 @@ pub fn main() -> i32 {
 fn confine(launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<Vec<Item>, Failure> {
     place(&launch.numbers, descriptors).map_err(Failure::at("placing descriptors"))?;
     let mut items = Vec::new();
-    let kvm = std::fs::metadata("/dev/kvm").map(|metadata| metadata.gid()).ok();
+    let kvm = std::fs::metadata("/dev/kvm")
+        .map(|metadata| metadata.gid())
+        .ok();
     if rustix::process::geteuid().is_root() {
         // The group of /dev/kvm is all that is kept of root's rights.
         let group = kvm.filter(|group| *group != 0).unwrap_or(NOBODY);
@@ -155,16 +172,22 @@ fn confine(launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<Vec<Item>, Fail
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|errno| Failure::at("tying QEMU to its supervisor")(errno.into()))?;
     }
-    let namespaces = (libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)
-        as u32 as process::NamespaceFlags;
+    let namespaces =
+        (libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u32
+            as process::NamespaceFlags;
     items.push(match process::unshare(namespaces) {
         Ok(()) => Item::full(2, "vmm-namespaces", "QEMU has no network and no capability"),
-        Err(error) => Item::not(2, "vmm-namespaces", format!("this host forbids them: {error}")),
+        Err(error) => Item::not(
+            2,
+            "vmm-namespaces",
+            format!("this host forbids them: {error}"),
+        ),
     });
     process::drop_capabilities().map_err(Failure::at("dropping capabilities"))?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Failure::at("giving up privileges")(errno.into()))?;
-    process::set_limit(libc::RLIMIT_CORE as u32, 0).map_err(Failure::at("forbidding core files"))?;
+    process::set_limit(libc::RLIMIT_CORE as u32, 0)
+        .map_err(Failure::at("forbidding core files"))?;
     items.push(landlock());
     Ok(items)
 }
@@ -172,8 +195,14 @@ fn confine(launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<Vec<Item>, Fail
 /// Lets nothing be read but what QEMU is made of, and nothing be written.
 fn landlock() -> Item {
     let there = |path: &&str| std::path::Path::new(path).exists();
-    let read = READ.iter().filter(|p| there(p)).map(|path| (*path, Rights::READ_EXEC));
-    let devices = DEVICES.iter().filter(|p| there(p)).map(|path| (*path, Rights::READ_WRITE));
+    let read = READ
+        .iter()
+        .filter(|p| there(p))
+        .map(|path| (*path, Rights::READ_EXEC));
+    let devices = DEVICES
+        .iter()
+        .filter(|p| there(p))
+        .map(|path| (*path, Rights::READ_WRITE));
     let plan = LandlockPlan::new(read.chain(devices), Scopes::default());
     match plan.build().and_then(|ruleset| ruleset.restrict_self()) {
         Ok(enforced) => Item::full(

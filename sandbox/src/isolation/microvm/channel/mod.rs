@@ -213,7 +213,9 @@ impl Link {
                 let mut state = self.state();
                 let stream = known(&mut state, id)?;
                 if stream.ended || bytes.len() > stream.window {
-                    return Err(ChannelError::Protocol("more was sent than there is room for"));
+                    return Err(ChannelError::Protocol(
+                        "more was sent than there is room for",
+                    ));
                 }
                 if stream.deaf {
                     drop(state);
@@ -246,10 +248,12 @@ impl Link {
     fn put(&self, frame: &Frame) -> Result<(), ChannelError> {
         let bytes = frame.bytes()?;
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(&bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ChannelError::Gone,
-            _ => error.into(),
-        })
+        writer
+            .write_all(&bytes)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ChannelError::Gone,
+                _ => error.into(),
+            })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -149,7 +149,19 @@ impl<W: Write> Archive<W> {
         let length = u32::try_from(name.len() + 1).map_err(|_| ArchiveError::TooLarge)?;
         // ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
         let fields = [
-            self.number, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, length, 0,
+            self.number,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            device.0,
+            device.1,
+            length,
+            0,
         ];
         let mut head = MAGIC.to_vec();
         for field in fields {
@@ -203,7 +215,11 @@ pub fn unpack(reader: &mut impl Read, folder: &Path, most: u64) -> Result<Archiv
         done.entries += 1;
         let relative = name.trim_start_matches('/');
         let parts: Vec<&str> = relative.split('/').collect();
-        if parts.iter().any(|p| p.is_empty() || *p == "." || *p == "..") || name.contains('\0') {
+        if parts
+            .iter()
+            .any(|p| p.is_empty() || *p == "." || *p == "..")
+            || name.contains('\0')
+        {
             return Err(ArchiveError::Form("a name that leaves the folder"));
         }
         let (last, above) = parts.split_last().ok_or(NO_TEXT)?;
@@ -364,7 +380,10 @@ mod tests {
     fn nothing_is_unpacked_outside_of_the_folder() {
         for name in ["../up", "a/../../up", "/../up", "a//b", "."] {
             let bytes = archive(|archive| archive.file(name, 0o644, b"x").unwrap());
-            assert!(matches!(unpacked(&bytes, 9), Err(ArchiveError::Form(_))), "{name}");
+            assert!(
+                matches!(unpacked(&bytes, 9), Err(ArchiveError::Form(_))),
+                "{name}"
+            );
         }
         let through = archive(|archive| {
             archive.link("out", "/tmp").unwrap();
@@ -383,7 +402,10 @@ mod tests {
         let bytes = archive(|archive| archive.file("a", 0o644, &[0; 100]).unwrap());
         assert!(matches!(unpacked(&bytes, 99), Err(ArchiveError::TooLarge)));
         assert!(unpacked(&bytes, 100).is_ok());
-        assert!(unpacked(&bytes[..bytes.len() - 130], 100).is_err(), "cut short");
+        assert!(
+            unpacked(&bytes[..bytes.len() - 130], 100).is_err(),
+            "cut short"
+        );
     }
 
     proptest! {

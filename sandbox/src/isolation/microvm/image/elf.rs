@@ -38,7 +38,8 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
             INTERPRETER => needs.interpreter = Some(string(content()?, 0)?),
             DYNAMIC => {
                 let entries = content()?.chunks_exact(16).take(MOST);
-                let entries = entries.map_while(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 8)?)));
+                let entries =
+                    entries.map_while(|entry| Some((u64_at(entry, 0)?, u64_at(entry, 8)?)));
                 let entries: Vec<_> = entries.take_while(|(tag, _)| *tag != 0).collect();
                 let Some((_, address)) = entries.iter().find(|(tag, _)| *tag == STRINGS) else {
                     continue;
@@ -86,7 +87,10 @@ pub(super) fn only_what_is_loaded(bytes: &mut Vec<u8>) {
 
 /// The interpreter of a script, if these bytes are one.
 pub(super) fn script_interpreter(bytes: &[u8]) -> Option<String> {
-    let line = bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = bytes
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
     let line = std::str::from_utf8(line.get(..line.len().min(255))?).ok()?;
     let path = line.split_whitespace().next()?;
     path.starts_with('/').then(|| path.to_owned())
@@ -127,11 +131,15 @@ fn string(bytes: &[u8], at: u64) -> Option<String> {
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+    Some(u64::from_le_bytes(
+        bytes.get(at..at.checked_add(8)?)?.try_into().ok()?,
+    ))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+    Some(u16::from_le_bytes(
+        bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -145,7 +153,12 @@ mod tests {
     fn a_program_of_this_host_needs_its_linker_and_the_c_library() {
         let needs = needs(&std::fs::read("/bin/cat").unwrap()).unwrap();
         assert!(needs.interpreter.unwrap().contains("ld-linux"));
-        assert!(needs.libraries.iter().any(|name| name.starts_with("libc.so")));
+        assert!(
+            needs
+                .libraries
+                .iter()
+                .any(|name| name.starts_with("libc.so"))
+        );
     }
 
     #[test]
@@ -165,7 +178,10 @@ mod tests {
 
     #[test]
     fn scripts_name_their_interpreter() {
-        assert_eq!(script_interpreter(b"#!/bin/sh -e\nls").as_deref(), Some("/bin/sh"));
+        assert_eq!(
+            script_interpreter(b"#!/bin/sh -e\nls").as_deref(),
+            Some("/bin/sh")
+        );
         assert_eq!(script_interpreter(b"#!sh\n"), None);
         assert_eq!(script_interpreter(b"\x7fELF"), None);
     }

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-pub use archive::{Archived, Archive, ArchiveError, MAX_ENTRIES, MAX_NAME, unpack};
+pub use archive::{Archive, ArchiveError, Archived, MAX_ENTRIES, MAX_NAME, unpack};
 
 /// Where the dynamic linker looks, besides `$ORIGIN` and the like, which are not followed.
 const LIBRARIES: [&str; 8] = [
@@ -248,7 +248,9 @@ impl Image {
             self.file(Path::new(&interpreter), depth + 1)?;
         }
         for library in needs.libraries {
-            let mut places = LIBRARIES.iter().map(|folder| Path::new(folder).join(&library));
+            let mut places = LIBRARIES
+                .iter()
+                .map(|folder| Path::new(folder).join(&library));
             let found = places.find(|path| path.exists());
             let found = found.ok_or_else(|| ImageError::NoLibrary {
                 program: program.into(),

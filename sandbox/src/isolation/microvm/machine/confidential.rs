@@ -71,7 +71,10 @@ impl Confidential {
             Self::Tdx(_) => ("kvm_intel", "tdx"),
         };
         let name = self.name();
-        let switch = Path::new("/sys/module").join(module).join("parameters").join(switch);
+        let switch = Path::new("/sys/module")
+            .join(module)
+            .join("parameters")
+            .join(switch);
         let refused = |why: String| Err(format!("this host launches no {name} guests: {why}"));
         match std::fs::read_to_string(&switch) {
             Ok(on) if ["Y", "1"].contains(&on.trim()) => {}
@@ -117,13 +120,16 @@ impl Confidential {
         );
         let guest = match self {
             Self::Snp(snp) => {
-                let id = snp.id.as_ref().map_or_else(String::new, |(block, authentication)| {
-                    format!(
-                        ",id-block={},id-auth={},author-key-enabled=off",
-                        STANDARD.encode(block),
-                        STANDARD.encode(authentication)
-                    )
-                });
+                let id = snp
+                    .id
+                    .as_ref()
+                    .map_or_else(String::new, |(block, authentication)| {
+                        format!(
+                            ",id-block={},id-auth={},author-key-enabled=off",
+                            STANDARD.encode(block),
+                            STANDARD.encode(authentication)
+                        )
+                    });
                 format!(
                     "sev-snp-guest,id=guest,cbitpos={},reduced-phys-bits={},policy={:#x},\
                      kernel-hashes=on,host-data={}{id}",
@@ -292,7 +298,10 @@ mod tests {
             id: None,
         });
         let why = snp.possible_here().unwrap_err();
-        assert!(why.starts_with("this host launches no sev-snp guests: "), "{why}");
+        assert!(
+            why.starts_with("this host launches no sev-snp guests: "),
+            "{why}"
+        );
     }
 
     #[test]

@@ -613,6 +613,11 @@ pub fn guest_agent() -> PathBuf {
     built("casemate-guest-agent", "casemate-guest-agent")
 }
 
+/// The program that attacks from inside a sandbox, likewise.
+pub fn probe() -> PathBuf {
+    built("casemate-escape", "probe")
+}
+
 fn built(package: &str, program: &str) -> PathBuf {
     // target/<profile>/deps/<test>
     let test = std::env::current_exe().unwrap();

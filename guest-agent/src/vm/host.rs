@@ -9,6 +9,7 @@
 //! The host has a log of its own, beside that of the session: what it launched, when it heard of the guest,
 //! and how that ended. On any error the machine is ended: nothing of it is left.
 
+mod expected;
 mod image;
 mod launch;
 mod machine_log;
@@ -32,6 +33,7 @@ use super::{Ended, Start, places};
 use crate::view::Look;
 use crate::{Assembly, AssemblyError};
 
+pub use expected::{Kind, measurement};
 pub use image::{Inputs, image_of, newest_kernel};
 
 /// How a machine is made, besides its policy.
@@ -45,6 +47,10 @@ pub struct Options {
     pub with: Vec<PathBuf>,
     /// How long a guest may be silent before it is given up.
     pub patience: Duration,
+    /// The hardware that is to hide the machine's memory from this host; none by default.
+    pub tee: Option<Kind>,
+    /// Its firmware.
+    pub firmware: Option<PathBuf>,
     /// A file for every byte that crosses the channel, which is what a curious host sees.
     pub recorded: Option<PathBuf>,
 }
@@ -95,6 +101,12 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// This host has not the hardware.
+    #[error("{0}")]
+    NotHere(String),
+    /// What the hardware would measure cannot be said.
+    #[error("the launch measurement cannot be computed")]
+    Measure(#[from] attestation::measure::MeasureError),
     /// The machine cannot be launched.
     #[error("the machine cannot be launched: {0}")]
     Launch(#[from] Failure),
@@ -203,11 +215,18 @@ fn follow(
         Some(kernel) => kernel.clone(),
         None => newest_kernel()?,
     };
-    let files = launch::Files::prepare(&image, &kernel)?;
+    let confidential = run.options.tee.map(|kind| kind.guest_of(&bundle));
+    if let Some(confidential) = &confidential {
+        confidential.possible_here().map_err(VmError::NotHere)?;
+    }
+    let firmware = run.options.firmware.as_deref();
+    let files = launch::Files::prepare(&image, &kernel, firmware)?;
     let isolation = &bundle.tables().isolation;
-    let machine = Machine::sized(isolation.memory, isolation.cpu, files.image_size);
+    let mut machine = Machine::sized(isolation.memory, isolation.cpu, files.image_size);
+    machine.confidential = confidential;
+    let expected = files.expected(&machine)?;
     let qemu = launch::qemu()?;
-    log.opened(&bundle, &machine, &files)?;
+    log.opened(&bundle, &machine, &files, expected)?;
     let launched = launch::launch(qemu, &machine, &files)?;
     log.launched(&launched.confined)?;
     if !run.look.json && !run.look.quiet {

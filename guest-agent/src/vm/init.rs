@@ -3,6 +3,7 @@
 //! Whatever goes wrong, the machine ends: it is never left running without a session that watches over
 //! its workload.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use casemate::Handle;
 use casemate::error::describe;
 use casemate::isolation::microvm::channel::Inlet;
-use casemate::isolation::microvm::image::{Archive, unpack};
+use casemate::isolation::microvm::image::{Archive, ArchiveError, unpack};
 use casemate::isolation::microvm::{Incoming, Link, StreamId, guest};
 use casemate::receipt::Receipt;
 use casemate::record::hex;
@@ -32,6 +33,14 @@ use crate::{Assembled, Assembly, lockdown, transport};
 /// What the guest calls the folder of its log, and where it unpacks what crosses.
 const LOG: &str = "/run/log";
 const DELIVERY: &str = "/delivery";
+/// Streams in which nothing comes.
+const OUTGOING: [StreamId; 5] = [
+    stream::STDOUT,
+    stream::STDERR,
+    stream::VIEW,
+    stream::RECEIPT,
+    stream::RESULTS,
+];
 /// How long the host may take to say what is to be run, and to say goodbye.
 const START_DEADLINE: Duration = Duration::from_secs(300);
 const BYE_DEADLINE: Duration = Duration::from_secs(60);
@@ -91,13 +100,7 @@ fn follow() -> Result<(), String> {
     let link = &guest.link;
     let inlets = [link.open(stream::STDIN), link.open(stream::FILES)];
     let [stdin, files] = inlets.map(|inlet| inlet.map_err(|error| error.to_string()));
-    for id in [
-        stream::STDOUT,
-        stream::STDERR,
-        stream::VIEW,
-        stream::RECEIPT,
-        stream::RESULTS,
-    ] {
+    for id in OUTGOING {
         // Nothing comes in those; what goes out needs their credit.
         let outgoing = link.open(id).map_err(|error| error.to_string())?;
         std::mem::forget(outgoing);
@@ -136,7 +139,8 @@ fn follow() -> Result<(), String> {
     let ended = guest
         .session(&start, stdin?, files?)
         .unwrap_or_else(Ended::Failed);
-    for id in [stream::VIEW, stream::RECEIPT, stream::RESULTS] {
+    // Those of the workload too: it may not have come so far that something ended them.
+    for id in OUTGOING {
         link.end(id).map_err(|error| describe(&error))?;
     }
     let ended = link.send(&ToHost::Ended(ended));
@@ -303,12 +307,40 @@ fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
     guest::memory_at(at).map_err(|error| format!("`{DELIVERY}`: {error}"))?;
     let mut files = io::BufReader::new(files);
     unpack(&mut files, at, MAX_FILES).map_err(|error| describe(&error))?;
+    for place in places::granted(assembly.bundle()).map_err(|error| describe(&error))? {
+        let wrong = |error: ArchiveError| format!("`{}`: {}", place.inside, describe(&error));
+        let to = at.join(&place.name);
+        copy(Path::new(&place.inside), &to).map_err(wrong)?;
+        guest::cover(&to, Path::new(&place.inside)).map_err(|error| wrong(error.into()))?;
+    }
     let carried = places::carried(assembly.bundle()).map_err(|error| describe(&error))?;
     for place in carried {
         guest::show(&at.join(&place.name), Path::new(&place.inside))
             .map_err(|error| format!("`{}`: {error}", place.inside))?;
     }
     Ok(())
+}
+
+/// Copies a measured tree to where its files can be given to the sandbox's user. No name that crosses can
+/// be in its way: that would be an error.
+fn copy(from: &Path, to: &Path) -> Result<(), ArchiveError> {
+    if !from.is_dir() {
+        fs::copy(from, to)?;
+        return Ok(());
+    }
+    fs::create_dir(to)?;
+    let (mut reader, writer) = io::pipe()?;
+    thread::scope(|scope| {
+        let write = scope.spawn(move || {
+            let mut archive = Archive::new(io::BufWriter::with_capacity(64 << 10, writer));
+            archive.contents(from).and_then(|()| archive.finish())
+        });
+        let unpacked = unpack(&mut reader, to, MAX_FILES);
+        drop(reader);
+        let gone = || ArchiveError::Io(io::ErrorKind::BrokenPipe.into());
+        write.join().map_err(|_| gone())??;
+        unpacked.map(drop)
+    })
 }
 
 fn listed(assembly: &Assembly, start: &Start) -> Listed {

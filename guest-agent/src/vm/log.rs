@@ -334,3 +334,120 @@ fn inside(path: &str) -> Option<PathBuf> {
     let plain = |part| matches!(part, Component::Normal(_));
     (path.components().all(plain) && path.components().next().is_some()).then(|| path.to_owned())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use casemate::isolation::microvm::Incoming;
+    use serde_json::json;
+    use vault::audit::{Log, LogKey, Record, verify};
+
+    use super::*;
+
+    /// A log that is kept at another place: what is there after each record.
+    struct Kept {
+        log: Log,
+        mirror: Mirror,
+        copy: PathBuf,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Kept {
+        /// `answer` is what the other end says of the disk.
+        fn new(answer: fn(Result<(), String>) -> Result<(), String>) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (here, copy) = (folder.path().join("here"), folder.path().join("copy"));
+            let (inside, mut outside) = UnixStream::pair().unwrap();
+            let kept = Arc::new(Waiting::new());
+            let link = Link::new(inside);
+            let (answers, receiver) = (Arc::clone(&kept), Link::new(io::sink()));
+            let mut copying = Copy::create(&copy).unwrap();
+            thread::spawn(move || {
+                while let Ok(incoming) = receiver.receive(&mut outside) {
+                    let Incoming::Entry(piece) = incoming else {
+                        break;
+                    };
+                    if let Took::Keep(number, kept) = copying.take(&piece).unwrap() {
+                        answers.answered(number, answer(kept));
+                    }
+                }
+            });
+            Self {
+                log: Log::create(&here, "casemate/run", LogKey::generate().unwrap()).unwrap(),
+                mirror: Mirror::of(&here, link, kept),
+                copy,
+                _folder: folder,
+            }
+        }
+
+        fn append(&self, number: u64) {
+            let payload = json!({ "number": number });
+            let at = std::time::Duration::from_secs(1_800_000_000 + number);
+            let record = Record::new("story", at, number, payload);
+            self.log.append(&record).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_copy_has_every_record_that_was_kept_and_verifies_at_any_time() {
+        let mut kept = Kept::new(|kept| kept);
+        // Beyond a full tile, so that partial ones come and go.
+        for number in 0..300 {
+            kept.append(number);
+            if number % 7 == 0 {
+                kept.mirror.settle().unwrap();
+                if number % 49 == 0 {
+                    kept.log.checkpoint().unwrap();
+                    kept.mirror.settle().unwrap();
+                }
+                let verified = verify(&kept.copy, None, None).unwrap();
+                assert_eq!(verified.records().count() as u64, number + 1);
+            }
+        }
+        let Kept {
+            log,
+            mut mirror,
+            copy,
+            ..
+        } = kept;
+        log.close().unwrap();
+        mirror.settle().unwrap();
+        let verified = verify(&copy, None, None).unwrap();
+        assert_eq!(
+            (verified.records().count(), verified.unsigned_tail()),
+            (300, 0)
+        );
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_is_no_log() {
+        let mut kept = Kept::new(|_| Err("no space left".into()));
+        kept.append(0);
+        let error = kept.mirror.settle().unwrap_err();
+        assert!(matches!(error, KeepError::Refused(why) if why == "no space left"));
+    }
+
+    #[test]
+    fn nothing_is_written_outside_of_the_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copy = Copy::create(&folder.path().join("copy")).unwrap();
+        let write = |path: &str| {
+            let rest = [&0_u64.to_be_bytes()[..], &1_u64.to_be_bytes(), b"x"].concat();
+            piece(0, Path::new(path), &rest)
+        };
+        for path in ["../out", "/tmp/out", "a/../../out", ""] {
+            assert!(copy.take(&write(path)).is_none(), "{path}");
+        }
+        std::os::unix::fs::symlink(folder.path().join("out"), folder.path().join("copy/link"))
+            .unwrap();
+        assert!(copy.take(&write("link")).is_some());
+        assert!(copy.sync().is_err(), "a link is not followed");
+        assert!(!folder.path().join("out").exists());
+        for length in 0..write("file").len() {
+            let _ = copy.take(&write("file")[..length]);
+        }
+    }
+}

@@ -199,3 +199,24 @@ impl From<&casemate::Why> for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_no_words_for_a_decision_an_event_or_a_looser_policy() {
+        let said = |json: &str| serde_json::from_str::<ToGuest>(json);
+        assert!(said("{\"ping\":1}").is_ok());
+        for forged in [
+            "{\"decided\":{\"granted\":[\"live\"]}}",
+            "{\"record\":{\"kind\":\"attested\"}}",
+            "{\"event\":{\"signal\":\"operator\"}}",
+            "{\"reload\":\"version = 9\"}",
+            "{\"apply\":{\"restore\":\"/data\"}}",
+            "{\"start\":{\"now\":1,\"accept-simulated\":true,\"look\":{\"json\":true,\"quiet\":false,             \"colour\":false},\"receipt\":false,\"policy\":\"version = 9\"}}",
+        ] {
+            assert!(said(forged).is_err(), "{forged}");
+        }
+    }
+}

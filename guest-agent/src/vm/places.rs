@@ -37,10 +37,7 @@ pub enum PlaceError {
 /// Everything that goes into the image.
 pub(super) fn measured(bundle: &Bundle) -> Result<Vec<Place>, PlaceError> {
     let tables = bundle.tables();
-    let mut places = Vec::new();
-    for (number, file) in tables.files.read.iter().enumerate() {
-        places.push(place(format!("read-{number}"), &file.from)?);
-    }
+    let mut places = granted(bundle)?;
     if let Rootfs::Path(folder) = &tables.workload.rootfs {
         places.push(place("rootfs".into(), folder)?);
     }
@@ -56,6 +53,14 @@ pub(super) fn measured(bundle: &Bundle) -> Result<Vec<Place>, PlaceError> {
     }
     places.dedup_by(|one, other| one.inside == other.inside);
     Ok(places)
+}
+
+/// The trees that are only read.
+pub(super) fn granted(bundle: &Bundle) -> Result<Vec<Place>, PlaceError> {
+    let trees = bundle.tables().files.read.iter().enumerate();
+    trees
+        .map(|(number, file)| place(format!("read-{number}"), &file.from))
+        .collect()
 }
 
 /// Everything that crosses at the start.

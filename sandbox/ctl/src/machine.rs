@@ -11,7 +11,7 @@ use casemate::isolation::child::Ending;
 use clap::Args;
 use guest_agent::Assembly;
 use guest_agent::view::{Look, View};
-use guest_agent::vm::host::{self, Closed, Options, VmError};
+use guest_agent::vm::host::{self, Closed, Kind, Options, VmError};
 use guest_agent::vm::{Ended, Reason};
 
 use crate::failure::{Failure, describe};
@@ -37,6 +37,13 @@ pub struct Machine {
     /// With `microvm`: seconds that the guest may be silent before its machine is ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     patience: u64,
+    /// With `microvm`: the hardware that hides the machine's memory from this host, `sev-snp` or `tdx`.
+    /// [default: none]
+    #[arg(long, value_name = "TEE", value_parser = kind)]
+    tee: Option<Kind>,
+    /// With `microvm`: firmware of a confidential machine, OVMF built for it.
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
     /// With `microvm`: write every byte that crosses between host and guest into this file.
     #[arg(long, value_name = "FILE", hide = true)]
     record_channel: Option<PathBuf>,
@@ -60,8 +67,18 @@ impl Machine {
             kernel: self.kernel.clone(),
             with: self.with.clone(),
             patience: Duration::from_secs(self.patience.max(1)),
+            tee: self.tee,
+            firmware: self.firmware.clone(),
             recorded: self.record_channel.clone(),
         })
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "sev-snp" => Ok(Kind::SevSnp),
+        "tdx" => Ok(Kind::Tdx),
+        _ => Err("known are sev-snp, tdx".to_owned()),
     }
 }
 

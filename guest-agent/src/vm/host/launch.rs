@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Child;
@@ -11,14 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use attestation::Hex;
 use casemate::enforcement::Item;
-use casemate::isolation::microvm::machine::descriptor;
+use casemate::isolation::microvm::machine::{Confidential, descriptor};
 use casemate::isolation::microvm::qmp::Qmp;
 use casemate::isolation::microvm::{Image, Machine, warden};
 use rustix::fs::{MemfdFlags, SealFlags};
 use sha2::{Digest, Sha256};
 
-use super::VmError;
+use super::{VmError, measurement};
 
 /// Lines of the console that are kept for an error message, and how long each may be.
 const LINES: usize = 12;
@@ -35,34 +37,73 @@ pub(super) struct Files {
     pub(super) image: File,
     pub(super) image_digest: [u8; 32],
     pub(super) image_size: u64,
+    pub(super) firmware: Option<File>,
 }
 
 impl Files {
-    pub(super) fn prepare(image: &Image, kernel: &Path) -> Result<Self, VmError> {
-        let unreadable = |source| VmError::File {
-            path: kernel.into(),
-            source,
-        };
-        let mut bytes = Vec::new();
-        let file = File::open(kernel).map_err(unreadable)?;
-        file.take(MAX_KERNEL)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        let mut sealed_kernel = memory("kernel")?;
-        sealed_kernel.write_all(&bytes)?;
-        seal(&sealed_kernel)?;
+    pub(super) fn prepare(
+        image: &Image,
+        kernel: &Path,
+        firmware: Option<&Path>,
+    ) -> Result<Self, VmError> {
+        let (kernel, kernel_digest) = sealed("kernel", kernel)?;
+        let firmware = firmware.map(|path| sealed("firmware", path)).transpose()?;
         let mut sealed_image = memory("image")?;
         let image_digest = image.write(&mut io::BufWriter::new(&mut sealed_image))?;
         let image_size = sealed_image.stream_position()?;
         seal(&sealed_image)?;
         Ok(Self {
-            kernel: sealed_kernel,
-            kernel_digest: Sha256::digest(&bytes).into(),
+            kernel,
+            kernel_digest,
             image: sealed_image,
             image_digest,
             image_size,
+            firmware: firmware.map(|(file, _)| file),
         })
     }
+
+    /// What an SEV-SNP guest will be measured as; nothing is known of the others before.
+    pub(super) fn expected(&self, machine: &Machine) -> Result<Option<Hex<48>>, VmError> {
+        if machine.confidential.is_none() {
+            return Ok(None);
+        }
+        let Some(firmware) = &self.firmware else {
+            return Err(VmError::Missing {
+                what: "firmware for a confidential guest",
+                how: "name OVMF, built for AmdSev or TDX, with --firmware",
+            });
+        };
+        if !matches!(machine.confidential, Some(Confidential::Snp(_))) {
+            return Ok(None);
+        }
+        let [firmware, kernel, image] = [firmware, &self.kernel, &self.image].map(all_of);
+        Ok(Some(measurement(machine, &firmware?, &kernel?, &image?)?))
+    }
+}
+
+/// Everything in a file, wherever somebody else is reading it.
+fn all_of(file: &File) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; size];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// A copy of a file that nobody can change any more, and its SHA-256.
+fn sealed(name: &str, path: &Path) -> Result<(File, [u8; 32]), VmError> {
+    let unreadable = |source| VmError::File {
+        path: path.into(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_KERNEL)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    let mut copy = memory(name)?;
+    copy.write_all(&bytes)?;
+    seal(&copy)?;
+    Ok((copy, Sha256::digest(&bytes).into()))
 }
 
 fn memory(name: &str) -> io::Result<File> {
@@ -103,13 +144,16 @@ pub(super) fn launch(qemu: &str, machine: &Machine, files: &Files) -> Result<Lau
     let (console, their_console) = UnixStream::pair()?;
     let (errors, their_errors) = io::pipe()?;
     channel.set_write_timeout(Some(WRITE_DEADLINE))?;
-    let descriptors = [
+    let mut descriptors = vec![
         (descriptor::CHANNEL, their_channel.as_fd()),
         (descriptor::CONTROL, their_control.as_fd()),
         (descriptor::KERNEL, files.kernel.as_fd()),
         (descriptor::INITRD, files.image.as_fd()),
         (descriptor::CONSOLE, their_console.as_fd()),
     ];
+    if let Some(firmware) = &files.firmware {
+        descriptors.push((descriptor::FIRMWARE, firmware.as_fd()));
+    }
     let (child, confined) = warden::start(
         qemu,
         &machine.arguments(),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use attestation::Hex;
 use casemate::enforcement::Item;
 use casemate::isolation::microvm::Machine;
 use casemate::record::hex;
@@ -38,6 +39,7 @@ impl MachineLog {
         bundle: &Bundle,
         machine: &Machine,
         files: &Files,
+        expected: Option<Hex<48>>,
     ) -> Result<(), VmError> {
         self.record(
             "machine-launching",
@@ -47,6 +49,7 @@ impl MachineLog {
                 "kernel": hex(&files.kernel_digest),
                 "image": hex(&files.image_digest),
                 "machine": machine,
+                "expected-measurement": expected.map(|digest| digest.to_string()),
             }),
         )
     }

@@ -138,7 +138,10 @@ impl Talk<'_> {
         let results = outputs.finish(self.receipt.take());
         link.send(&ToGuest::Bye)?;
         let killed = launched.end(END);
-        results?;
+        // Of a session that failed there may be none; why it failed is what counts.
+        if matches!(ended, Ended::Outcome { .. }) {
+            results?;
+        }
         if killed {
             return Err(VmError::Killed);
         }

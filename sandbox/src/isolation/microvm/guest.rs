@@ -92,6 +92,15 @@ pub fn show(from: &Path, at: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_bind(from, at)?)
 }
 
+/// Shows a file or folder in place of what is there.
+///
+/// # Errors
+///
+/// What mount(2) answers.
+pub fn cover(from: &Path, at: &Path) -> io::Result<()> {
+    Ok(rustix::mount::mount_bind(from, at)?)
+}
+
 /// Opens the port to the host.
 ///
 /// # Errors

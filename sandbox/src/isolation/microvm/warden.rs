@@ -167,7 +167,14 @@ fn confine(launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<Vec<Item>, Fail
     if rustix::process::geteuid().is_root() {
         // The group of /dev/kvm is all that is kept of root's rights.
         let group = kvm.filter(|group| *group != 0).unwrap_or(NOBODY);
-        process::become_user(NOBODY, group, true).map_err(Failure::at("giving up root"))?;
+        match process::become_user(NOBODY, group, true) {
+            Ok(()) => items.push(Item::full(2, "vmm-user", "QEMU is nobody")),
+            // In a user namespace that has no other user.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                items.push(Item::not(2, "vmm-user", "there is no user here but root"));
+            }
+            Err(error) => return Err(Failure::at("giving up root")(error)),
+        }
         // Changing the user unties a process from its parent.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|errno| Failure::at("tying QEMU to its supervisor")(errno.into()))?;

@@ -39,6 +39,20 @@ pub struct Snp {
 impl Snp {
     /// SMT allowed, nothing else: bit 17 is always 1.
     pub const GUEST_POLICY: u64 = 0x3_0000;
+    /// The processor as QEMU and the launch measurement name it.
+    pub const PROCESSOR: &'static str = "EPYC-v4";
+
+    /// A guest for this policy on any processor that has SEV-SNP so far: they all have the C-bit at 51.
+    #[must_use]
+    pub fn for_policy(policy_digest: [u8; 32]) -> Self {
+        Self {
+            policy_digest,
+            guest_policy: Self::GUEST_POLICY,
+            cbitpos: 51,
+            reduced_phys_bits: 1,
+            id: None,
+        }
+    }
 }
 
 /// What a TDX guest is launched with.
@@ -109,7 +123,7 @@ impl Confidential {
     pub(super) fn processor(&self) -> &'static str {
         match self {
             // The model is in the measured state of each vCPU, so it is a name and not "host".
-            Self::Snp(_) => "EPYC-v4",
+            Self::Snp(_) => Snp::PROCESSOR,
             Self::Tdx(_) => "host",
         }
     }
@@ -236,11 +250,8 @@ mod tests {
     #[test]
     fn the_command_line_of_an_snp_guest_is_this_one() {
         let snp = Snp {
-            policy_digest: [0xaa; 32],
-            guest_policy: Snp::GUEST_POLICY,
-            cbitpos: 51,
-            reduced_phys_bits: 1,
             id: Some((vec![1; 3], vec![2; 3])),
+            ..Snp::for_policy([0xaa; 32])
         };
         let golden = format!(
             "{FIRST}
@@ -290,13 +301,7 @@ mod tests {
             println!("skipped: this host may launch SEV-SNP guests");
             return;
         }
-        let snp = Confidential::Snp(Snp {
-            policy_digest: [0; 32],
-            guest_policy: Snp::GUEST_POLICY,
-            cbitpos: 51,
-            reduced_phys_bits: 1,
-            id: None,
-        });
+        let snp = Confidential::Snp(Snp::for_policy([0; 32]));
         let why = snp.possible_here().unwrap_err();
         assert!(
             why.starts_with("this host launches no sev-snp guests: "),

@@ -158,16 +158,14 @@ impl Confidential {
                 for (to, from) in mrconfigid.iter_mut().zip(tdx.policy_digest) {
                     *to = from;
                 }
-                let mut object = serde_json::json!({
-                    "qom-type": "tdx-guest",
-                    "id": "guest",
-                    "mrconfigid": STANDARD.encode(mrconfigid),
+                let quotes = tdx.quotes.as_ref().map_or_else(String::new, |path| {
+                    let path = serde_json::Value::from(path.as_str());
+                    format!(",\"quote-generation-socket\":{{\"type\":\"unix\",\"path\":{path}}}")
                 });
-                if let Some(path) = &tdx.quotes {
-                    object["quote-generation-socket"] =
-                        serde_json::json!({ "type": "unix", "path": path });
-                }
-                object.to_string()
+                format!(
+                    "{{\"qom-type\":\"tdx-guest\",\"id\":\"guest\",\"mrconfigid\":\"{}\"{quotes}}}",
+                    STANDARD.encode(mrconfigid)
+                )
             }
         };
         vec![memory, guest]
@@ -285,7 +283,7 @@ mod tests {
 -smp 2
 -m 768
 -object memory-backend-memfd,id=memory,size=768M,share=true,prealloc=false,reserve=false
--object {{\"id\":\"guest\",\"mrconfigid\":\"qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqoAAAAAAAAAAAAAAAAAAAAA\",\"qom-type\":\"tdx-guest\",\"quote-generation-socket\":{{\"path\":\"/run/qgs.socket\",\"type\":\"unix\"}}}}
+-object {{\"qom-type\":\"tdx-guest\",\"id\":\"guest\",\"mrconfigid\":\"qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqoAAAAAAAAAAAAAAAAAAAAA\",\"quote-generation-socket\":{{\"type\":\"unix\",\"path\":\"/run/qgs.socket\"}}}}
 -bios /proc/self/fd/15
 -kernel /proc/self/fd/12
 -initrd /proc/self/fd/13

@@ -18,6 +18,7 @@ mod talk;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use attestation::UnixTime;
@@ -35,6 +36,9 @@ use crate::{Assembly, AssemblyError};
 
 pub use expected::{Kind, measurement};
 pub use image::{Inputs, image_of, newest_kernel};
+
+/// Events that may wait; a guest that has more to say waits too.
+const WAITING: usize = 256;
 
 /// How a machine is made, besides its policy.
 #[derive(Clone, Debug)]
@@ -159,7 +163,7 @@ pub struct Closed {
 
 /// Hands a running machine Unix signals.
 #[derive(Clone, Debug)]
-pub struct Signals(std::sync::mpsc::Sender<talk::Event>);
+pub struct Signals(SyncSender<talk::Event>);
 
 impl Signals {
     /// Passes one on to the workload.
@@ -175,7 +179,7 @@ impl Signals {
 ///
 /// [`VmError`]; nothing of the machine is left.
 pub fn run(run: Run<'_>, signals: impl FnOnce(Signals)) -> Result<Closed, VmError> {
-    let (sender, events) = std::sync::mpsc::channel();
+    let (sender, events) = std::sync::mpsc::sync_channel(WAITING);
     signals(Signals(sender.clone()));
     let mut log = machine_log::MachineLog::create(run.log)?;
     let result = follow(run, &mut log, sender, &events);
@@ -200,8 +204,8 @@ pub fn run(run: Run<'_>, signals: impl FnOnce(Signals)) -> Result<Closed, VmErro
 fn follow(
     mut run: Run<'_>,
     log: &mut machine_log::MachineLog,
-    sender: std::sync::mpsc::Sender<talk::Event>,
-    events: &std::sync::mpsc::Receiver<talk::Event>,
+    sender: SyncSender<talk::Event>,
+    events: &Receiver<talk::Event>,
 ) -> Result<Closed, VmError> {
     let bundle = run.assembly.bundle().clone();
     let carried = places::carried(&bundle)?;

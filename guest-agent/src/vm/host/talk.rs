@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Talk<'_> {
     pub(super) fn follow(
         mut self,
         mut launched: Launched,
-        sender: Sender<Event>,
+        sender: SyncSender<Event>,
         events: &Receiver<Event>,
     ) -> Result<Closed, VmError> {
         let recorder = Recorder::create(self.options.recorded.as_deref())?;
@@ -359,7 +359,7 @@ fn receive(
     mut reader: impl Read + Send + 'static,
     mut copy: Copy,
     bundle: &Bundle,
-    sender: Sender<Event>,
+    sender: SyncSender<Event>,
 ) -> Result<(), VmError> {
     let link = Arc::clone(link);
     let brokers = ways::brokers(bundle);

@@ -64,9 +64,13 @@ impl Place {
 
     fn command(&self, further: &[&str]) -> Command {
         let mut command = common::sandboxctl();
+        if !further.contains(&"--agent") {
+            command.arg("run").arg("--agent").arg(common::guest_agent());
+        } else {
+            command.arg("run");
+        }
         command
-            .args(["run", "policy.toml", "--json", "--log", "log", "--agent"])
-            .arg(common::guest_agent())
+            .args(["policy.toml", "--json", "--log", "log"])
             .args(further)
             .current_dir(self.0.path())
             .stdin(Stdio::null())

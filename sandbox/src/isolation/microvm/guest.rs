@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Makes the machine fit to run sandboxes in.
 ///
 /// The initial RAM disk's own root cannot be left by pivot_root(2), so the root becomes a mount upon it.
+/// Nothing is mounted on `/tmp` and `/run`: what a policy grants may lie there, and all of it is memory.
 ///
 /// # Errors
 ///
@@ -48,8 +49,6 @@ pub fn prepare() -> Result<(), Failure> {
         ("proc", "/proc", quiet),
         ("sysfs", "/sys", quiet),
         ("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC),
-        ("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV),
-        ("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV),
         ("cgroup2", "/sys/fs/cgroup", quiet),
     ] {
         rustix::mount::mount(kind, place, kind, flags, None)

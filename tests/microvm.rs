@@ -85,20 +85,7 @@ impl Place {
 
     /// A run whose workload is about to start, or has.
     fn started(&self, further: &[&str]) -> Started {
-        let mut child = self.command(further).spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut told = String::new();
-        while !told.contains("\"kind\":\"started\"") {
-            let read = stderr.read_line(&mut told).unwrap();
-            assert!(read > 0, "it did not start: {told}");
-        }
-        let qemu = machine_of(child.id());
-        Started {
-            child,
-            stderr,
-            told,
-            qemu,
-        }
+        Started::of(self.command(further))
     }
 
     /// What the host recorded of the machine; the log verifies.
@@ -127,6 +114,23 @@ struct Started {
 }
 
 impl Started {
+    fn of(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut told = String::new();
+        while !told.contains("\"kind\":\"started\"") {
+            let read = stderr.read_line(&mut told).unwrap();
+            assert!(read > 0, "it did not start: {told}");
+        }
+        let qemu = machine_of(child.id());
+        Self {
+            child,
+            stderr,
+            told,
+            qemu,
+        }
+    }
+
     /// Waits for the end; gives the exit code and all that was told. Nothing of the machine is left.
     fn end(mut self) -> (Option<i32>, String) {
         self.stderr.read_to_string(&mut self.told).unwrap();
@@ -339,6 +343,48 @@ fn a_machine_that_hangs_is_ended() {
     assert_eq!(code, Some(125), "{told}");
     assert!(told.contains("did not answer for 3 s"), "{told}");
     place.records();
+    place.session_log_verifies();
+}
+
+#[test]
+fn orders_reach_the_session_inside_and_a_pause_stops_all_of_it() {
+    let Some(place) = Place::new("sleep 600", "") else {
+        return;
+    };
+    let sockets = tempfile::tempdir().unwrap();
+    let mut command = place.command(&[]);
+    command.env("XDG_RUNTIME_DIR", sockets.path());
+    let started = Started::of(command);
+    let ask = |arguments: &[&str]| {
+        let mut command = common::sandboxctl();
+        command
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", sockets.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let supervisor = Pid::from_child(&started.child);
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", started.child.id())).unwrap();
+        stat.rsplit(") ").next().unwrap().chars().next().unwrap()
+    };
+    // Whoever continues it is heard by the machine too.
+    kill_process(supervisor, Signal::TSTP).unwrap();
+    common::wait_until("the pause", || state() == 'T');
+    kill_process(supervisor, Signal::CONT).unwrap();
+
+    let shown = ask(&["status"]);
+    let id = shown.split_whitespace().next().unwrap().to_owned();
+    assert!(id.starts_with("machine-"), "{shown}");
+    ask(&["adjust", &id, "--why", "a story", "--freeze"]);
+    let shown = ask(&["status", &id]);
+    assert!(shown.contains("frozen"), "{shown}");
+    ask(&["adjust", &id, "--why", "a story", "--stop"]);
+    let (_, told) = started.end();
+    assert!(told.contains("\"why\":\"a story\""), "{told}");
+    let kinds = fs::read_dir(sockets.path().join("casemate/sessions")).unwrap();
+    assert_eq!(kinds.count(), 0, "its socket is gone with it");
     place.session_log_verifies();
 }
 

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::{VmError, measurement};
 
 /// Lines of the console that are kept for an error message, and how long each may be.
-const LINES: usize = 12;
+const LINES: usize = 48;
 const MAX_LINE: u64 = 400;
 /// How long QEMU may hold up whoever writes to the channel.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);

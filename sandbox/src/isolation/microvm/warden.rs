@@ -193,8 +193,7 @@ fn confine(launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<Vec<Item>, Fail
     process::drop_capabilities().map_err(Failure::at("dropping capabilities"))?;
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Failure::at("giving up privileges")(errno.into()))?;
-    process::set_limit(libc::RLIMIT_CORE as u32, 0)
-        .map_err(Failure::at("forbidding core files"))?;
+    process::set_limit(libc::RLIMIT_CORE, 0).map_err(Failure::at("forbidding core files"))?;
     items.push(landlock());
     Ok(items)
 }

@@ -103,7 +103,7 @@ impl Run {
                 accept_simulated: self.dangerously_accept_simulated,
                 receipt: receipt.as_mut().map(Place::file),
             };
-            let result = in_machine.run(|pass| pass_to(pass));
+            let result = in_machine.run(pass_to);
             if let (Err(_), Some(place)) = (&result, receipt) {
                 place.abandon();
             }

@@ -13,6 +13,7 @@ mod error;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use attestation::{
     Attester, EndorsedAttester, EndorsementFolder, MAX_REFERENCE_VALUES, ReferenceValues, UnixTime,
     Verifier, VerifierBuilder,
 };
+use broker::key_file::KeyFileError;
+use casemate::isolation::container::Container;
+use casemate::release::KeyBroker;
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
 use vault::anchor::FreshnessAnchor;
@@ -46,6 +50,7 @@ pub struct Assembly {
     bundle: Bundle,
     base: PathBuf,
     accept_simulated: bool,
+    ways: BTreeMap<String, SocketAddr>,
 }
 
 /// Reaches what weakens a session; each use is one to be reviewed.
@@ -95,6 +100,7 @@ impl Assembly {
             bundle,
             base,
             accept_simulated: false,
+            ways: BTreeMap::new(),
         })
     }
 
@@ -110,6 +116,47 @@ impl Assembly {
         DangerousAssembly(self)
     }
 
+    /// The folder that relative paths of the policy start at.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Makes a session in a machine of its own: keys in files are asked of `outside`, who has them, and
+    /// brokers elsewhere are reached by these ways. Otherwise as [`Assembly::logged_to`].
+    ///
+    /// # Errors
+    ///
+    /// [`AssemblyError`].
+    pub fn in_a_machine(
+        mut self,
+        folder: &Path,
+        outside: impl KeyBroker + 'static,
+        ways: BTreeMap<String, SocketAddr>,
+    ) -> Result<Assembled, AssemblyError> {
+        self.ways = ways;
+        let (_, remote) = self.keys(|_| Ok(Zeroizing::default()))?;
+        let leases = Leases::of(&remote);
+        let assembled = self.assembled(folder, leases, |_, _, _| Brokers::new(outside, remote))?;
+        let container = Container::prepare().map_err(AssemblyError::Container)?;
+        Ok(Assembled {
+            session: assembled.session.on(container),
+            ..assembled
+        })
+    }
+
+    /// The broker that has the keys in files, for a session in a machine.
+    ///
+    /// # Errors
+    ///
+    /// [`AssemblyError`].
+    pub fn broker(&self) -> Result<LocalBroker, AssemblyError> {
+        let (keys, _) = self.keys(key_file::read)?;
+        let (verifier, endorsements) = self.believed()?;
+        let broker = LocalBroker::new(verifier, keys, self.bundle.digest());
+        Ok(broker.endorsed_by(endorsements))
+    }
+
     /// Reads the keys and reference values, finds the TEE, and makes the log in a folder that does not
     /// exist yet.
     ///
@@ -117,8 +164,32 @@ impl Assembly {
     ///
     /// [`AssemblyError`]; the log is made last, so that a failure leaves nothing behind.
     pub fn logged_to(self, folder: &Path) -> Result<Assembled, AssemblyError> {
-        let (keys, remote) = self.keys()?;
-        let reference = self.reference_values()?;
+        let (keys, remote) = self.keys(key_file::read)?;
+        let leases = Leases::of(&remote);
+        self.assembled(folder, leases, |verifier, endorsements, policy| {
+            let broker = LocalBroker::new(verifier, keys, policy);
+            Brokers::new(broker.endorsed_by(endorsements), remote)
+        })
+    }
+
+    /// Whose word counts: the verifier, and what renews it.
+    fn believed(&self) -> Result<(Verifier, Option<Renewal>), AssemblyError> {
+        let builder = self.verifier(self.reference_values()?);
+        Ok(match self.endorsements() {
+            Some(folder) => {
+                let (renewal, verifier) = Renewal::read(folder, builder)?;
+                (verifier, Some(renewal))
+            }
+            None => (builder.build()?, None),
+        })
+    }
+
+    fn assembled(
+        self,
+        folder: &Path,
+        leases: Leases,
+        brokers: impl FnOnce(Verifier, Option<Renewal>, [u8; 32]) -> Brokers,
+    ) -> Result<Assembled, AssemblyError> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -132,21 +203,8 @@ impl Assembly {
             )),
             None => attester,
         };
-        let builder = self.verifier(reference);
-        let (verifier, endorsements) = match self.endorsements() {
-            Some(folder) => {
-                let (renewal, verifier) = Renewal::read(folder, builder)?;
-                (verifier, Some(renewal))
-            }
-            None => (builder.build()?, None),
-        };
-        let broker = LocalBroker::new(verifier.clone(), keys, self.bundle.digest())
-            .endorsed_by(endorsements.clone());
-        let mut leases = Leases::default();
-        for (data, remote) in &remote {
-            leases.add(data, remote.kept());
-        }
-        let broker = Brokers::new(broker, remote);
+        let (verifier, endorsements) = self.believed()?;
+        let broker = brokers(verifier.clone(), endorsements.clone(), self.bundle.digest());
         let key = LogKey::generate().map_err(AssemblyError::LogKey)?;
         let log = Log::create(folder, LOG_ORIGIN, key).map_err(|source| AssemblyError::Log {
             path: folder.into(),
@@ -173,7 +231,10 @@ impl Assembly {
     }
 
     /// The key of each vault, or who has it, where the policy says it is.
-    fn keys(&self) -> Result<(Keys, BTreeMap<String, RemoteBroker>), AssemblyError> {
+    fn keys(
+        &self,
+        read: impl Fn(&Path) -> Result<Zeroizing<Vec<u8>>, KeyFileError>,
+    ) -> Result<(Keys, BTreeMap<String, RemoteBroker>), AssemblyError> {
         let (mut keys, mut remote) = (Keys::new(), BTreeMap::new());
         for (name, data) in &self.bundle.tables().data {
             let data_name = || name.clone();
@@ -182,9 +243,9 @@ impl Assembly {
                 .as_ref()
                 .ok_or_else(|| AssemblyError::NoKey { data: data_name() })?;
             if let Some(path) = uri.strip_prefix("file:") {
-                keys.insert(data_name(), key_file::read(&self.base.join(path))?);
+                keys.insert(data_name(), read(&self.base.join(path))?);
             } else if uri.starts_with(remote_broker::SCHEME) {
-                let broker = RemoteBroker::at(uri, &self.base);
+                let broker = RemoteBroker::reached(uri, &self.base, &self.ways);
                 let broker = broker.map_err(|source| AssemblyError::KeyAddress {
                     data: data_name(),
                     source,

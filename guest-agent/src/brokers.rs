@@ -5,26 +5,28 @@ use std::collections::BTreeMap;
 use attestation::{Challenge, Evidence, Nonce, SealedSecret, UnixTime};
 use casemate::release::{KeyBroker, Refusal};
 
-use crate::local_broker::LocalBroker;
 use crate::remote_broker::RemoteBroker;
 
 /// Brokers elsewhere for the entries that name one, and the one in this process for all others.
 pub struct Brokers {
-    local: LocalBroker,
+    local: Box<dyn KeyBroker>,
     remote: BTreeMap<String, RemoteBroker>,
 }
 
 impl Brokers {
     /// Puts them together; the remote ones by `[data]` entry.
     #[must_use]
-    pub fn new(local: LocalBroker, remote: BTreeMap<String, RemoteBroker>) -> Self {
-        Self { local, remote }
+    pub fn new(local: impl KeyBroker + 'static, remote: BTreeMap<String, RemoteBroker>) -> Self {
+        Self {
+            local: Box::new(local),
+            remote,
+        }
     }
 
     fn of(&mut self, resource: &str) -> &mut dyn KeyBroker {
         match self.remote.get_mut(resource) {
             Some(remote) => remote,
-            None => &mut self.local,
+            None => &mut *self.local,
         }
     }
 }

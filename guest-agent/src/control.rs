@@ -88,6 +88,11 @@ impl Control {
     ///
     /// [`ControlError`]; the session itself can run without.
     pub fn open(listed: Listed, handle: Handle) -> Result<Self, ControlError> {
+        Self::serving(OneSession { listed, handle })
+    }
+
+    /// The same for whatever answers in a session's place.
+    pub(crate) fn serving(session: impl Service + Send + 'static) -> Result<Self, ControlError> {
         let folder = folder()?;
         // A name that is taken belongs to another session of this process, or of a dead one.
         let path = (1..=MAX_NUMBER)
@@ -96,7 +101,6 @@ impl Control {
             .ok_or(ListenError::Taken(folder))?;
         let listener = Listener::private(&path)?;
         let closer = listener.closer().map_err(ControlError::Serve)?;
-        let session = OneSession { listed, handle };
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || listener.serve(&session))
@@ -120,13 +124,17 @@ impl Drop for Control {
 }
 
 /// One session, reached through its own socket.
-#[derive(Debug)]
-struct OneSession {
+#[derive(Clone, Debug)]
+pub(crate) struct OneSession {
     listed: Listed,
     handle: Handle,
 }
 
 impl OneSession {
+    pub(crate) fn new(listed: Listed, handle: Handle) -> Self {
+        Self { listed, handle }
+    }
+
     fn this(&self, session: &str) -> Result<(), AgentError> {
         match session == self.listed.id {
             true => Ok(()),

@@ -12,7 +12,7 @@
 //! holds an answer back makes it shorter. What is withdrawn is withdrawn as by an operator's order: the
 //! record is durable before it, and says why.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use casemate::event::Clock;
 use casemate::release::Refusal;
 use casemate::{By, Command, Handle, Order, Session, Witness};
 
-use crate::remote_broker::{Leased, Remote};
+use crate::remote_broker::{Leased, Remote, RemoteBroker};
 use crate::transport::note;
 
 /// How long a key may be used before the broker was asked for how long.
@@ -74,8 +74,13 @@ enum Ended {
 }
 
 impl Leases {
-    pub(crate) fn add(&mut self, data: &str, (remote, held): (Arc<Remote>, Arc<Held>)) {
-        self.0.push((data.to_owned(), remote, held));
+    /// Those of these brokers, by `[data]` entry.
+    pub(crate) fn of(brokers: &BTreeMap<String, RemoteBroker>) -> Self {
+        let lease = |(data, broker): (&String, &RemoteBroker)| {
+            let (remote, held) = broker.kept();
+            (data.clone(), remote, held)
+        };
+        Self(brokers.iter().map(lease).collect())
     }
 
     /// Keeps the leases of a session's keys, from the first release to the end of what is returned.

@@ -31,6 +31,8 @@ pub mod lockdown;
 mod outbox;
 pub mod remote_broker;
 pub mod transport;
+pub mod view;
+pub mod vm;
 
 pub use agent::Agent;
 pub use assembly::{Assembled, Assembly, AssemblyError};

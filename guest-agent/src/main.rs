@@ -1,4 +1,5 @@
-//! `casemate-guest-agent`: runs the policies of this machine for callers on a Unix socket.
+//! `casemate-guest-agent`: runs the policies of this machine for callers on a Unix socket; or, as the
+//! first process of a machine, the one that the machine was launched for.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use casemate::error::describe;
 use clap::Parser;
 use guest_agent::transport::{Closer, Listener, note};
+use guest_agent::vm::init;
 use guest_agent::{Agent, Config, lockdown};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -33,6 +35,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    if init::is_init() {
+        init::run();
+    }
     match serve(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

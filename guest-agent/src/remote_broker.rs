@@ -12,6 +12,8 @@
 //!
 //! What was released is used under a lease: [`crate::leases`].
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +25,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use casemate::release::{KeyBroker, Refusal};
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::leases::Held;
 
@@ -88,6 +92,20 @@ impl RemoteBroker {
     ///
     /// [`AddressError`]; nobody was asked yet.
     pub fn at(uri: &str, folder: &Path) -> Result<Self, AddressError> {
+        Self::reached(uri, folder, &BTreeMap::new())
+    }
+
+    /// The same, for a machine with no network but these ways: where to connect instead of to a
+    /// `HOST:PORT`. TLS still asks for that host's certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`]; nobody was asked yet.
+    pub fn reached(
+        uri: &str,
+        folder: &Path,
+        ways: &BTreeMap<String, SocketAddr>,
+    ) -> Result<Self, AddressError> {
         let rest = uri.strip_prefix(SCHEME).ok_or(AddressError::Form)?;
         let (rest, ca) = match rest.split_once('?') {
             Some((rest, query)) => {
@@ -115,7 +133,7 @@ impl RemoteBroker {
             Some(ca) => certificates(&folder.join(ca))?,
             None => RootCerts::WebPki,
         };
-        let agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .https_only(true)
             .max_redirects(0)
@@ -124,8 +142,15 @@ impl RemoteBroker {
             .timeout_connect(Some(CONNECT))
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
+        let agent = match ways.is_empty() {
+            true => config.into(),
+            false => {
+                let ways = Ways(ways.clone());
+                ureq::Agent::with_parts(config, DefaultConnector::default(), ways)
+            }
+        };
         let remote = Remote {
-            agent: agent.into(),
+            agent,
             bases: hosts.iter().map(|host| format!("https://{host}")).collect(),
             preferred: AtomicUsize::new(0),
             resource: resource.to_owned(),
@@ -306,6 +331,24 @@ impl KeyBroker for RemoteBroker {
         let sealed = self.remote.released(&session)?;
         self.held.released(session);
         Ok(sealed)
+    }
+}
+
+/// Resolves to the way to a host, and to nothing where there is none.
+#[derive(Debug)]
+struct Ways(BTreeMap<String, SocketAddr>);
+
+impl Resolver for Ways {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let way = uri.authority().and_then(|host| self.0.get(host.as_str()));
+        let mut addresses = self.empty();
+        addresses.push(*way.ok_or(ureq::Error::HostNotFound)?);
+        Ok(addresses)
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
+use casemate::By;
 use casemate::error::describe;
 use casemate::order::Command;
 use casemate::status::Status;
@@ -21,6 +22,7 @@ use rustix::fs::Mode;
 use crate::agent::{Agent, AgentError, Caller};
 use crate::api::{Listed, MAX_REQUEST, Reply, Request};
 use crate::config::Config;
+use crate::control::OneSession;
 use crate::follow;
 
 /// Most connections at once; a further one is told so and closed.
@@ -46,6 +48,12 @@ pub struct Listener {
 pub trait Service: Sync {
     /// The agent, where sessions can be started.
     fn agent(&self) -> Option<&Agent>;
+
+    /// Answers a request as it came, in place of everything below: what is behind is elsewhere.
+    fn elsewhere(&self, caller: Caller, request: &[u8]) -> Option<Vec<u8>> {
+        let _ = (caller, request);
+        None
+    }
 
     /// As [`Agent::status`].
     fn status(&self, caller: Caller, detail: bool) -> Vec<Listed>;
@@ -315,15 +323,36 @@ fn make_way(path: &Path) -> Result<(), ListenError> {
 
 /// One request and its answer.
 fn converse(service: &dyn Service, caller: Caller, mut stream: &UnixStream) {
-    let request = match receive_request(stream) {
-        Ok(line) => Request::parse(&line).map_err(|error| error.to_string()),
-        Err(why) => Err(why),
+    let request = receive_request(stream);
+    if let (Ok(line), Some(agent)) = (&request, service.agent())
+        && let Ok(Request::Run { policy, receipt }) = Request::parse(line)
+    {
+        return follow::run(agent, caller, &policy, receipt, stream);
+    }
+    let elsewhere = request.as_ref().ok();
+    let elsewhere = elsewhere.and_then(|line| service.elsewhere(caller, line));
+    let line = elsewhere.unwrap_or_else(|| reply(service, caller, request));
+    let _ = stream.set_write_timeout(Some(SEND_DEADLINE));
+    let _ = stream.write_all(&line);
+}
+
+/// Answers a request that came by another way than the socket, for whoever is named there.
+pub(crate) fn answer(service: Option<&OneSession>, by: By, request: &[u8]) -> Vec<u8> {
+    let caller = Caller {
+        uid: by.uid,
+        pid: by.pid,
     };
+    match service {
+        Some(service) => reply(service, caller, Ok(request.to_vec())),
+        None => Reply::Sessions(Vec::new()).line(),
+    }
+}
+
+/// The line that answers a request which starts nothing.
+fn reply(service: &dyn Service, caller: Caller, request: Result<Vec<u8>, String>) -> Vec<u8> {
+    let request = request.and_then(|line| Request::parse(&line).map_err(|error| error.to_string()));
     let reply = match &request {
-        Ok(Request::Run { policy, receipt }) => match service.agent() {
-            Some(agent) => return follow::run(agent, caller, policy, *receipt, stream),
-            None => failure(&AgentError::OneSession),
-        },
+        Ok(Request::Run { .. }) => failure(&AgentError::OneSession),
         Ok(Request::Status { detail }) => Reply::Sessions(service.status(caller, *detail)),
         Ok(Request::Kill { session, signal }) => match service.kill(caller, session, *signal) {
             Ok(()) => Reply::Killed {
@@ -346,8 +375,7 @@ fn converse(service: &dyn Service, caller: Caller, mut stream: &UnixStream) {
             help: Some(r#"one line such as {"run":{"policy":"NAME"}}, at most 64 KiB"#.into()),
         },
     };
-    let _ = stream.set_write_timeout(Some(SEND_DEADLINE));
-    let _ = stream.write_all(&reply.line());
+    reply.line()
 }
 
 /// Reads one line, of bounded length and in bounded time.

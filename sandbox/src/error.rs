@@ -12,7 +12,9 @@ pub enum SessionError {
     #[error("the session was not told `{0}`")]
     Incomplete(&'static str),
     /// The policy names a backend that this version does not have.
-    #[error("the backend `{0}` is not available yet: use `container`")]
+    #[error(
+        "the backend `{0}` is not available here: use `container`, or `sandboxctl run` for `microvm`"
+    )]
     Backend(&'static str),
     /// The rules deny `live` from the start.
     #[error("the policy does not grant `live`: {}", join(.0))]

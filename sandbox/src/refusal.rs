@@ -35,7 +35,8 @@ pub fn anywhere(bundle: &Bundle) -> Vec<Refusal> {
     let tables = bundle.tables();
     let mut refusals = Vec::new();
     let backend = tables.isolation.backend.as_str();
-    if tables.isolation.backend != BackendName::Container {
+    // A machine has a container in it.
+    if tables.isolation.backend == BackendName::Process {
         refusals.push(Refusal::of(backend, SessionError::Backend(backend)));
     }
     if let Err(error) = plan::enforceable(&Plan::under(&bundle.decide(&Facts::best()))) {
@@ -136,12 +137,6 @@ mod tests {
             []
         );
         for (tables, rules, entry, why) in [
-            (
-                "[isolation]\nbackend = \"microvm\"",
-                ALL,
-                "microvm",
-                "not available",
-            ),
             (
                 "[isolation]\nbackend = \"process\"",
                 ALL,

@@ -10,6 +10,7 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod rooms;
 mod told;
 mod traces;
 
@@ -612,6 +613,11 @@ pub fn guest_agent() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let built = || built("casemate-guest-agent", "casemate-guest-agent");
     BUILT.get_or_init(built).clone()
+}
+
+/// The program that attacks from inside a sandbox, likewise.
+pub fn probe() -> PathBuf {
+    built("casemate-escape", "probe")
 }
 
 fn built(package: &str, program: &str) -> PathBuf {

@@ -10,7 +10,7 @@ use guest_agent::api::Request;
 
 use crate::failure::Failure;
 use crate::status::{Place, ask};
-use crate::view::clean;
+use guest_agent::view::clean;
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("order").required(true).multiple(false))]

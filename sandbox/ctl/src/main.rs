@@ -7,14 +7,15 @@ mod attest;
 mod audit;
 mod doctor;
 mod failure;
+mod image;
 mod key;
+mod machine;
 mod policy;
 mod receipt;
 mod run;
 mod status;
 mod timeline;
 mod vault;
-mod view;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,9 @@ enum Command {
     /// Check policies and explain what they decide.
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Make what a policy's machine boots into.
+    #[command(subcommand)]
+    Image(image::Image),
     /// Tell what this host can enforce, and how to get the rest.
     Doctor(doctor::Doctor),
 }
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Command::Audit(command) => command.run(),
         Command::Receipt(command) => command.run(),
         Command::Policy(command) => command.run(),
+        Command::Image(command) => command.run(),
         Command::Doctor(command) => command.run(),
     };
     result.unwrap_or_else(|failure| failure.report())

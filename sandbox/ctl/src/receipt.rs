@@ -115,6 +115,16 @@ pub struct Place {
 }
 
 impl Place {
+    /// The file, for who fills it in another way.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Leaves no empty file behind of a run that has no receipt.
+    pub fn abandon(self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     /// Makes the file, which must not exist yet.
     pub fn take(path: &Path) -> Result<Self, Failure> {
         let path = path.to_owned();

@@ -1,5 +1,6 @@
 //! `sandboxctl run`: a policy's workload under all four layers.
 
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,16 +17,17 @@ use clap::Args;
 use guest_agent::api::Listed;
 use guest_agent::assembly::new_log_folder;
 use guest_agent::control::Control;
+use guest_agent::view::{Look, View};
 use guest_agent::{Assembled, Assembly, AssemblyError, lockdown};
 
 use crate::failure::{Failure, describe};
+use crate::machine::{self, InMachine, Machine};
 use crate::receipt::Place;
-use crate::view::View;
 
 /// Exit code when the policy stopped the workload.
-const STOPPED_BY_POLICY: u8 = 122;
+pub const STOPPED_BY_POLICY: u8 = 122;
 /// Exit code when the time limit did, as timeout(1) has it.
-const STOPPED_BY_TIME: u8 = 124;
+pub const STOPPED_BY_TIME: u8 = 124;
 /// Exit code when this command failed.
 const FAILED: u8 = 125;
 
@@ -58,6 +60,12 @@ pub struct Run {
     /// Print nothing but errors.
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
+    /// Run it on this backend, whatever the policy says: `container`, or `microvm` for a virtual machine
+    /// of its own.
+    #[arg(long, value_name = "NAME", value_parser = ["container", "microvm"])]
+    backend: Option<String>,
+    #[command(flatten)]
+    machine: Machine,
     /// Without a TEE, use a simulated one. Its evidence proves nothing: anybody can forge it. The
     /// policy must accept `simulated` too.
     #[arg(long)]
@@ -72,7 +80,7 @@ impl Run {
     fn follow(&self) -> Result<ExitCode, Failure> {
         // Before keys are read: what this process holds is nobody else's to look at.
         lockdown::hide_memory()?;
-        let receipt = self.receipt.as_deref().map(Place::take).transpose()?;
+        let mut receipt = self.receipt.as_deref().map(Place::take).transpose()?;
         let assembly = Assembly::read(&self.policy).map_err(not_assembled)?;
         let assembly = if self.dangerously_accept_simulated {
             assembly.dangerous().accept_simulated()
@@ -81,13 +89,38 @@ impl Run {
         };
         self.vouched(assembly.bundle())?;
         let folder = self.log_folder(assembly.bundle())?;
+        if machine::is_asked_for(self.backend.as_deref(), assembly.bundle()) {
+            if self.shadow.is_some() || self.reload_on_hangup {
+                return Err(Failure::new(
+                    "--shadow and --reload-on-hangup are not available with the backend `microvm` yet",
+                ));
+            }
+            let in_machine = InMachine {
+                machine: &self.machine,
+                assembly,
+                log: &folder,
+                look: self.look(),
+                accept_simulated: self.dangerously_accept_simulated,
+                receipt: receipt.as_mut().map(Place::file),
+            };
+            let result = in_machine.run(pass_to);
+            if let (Err(_), Some(place)) = (&result, receipt) {
+                place.abandon();
+            }
+            return result;
+        }
         let policy_name = assembly.bundle().name().to_owned();
         let Assembled {
             session,
             log,
             leases,
         } = assembly.logged_to(&folder).map_err(not_assembled)?;
-        let view = View::new(self.json, self.quiet, folder.clone(), log.public_key());
+        let view = View::new(
+            std::io::stderr(),
+            self.look(),
+            folder.clone(),
+            log.public_key(),
+        );
         let mut shown = view.clone();
         let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
         let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
@@ -124,12 +157,21 @@ impl Run {
         let result = session.run();
         drop(keeping);
         drop(control);
-        view.close(&result);
+        view.close(result.is_ok());
         let kept = receipt.map_or(Ok(()), |place| place.fill(&folder, &basis));
         match result {
             Ok(_) if kept.is_err() => Err(kept.err().unwrap_or_else(|| Failure::new("no receipt"))),
             Ok(outcome) => Ok(exit_code(&outcome)),
             Err(error) => Err(explain(error)),
+        }
+    }
+
+    fn look(&self) -> Look {
+        let terminal = std::io::stderr().is_terminal();
+        Look {
+            json: self.json,
+            quiet: self.quiet,
+            colour: terminal && std::env::var_os("NO_COLOR").is_none(),
         }
     }
 
@@ -196,6 +238,28 @@ impl Run {
         })?;
         new_log_folder(&state.join("casemate/runs"), bundle).map_err(not_assembled)
     }
+}
+
+/// Passes the Unix signals that reach this process on to a machine.
+fn pass_to(pass: Box<dyn Fn(i32, Option<By>) + Send>) -> Result<(), Failure> {
+    use signal_hook::consts::{
+        SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2,
+    };
+    use signal_hook::iterator::{SignalsInfo, exfiltrator::WithOrigin};
+    let all = [
+        SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP, SIGCONT,
+    ];
+    let mut signals = SignalsInfo::<WithOrigin>::new(all)?;
+    std::thread::spawn(move || {
+        for origin in &mut signals {
+            let by = origin.process.map(|process| By {
+                uid: process.uid,
+                pid: process.pid,
+            });
+            pass(origin.signal, by);
+        }
+    });
+    Ok(())
 }
 
 fn exit_code(outcome: &Outcome) -> ExitCode {

@@ -11,7 +11,7 @@ use guest_agent::control::{self, Found};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::view::clean;
+use guest_agent::view::clean;
 
 #[derive(Args)]
 pub struct Status {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use casemate::adjust::Change;
 use serde_json::{Value, json};
 
-use crate::view::clean;
+use guest_agent::view::clean;
 use lanes::Lanes;
 
 /// A run, as its log tells it.

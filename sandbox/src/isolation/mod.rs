@@ -9,6 +9,7 @@ pub mod child;
 pub mod container;
 pub mod floor;
 pub mod inject;
+pub mod microvm;
 pub mod namespace;
 pub mod network;
 pub mod rootfs;

@@ -472,4 +472,7 @@ extern "C" fn spawner_entry(
     if name.to_bytes() == crate::isolation::spawner::NAME.as_bytes() {
         exit_now(crate::isolation::spawner::main());
     }
+    if name.to_bytes() == crate::isolation::microvm::warden::NAME.as_bytes() {
+        exit_now(crate::isolation::microvm::warden::main());
+    }
 }

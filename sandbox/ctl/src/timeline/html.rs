@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::lanes::Lane;
 use super::{Run, kind, reasons, simulated, text, utc, words};
-use crate::view::clean;
+use guest_agent::view::clean;
 
 const STYLE: &str = include_str!("page.css");
 

@@ -1,8 +1,8 @@
-//! What `run` shows while it runs: layer by layer what is in force, each decision with its reason.
+//! What a run shows while it runs: layer by layer what is in force, each decision with its reason.
 //!
-//! Everything goes to stderr; stdout is the workload's.
+//! Under `sandboxctl run` all of it goes to stderr; stdout is the workload's.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,17 +10,27 @@ use std::time::Duration;
 use casemate::enforcement::{Item, State};
 use casemate::isolation::child::Ending;
 use casemate::record::{Record, hex};
-use casemate::{Outcome, SessionError};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+/// How a run is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// Each record as one line of JSON, instead of text.
+    pub json: bool,
+    /// Nothing at all.
+    pub quiet: bool,
+    /// Text with colours.
+    pub colour: bool,
+}
 
 /// Shows a session's records as they come.
 #[derive(Clone)]
 pub struct View(Arc<Mutex<Inner>>);
 
 struct Inner {
-    json: bool,
-    quiet: bool,
-    colour: bool,
+    out: Box<dyn Write + Send>,
+    look: Look,
     began: Option<Duration>,
     /// Whether it was said how an address is granted.
     address_explained: bool,
@@ -29,13 +39,11 @@ struct Inner {
 }
 
 impl View {
-    /// A view that shows text, or lines of JSON, or nothing.
-    pub fn new(json: bool, quiet: bool, log: PathBuf, key: [u8; 32]) -> Self {
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    /// A view that writes there what is to be seen.
+    pub fn new(out: impl Write + Send + 'static, look: Look, log: PathBuf, key: [u8; 32]) -> Self {
         Self(Arc::new(Mutex::new(Inner {
-            json,
-            quiet,
-            colour,
+            out: Box::new(out),
+            look,
             began: None,
             address_explained: false,
             log,
@@ -46,18 +54,18 @@ impl View {
     /// Shows one record.
     pub fn show(&mut self, record: &Record, at: Duration) {
         let Ok(mut inner) = self.0.lock() else { return };
-        if inner.quiet {
+        if inner.look.quiet {
             return;
         }
-        if inner.json {
+        if inner.look.json {
             let line = json!({ "at": at.as_secs_f64(), "record": record });
-            say(&line.to_string());
+            inner.say(&line.to_string());
             return;
         }
         let began = *inner.began.get_or_insert(at);
         let at = at.saturating_sub(began);
         for line in inner.lines(record, at) {
-            say(&line);
+            inner.say(&line);
         }
         if let Record::Signal {
             sensor: "denied-address",
@@ -66,45 +74,47 @@ impl View {
         } = record
             && !std::mem::replace(&mut inner.address_explained, true)
         {
-            say(&inner.event(
-                at,
-                "",
-                &format!("  to allow it: {}", clean(&grant_of(detail))),
-            ));
+            let how = format!("  to allow it: {}", clean(&grant_of(detail)));
+            let line = inner.event(at, "", &how);
+            inner.say(&line);
         }
     }
 
     /// Tells what is missing for people, and stops nothing.
     pub fn warn(&self, text: &str) {
-        let Ok(inner) = self.0.lock() else { return };
-        if inner.quiet {
+        let Ok(mut inner) = self.0.lock() else { return };
+        if inner.look.quiet {
             return;
         }
-        if inner.json {
-            say(&json!({ "warning": text }).to_string());
+        if inner.look.json {
+            inner.say(&json!({ "warning": text }).to_string());
         } else {
-            say(&inner.line("note", &inner.warn(text)));
+            let line = inner.line("note", &inner.warn(text));
+            inner.say(&line);
         }
     }
 
     /// Tells how it ended, and where the log is.
-    pub fn close(&self, result: &Result<Outcome, SessionError>) {
-        let Ok(inner) = self.0.lock() else { return };
-        if inner.quiet {
+    pub fn close(&self, ok: bool) {
+        let Ok(mut inner) = self.0.lock() else { return };
+        if inner.look.quiet {
             return;
         }
-        let log = inner.log.display();
+        let log = inner.log.display().to_string();
         let key = hex(&inner.key);
-        if inner.json {
-            let line = json!({ "log": inner.log, "key": key, "ok": result.is_ok() });
-            say(&line.to_string());
+        if inner.look.json {
+            let line = json!({ "log": inner.log, "key": key, "ok": ok });
+            inner.say(&line.to_string());
             return;
         }
-        say(&inner.line("log", &format!("{log}")));
-        say(&inner.line(
-            "verify",
-            &format!("sandboxctl audit verify {log} --key {key}"),
-        ));
+        let lines = [
+            inner.line("log", &log),
+            inner.line(
+                "verify",
+                &format!("sandboxctl audit verify {log} --key {key}"),
+            ),
+        ];
+        lines.iter().for_each(|line| inner.say(line));
     }
 }
 
@@ -126,12 +136,12 @@ fn grant_of(detail: &str) -> String {
     format!("[network] connect = [\"{endpoint}\"]")
 }
 
-/// One line to stderr. A reader that is gone does not end the session.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
 impl Inner {
+    /// One line. A reader that is gone does not end the session.
+    fn say(&mut self, line: &str) {
+        let _ = self.out.write_all(format!("{line}\n").as_bytes());
+    }
+
     fn lines(&self, record: &Record, at: Duration) -> Vec<String> {
         match record {
             Record::Opened {
@@ -365,7 +375,7 @@ impl Inner {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour {
+        if self.look.colour {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
         } else {
             text.to_owned()

@@ -12,7 +12,7 @@ use crate::syscall::program::Program;
 pub const INSIDE_ID: u32 = 1000;
 
 /// The whole floor of one sandbox.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
     /// User id on the host that [`INSIDE_ID`] stands for.
     pub host_uid: u32,
@@ -45,7 +45,7 @@ pub struct Floor {
 }
 
 /// The parts of a root file system: an empty tmpfs into which everything else is mounted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rootfs {
     /// Trees of the host that appear inside, in the order in which they are mounted.
     pub binds: Vec<Bind>,

@@ -11,6 +11,8 @@ pub mod floor;
 pub mod inject;
 pub mod namespace;
 pub mod network;
+pub mod nursery;
+pub mod pool;
 pub mod rootfs;
 pub mod spawner;
 pub mod trees;

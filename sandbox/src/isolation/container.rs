@@ -16,6 +16,7 @@ use super::inject;
 use super::namespace::Mappings;
 use super::network::broker::Broker;
 use super::network::{Grants, Network, resolver};
+use super::pool::Refill;
 use super::spawner::{Failure, Spawner};
 use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
@@ -140,7 +141,7 @@ impl Backend for Container {
         let [input, output, error] = &launch.stdio;
         let stdio = [input.as_fd(), output.as_fd(), error.as_fd()];
         let parked = self.park(launch.floor, &launch.limits, stdio, &mut *launch.serve)?;
-        parked.wake(launch, false)
+        parked.wake(launch, None)
     }
 }
 
@@ -164,11 +165,11 @@ pub(super) struct Parked {
 
 impl Parked {
     /// Gives the sandbox to whoever launches: their events, their levers; and their stdio at its start,
-    /// where it was made without it.
+    /// where it was made without it, for a pool.
     pub(super) fn wake(
         mut self,
         launch: Launch<'_>,
-        hand_stdio: bool,
+        refill: Option<Refill>,
     ) -> Result<Box<dyn Instance>, Failure> {
         let Launch {
             floor,
@@ -222,7 +223,7 @@ impl Parked {
         let network = network.map(|(grants, spared)| Network::new(grants, self.pid, spared));
         Ok(Box::new(Running {
             control: self.control,
-            stdio: hand_stdio.then_some(stdio),
+            stdio: refill.map(|refill| (stdio, refill)),
             namespaces,
             frozen: false,
             gate,

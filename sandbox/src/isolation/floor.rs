@@ -30,6 +30,8 @@ pub struct Floor {
     pub limits: Vec<(u32, u64)>,
     /// Whether the filter lets the workload connect to Unix sockets by their path.
     pub unix_connect: bool,
+    /// Whether the workload may execute what it wrote to its own memory, as just-in-time compilers do.
+    pub compiles: bool,
     /// Whether the workload's network is brokered, and so has a resolver.
     pub network: bool,
     /// The system call filter, whose refusals are reported by a listener.

@@ -56,6 +56,17 @@ struct State {
 #[derive(Debug)]
 pub struct Pooled(Arc<Shared>);
 
+/// Has the next sandbox made when it is dropped: when one that was taken has been started, or never will.
+#[derive(Debug)]
+pub(super) struct Refill(Arc<Shared>);
+
+impl Drop for Refill {
+    fn drop(&mut self) {
+        self.0.lock().yields = true;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Pool {
     /// Keeps so many sandboxes of a floor ready, made by a thread of its own.
     ///
@@ -188,13 +199,9 @@ impl Backend for Pooled {
     fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
         let Self(shared) = *self;
         if *launch.floor == shared.floor && launch.limits == shared.limits {
-            let mut state = shared.lock();
-            let parked = state.parked.pop();
-            state.yields |= parked.is_some();
-            drop(state);
-            shared.changed.notify_all();
+            let parked = shared.lock().parked.pop();
             if let Some(parked) = parked {
-                return parked.wake(launch, true);
+                return parked.wake(launch, Some(Refill(shared)));
             }
         }
         Box::new(shared.nursery.container()?).launch(launch)

@@ -68,18 +68,13 @@ impl MemoryProtection {
 ///
 /// To be called in the workload's process once its mounts and Landlock are in place, and before
 /// `filter`, the program that will be loaded next, is: what that will refuse is read off it, and
-/// not tried. A filter that lets memory be mapped writable and executable, and be made so, is one for a
-/// just-in-time compiler, which `PR_SET_MDWE` would break: then that way is left open, and reported so.
-/// A kernel without `PR_SET_MDWE` is no error, the way is reported as open, unless the
+/// not tried. A kernel without `PR_SET_MDWE` is no error, the way is reported as open, unless the
 /// filter closes it (see [`Profile::without_exec_gain`](super::Profile::without_exec_gain)).
 ///
 /// # Errors
 ///
 /// If the kernel has `PR_SET_MDWE` and refuses it for another reason than not knowing it.
 pub fn protect(filter: Option<&Program>) -> io::Result<MemoryProtection> {
-    if filter.is_some_and(lets_code_be_written) {
-        return Ok(inspect(filter));
-    }
     match sys::memory::refuse_exec_gain() {
         Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(error),
         _ => Ok(inspect(filter)),
@@ -116,13 +111,6 @@ pub fn inspect(filter: Option<&Program>) -> MemoryProtection {
                 && refuses("shmat", [0, 0, SHM_EXEC, 0, 0, 0]),
         ),
     }
-}
-
-fn lets_code_be_written(filter: &Program) -> bool {
-    let all = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-    let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-    !refused(filter, "mmap", [0, 4096, all, private, u64::MAX, 0])
-        && !refused(filter, "mprotect", [0, 4096, all, 0, 0, 0])
 }
 
 fn refused(filter: &Program, name: &str, args: [u64; 6]) -> bool {

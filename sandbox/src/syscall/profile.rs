@@ -50,6 +50,9 @@ pub enum Fate {
 }
 
 impl Profile {
+    /// Name of the one profile under which memory that was written can be executed.
+    pub const COMPILERS: &str = "jit";
+
     /// Returns the profile of this name.
     ///
     /// `default` runs shells, coreutils, interpreters, git, databases and ordinary programs in any
@@ -649,7 +652,10 @@ mod tests {
 
     #[test]
     fn a_profile_for_compilers_lets_private_memory_be_written_and_executed_and_no_other() {
-        let spec = Profile::named("jit").unwrap().spec(false).unwrap();
+        let spec = Profile::named(Profile::COMPILERS)
+            .unwrap()
+            .spec(false)
+            .unwrap();
         let decide =
             |name, arguments| spec.rules[&syscall_number(name).unwrap()].decide(&arguments);
         let all = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
@@ -661,7 +667,7 @@ mod tests {
             decide("mmap", [0, 4096, libc::PROT_EXEC as u64, shared, 3, 0]),
             Action::Allow
         );
-        let jit = Profile::named("jit").unwrap();
+        let jit = Profile::named(Profile::COMPILERS).unwrap();
         assert!(!jit.allows(syscall_number("memfd_create").unwrap()));
     }
 

@@ -14,6 +14,7 @@ use crate::isolation::cgroup::{Cgroup, Limits, Pressure};
 use crate::isolation::child::ToInit;
 use crate::isolation::inject::{Layer, Target};
 use crate::isolation::network::{Left, Network};
+use crate::isolation::pool::Refill;
 use crate::isolation::spawner::{Failure, Spawner};
 use crate::isolation::trees::Namespaces;
 use crate::isolation::{Instance, wire};
@@ -32,8 +33,8 @@ const STOPPED_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Running {
     pub control: OwnedFd,
-    /// What the workload gets at its start, if it has not got it yet.
-    pub stdio: Option<[OwnedFd; 3]>,
+    /// What the workload gets at its start, if it has not got it yet; and the pool that waits for that.
+    pub stdio: Option<([OwnedFd; 3], Refill)>,
     pub namespaces: Namespaces,
     pub frozen: bool,
     pub gate: Option<Gate>,
@@ -94,7 +95,10 @@ impl Instance for Running {
 
     fn start(&mut self) -> Result<(), Failure> {
         let stdio = self.stdio.take();
-        let descriptors: Vec<_> = stdio.iter().flatten().map(AsFd::as_fd).collect();
+        let descriptors = stdio
+            .iter()
+            .flat_map(|(stdio, _)| stdio.iter().map(AsFd::as_fd));
+        let descriptors: Vec<_> = descriptors.collect();
         self.attendants
             .begin()
             .map_err(Failure::at("starting the notifier"))?;

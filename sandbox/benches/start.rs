@@ -187,9 +187,11 @@ impl Room {
         fs::write(folder.join("reference.json"), reference.to_json())?;
         fs::write(folder.join("policy.toml"), POLICY)?;
         let bundle = Bundle::parse(POLICY, "policy.toml")?;
-        let mut granted = Plan::default();
-        granted.exec = true;
-        granted.files.insert("/app".into(), plan::FileAccess::Read);
+        let granted = Plan {
+            exec: true,
+            files: [("/app".to_owned(), plan::FileAccess::Read)].into(),
+            ..Plan::default()
+        };
         let floor = plan::floor(&bundle, &granted, folder, &Default::default())?;
         let limits = plan::limits(bundle.tables(), Tier::Full);
         Ok(Self {

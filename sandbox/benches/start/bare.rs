@@ -219,7 +219,7 @@ impl Bare {
         if init == 0 {
             exit(
                 self.init(wait_mapped)
-                    .map_or_else(|error| error.raw_os_error().unwrap_or(1), |code| code),
+                    .unwrap_or_else(|error| error.raw_os_error().unwrap_or(1)),
             );
         }
         if self.privileged {
@@ -285,19 +285,19 @@ impl Bare {
 
     fn root(&self) -> io::Result<()> {
         let at = libc::AT_FDCWD as u64;
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let nothing = std::ptr::null();
         // SAFETY: constant strings, and no data.
-        check(
-            unsafe {
-                libc::mount(
-                    c"none".as_ptr(),
-                    c"/".as_ptr(),
-                    std::ptr::null(),
-                    libc::MS_REC | libc::MS_PRIVATE,
-                    std::ptr::null(),
-                )
-            }
-            .into(),
-        )?;
+        let changed = unsafe {
+            libc::mount(
+                c"none".as_ptr(),
+                c"/".as_ptr(),
+                nothing,
+                private,
+                nothing.cast(),
+            )
+        };
+        check(changed.into())?;
         let mut trees = Vec::with_capacity(self.binds.len());
         for (from, _, attributes) in &self.binds {
             // OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC, AT_RECURSIVE
@@ -484,7 +484,7 @@ fn access(rights: Rights) -> u64 {
     bits |= if rights.list { 8 } else { 0 };
     // Write, remove, make (no device files), refer, truncate, ioctl.
     bits | if rights.write {
-        2 | 0x1ff0 & !(0x40 | 0x800) | 0x2000 | 0x4000 | 0x8000
+        2 | (0x1ff0 & !(0x40 | 0x800)) | 0x2000 | 0x4000 | 0x8000
     } else {
         0
     }

@@ -7,7 +7,7 @@
 //!
 //! Each sandbox has a spawner of its own, which is in that sandbox's cgroups. Executing the program
 //! takes longer than all else at a start, so a spawner can also fork another one
-//! ([`Spawner::another`]): who starts many sandboxes keeps one for that ([`super::nursery`]).
+//! ([`Spawner::ask_for_another`]): who starts many sandboxes keeps one for that ([`super::nursery`]).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

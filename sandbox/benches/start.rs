@@ -12,6 +12,8 @@
 mod bare;
 #[path = "start/held.rs"]
 mod held;
+#[path = "start/kernel.rs"]
+mod kernel;
 #[path = "start/peers.rs"]
 mod peers;
 #[path = "start/table.rs"]

@@ -18,6 +18,7 @@ use casemate::isolation::floor::Floor;
 use casemate::syscall::landlock::Rights;
 
 use crate::Result;
+use crate::kernel::{call, check, close, exit, fork, open, pipe, read, wait, write};
 
 /// Everything about a floor, as system calls want it.
 pub struct Bare {
@@ -608,74 +609,4 @@ fn set(tree: i64, attributes: u64, flags: i32) -> io::Result<()> {
         ],
     )
     .map(drop)
-}
-
-/// clone3(2), into a cgroup of v2 if there is one.
-fn fork(flags: u64, cgroup: i32) -> io::Result<i32> {
-    let mut arguments = [0u64; 11];
-    arguments[0] = flags;
-    arguments[4] = libc::SIGCHLD as u64;
-    if cgroup >= 0 {
-        arguments[0] |= 0x2_0000_0000;
-        arguments[10] = cgroup as u64;
-    }
-    Ok(call(libc::SYS_clone3, [arguments.as_ptr() as u64, 88, 0, 0, 0])? as i32)
-}
-
-fn wait(pid: i32) -> io::Result<i32> {
-    let mut status = 0;
-    // SAFETY: the status outlives the call.
-    check(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into())?;
-    Ok(if libc::WIFEXITED(status) {
-        libc::WEXITSTATUS(status)
-    } else {
-        255
-    })
-}
-
-fn pipe() -> io::Result<(i32, i32)> {
-    let mut ends = [0i32; 2];
-    // SAFETY: two numbers fit in.
-    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }.into())?;
-    Ok((ends[0], ends[1]))
-}
-
-fn open(path: &std::ffi::CStr, flags: i32) -> io::Result<i32> {
-    // SAFETY: a string that ends with a zero byte.
-    check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o644) }.into())
-        .map(|fd| fd as i32)
-}
-
-fn close(fd: i32) {
-    // SAFETY: an integer.
-    unsafe { libc::close(fd) };
-}
-
-fn read(fd: i32) -> io::Result<()> {
-    let mut byte = 0u8;
-    // SAFETY: room for the one byte that is asked for.
-    check(unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } as i64).map(drop)
-}
-
-fn write(fd: i32, bytes: &[u8]) -> io::Result<()> {
-    // SAFETY: the bytes outlive the call.
-    check(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } as i64).map(drop)
-}
-
-fn exit(code: i32) -> ! {
-    // SAFETY: never returns.
-    unsafe { libc::_exit(code) }
-}
-
-fn call(number: i64, [a, b, c, d, e]: [u64; 5]) -> io::Result<i64> {
-    // SAFETY: callers pass integers, and pointers to what outlives the call.
-    check(unsafe { libc::syscall(number, a, b, c, d, e) })
-}
-
-fn check(result: i64) -> io::Result<i64> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
 }

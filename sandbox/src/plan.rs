@@ -376,6 +376,7 @@ pub fn floor(
         landlock: rights,
         limits: resource_limits(tables),
         unix_connect: reaches_unix_paths(&profile),
+        compiles: profile.name() == Profile::COMPILERS,
         network,
         filter: asking.compile(true)?,
         silent_filter: silent.compile(false)?,

@@ -48,9 +48,12 @@ pub struct Placement {
 impl Placement {
     /// Moves this process into the v1 cgroups: what it makes later is born there. On v2 a child is
     /// born straight in its cgroup instead ([`Placement::birthplace`]).
+    ///
+    /// By way of `tasks`, which moves the calling thread: `cgroup.procs` would first wait, for an RCU
+    /// grace period of 10 ms or so, until no process anywhere makes threads. A spawner has one thread.
     pub fn enter(&self) {
         for folder in &self.v1 {
-            let _ = fs::write(folder.join("cgroup.procs"), "0");
+            let _ = fs::write(folder.join("tasks"), "0");
         }
     }
 
@@ -67,7 +70,7 @@ impl Placement {
     pub fn leave_and_remove(&self) {
         for folder in &self.v1 {
             if let Some(parent) = folder.parent() {
-                let _ = fs::write(parent.join("cgroup.procs"), "0");
+                let _ = fs::write(parent.join("tasks"), "0");
             }
         }
         self.remove();

@@ -68,7 +68,7 @@ pub enum FromInit {
 pub enum ToInit {
     /// The vault's place is served, or filled.
     Served,
-    /// Execute the workload.
+    /// Execute the workload. Its stdin, stdout and stderr come along, if it was made without knowing them.
     Start,
     /// Send this Unix signal to the workload.
     Kill(i32),
@@ -102,6 +102,7 @@ enum FromWorkload {
 struct Workload {
     pid: Pid,
     report: File,
+    signals: OwnedFd,
 }
 
 /// Runs as the first process of the sandbox. Never returns.
@@ -184,12 +185,7 @@ fn prepare(
         drop(descriptor);
         expect(control, |said| matches!(said, ToInit::Served));
     }
-    let [input, output, error] = stdio;
-    rustix::stdio::dup2_stdin(&input)
-        .and_then(|()| rustix::stdio::dup2_stdout(&output))
-        .and_then(|()| rustix::stdio::dup2_stderr(&error))
-        .map_err(at("connecting stdin, stdout and stderr"))?;
-    drop((input, output, error));
+    connect(stdio).map_err(at("connecting stdin, stdout and stderr"))?;
 
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let (report, reports) = pipe().map_err(at("making a pipe"))?;
@@ -230,11 +226,16 @@ fn prepare(
     wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
     drop((user, mounts, pids, listener));
+    let signals = signal::collect().map_err(Failure::at("watching signals"))?;
     wait_to_start(control);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
     std::mem::forget((go, start));
-    Ok(Workload { pid, report })
+    Ok(Workload {
+        pid,
+        report,
+        signals,
+    })
 }
 
 fn tie_to_parent() -> Result<(), Failure> {
@@ -250,11 +251,26 @@ fn expect(control: &OwnedFd, wanted: impl FnOnce(&ToInit) -> bool) {
     }
 }
 
+/// Puts descriptors in the places of stdin, stdout and stderr.
+fn connect([input, output, error]: [OwnedFd; 3]) -> rustix::io::Result<()> {
+    rustix::stdio::dup2_stdin(&input)?;
+    rustix::stdio::dup2_stdout(&output)?;
+    rustix::stdio::dup2_stderr(&error)
+}
+
 /// Waits for the word to start. Without a cgroup the workload can be frozen before it.
 fn wait_to_start(control: &OwnedFd) {
     loop {
         match wire::receive::<ToInit>(control.as_fd()) {
-            Ok(Some((ToInit::Start, _))) => return,
+            Ok(Some((ToInit::Start, stdio))) => {
+                if let Ok(stdio) = <[OwnedFd; 3]>::try_from(stdio)
+                    // In the table that the workload shares, so it is its stdio too.
+                    && connect(stdio).is_err()
+                {
+                    process::exit_now(1);
+                }
+                return;
+            }
             Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
             _ => process::exit_now(1),
         }
@@ -298,11 +314,12 @@ fn hear(report: &mut File, pidfd: &OwnedFd) -> Result<FromWorkload, Failure> {
 fn workload(floor: &Floor, mut reports: File, go: &OwnedFd) -> ! {
     let failure = match confine(floor) {
         Ok((items, listener)) => {
+            let execution = Execution::of(floor);
             tell(&mut reports, &FromWorkload::Confined { items, listener });
             if !matches!(rustix::io::read(go, &mut [0u8; 1]), Ok(1)) {
                 process::exit_now(1);
             }
-            execute(floor)
+            execution.execute()
         }
         Err(failure) => failure,
     };
@@ -338,8 +355,11 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
     ));
     signal::reset_all().map_err(Failure::at("resetting signals"))?;
     items.push(restrict_files(floor)?);
-    let protection =
-        memory::protect(Some(&floor.filter)).map_err(Failure::at("protecting memory"))?;
+    let protection = match floor.compiles {
+        // `PR_SET_MDWE` would refuse that; what it would have closed is reported as open.
+        true => memory::inspect(Some(&floor.filter)),
+        false => memory::protect(Some(&floor.filter)).map_err(Failure::at("protecting memory"))?,
+    };
     items.push(if protection.is_full() {
         Item::full(3, "memory-protection", "written memory is never executable")
     } else {
@@ -433,70 +453,74 @@ fn filter_calls(floor: &Floor) -> io::Result<(Option<i32>, Item)> {
     }
 }
 
-/// Executes the workload's program; returns only with the reason why that was not possible.
-fn execute(floor: &Floor) -> Failure {
-    let strings = |all: &[String]| -> Vec<CString> {
-        all.iter()
-            .filter_map(|s| CString::new(s.as_str()).ok())
-            .collect()
-    };
-    let arguments = strings(&floor.command);
-    let environment = strings(&floor.environment);
-    let Some(name) = floor.command.first() else {
-        return Failure {
-            step: "starting".into(),
-            error: "no command".into(),
-            errno: None,
+/// What execve(2) will be given, laid out before the word comes.
+struct Execution {
+    name: String,
+    candidates: Vec<CString>,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Execution {
+    fn of(floor: &Floor) -> Self {
+        let strings = |all: &[String]| -> Vec<CString> {
+            all.iter()
+                .filter_map(|s| CString::new(s.as_str()).ok())
+                .collect()
         };
-    };
-    let path = floor
-        .environment
-        .iter()
-        .find_map(|v| v.strip_prefix("PATH="))
-        .unwrap_or("/usr/local/bin:/usr/bin:/bin");
-    let candidates = if name.contains('/') {
-        vec![name.clone()]
-    } else {
-        path.split(':')
-            .map(|folder| format!("{folder}/{name}"))
-            .collect()
-    };
-    // As execvp(3): the first that exists decides, and a refusal is remembered over an absence.
-    let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
-    for candidate in candidates {
-        let Ok(program) = CString::new(candidate) else {
-            continue;
+        let name = floor.command.first().cloned().unwrap_or_default();
+        let path = floor
+            .environment
+            .iter()
+            .find_map(|v| v.strip_prefix("PATH="))
+            .unwrap_or("/usr/local/bin:/usr/bin:/bin");
+        let candidates = if name.contains('/') {
+            vec![name.clone()]
+        } else {
+            path.split(':')
+                .map(|folder| format!("{folder}/{name}"))
+                .collect()
         };
-        let error = process::execute(&program, &arguments, &environment);
-        match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => {}
-            Some(libc::EACCES) => worst = error,
-            _ => {
-                worst = error;
-                break;
-            }
+        Self {
+            candidates: strings(&candidates),
+            arguments: strings(&floor.command),
+            environment: strings(&floor.environment),
+            name,
         }
     }
-    Failure::at(format!("executing `{name}`"))(worst)
+
+    /// Executes the program; returns only with the reason why that was not possible.
+    fn execute(&self) -> Failure {
+        // As execvp(3): the first that exists decides, and a refusal is remembered over an absence.
+        let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+        for program in &self.candidates {
+            let error = process::execute(program, &self.arguments, &self.environment);
+            match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                Some(libc::EACCES) => worst = error,
+                _ => {
+                    worst = error;
+                    break;
+                }
+            }
+        }
+        Failure::at(format!("executing `{}`", self.name))(worst)
+    }
 }
 
 /// Lives as the sandbox's init until the workload ends: reaps, forwards, pauses.
 fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
-    let signals = match signal::collect() {
-        Ok(signals) => signals,
-        Err(error) => return FromInit::Failed(Failure::at("watching signals")(error)),
-    };
     loop {
         let mut watched = [
             PollFd::new(control, PollFlags::IN),
-            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(&workload.signals, PollFlags::IN),
         ];
         match rustix::event::poll(&mut watched, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return FromInit::Failed(at("waiting for the workload")(error)),
         }
         let spoken = !watched[0].revents().is_empty();
-        while let Ok(Some(_)) = signal::next(&signals) {}
+        while let Ok(Some(_)) = signal::next(&workload.signals) {}
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid != workload.pid {
                 continue;

@@ -1,41 +1,34 @@
 //! The `container` backend: namespaces, a root file system of its own, cgroups.
 
-use std::io::{self, Write};
+mod attendants;
+mod running;
+
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use policy::Endpoint;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
-use super::cgroup::{Cgroup, Limits, Pressure};
-use super::child::{Ending, FromInit, ToInit};
+use super::cgroup::{Cgroup, Limits};
+use super::child::{FromInit, ToInit};
 use super::floor::Floor;
-use super::inject::{self, Layer, Target};
+use super::inject;
+use super::namespace::Mappings;
 use super::network::broker::Broker;
-use super::network::{Grants, Left, Network, resolver};
+use super::network::{Grants, Network, resolver};
+use super::pool::Refill;
 use super::spawner::{Failure, Spawner};
 use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
 use crate::enforcement::{Enforcement, Item, State};
-use crate::event::Event;
-use crate::lever::exec::Gate;
-use crate::lever::tighten::Tightening;
-use crate::plan::FileAccess;
-use crate::session::Killer;
-use crate::syscall::notify;
+use crate::syscall::notify::Work;
+use attendants::Attendants;
+use running::Running;
 
-/// How often it is looked whether descriptors that were on their way have arrived.
-const FLOW_ATTEMPTS: u32 = 10;
-const FLOW_PAUSE: Duration = Duration::from_millis(1);
 /// By how much the limit of each user's processes is above that of the cgroup.
 const CGROUP_FIRST: u64 = 16;
-/// How long a task may take to stop, where there is no cgroup to freeze.
-const STOPPED_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Makes sandboxes of namespaces and cgroups.
+/// Makes a sandbox of namespaces and cgroups.
 ///
 /// It is made early: its spawner enters the cgroups while evidence is still being collected.
 #[derive(Debug)]
@@ -43,6 +36,7 @@ pub struct Container {
     spawner: Spawner,
     cgroup: Cgroup,
     items: Vec<Item>,
+    mappings: Arc<Mutex<Mappings>>,
 }
 
 impl Container {
@@ -52,74 +46,160 @@ impl Container {
     ///
     /// When the spawner cannot be started.
     pub fn prepare() -> Result<Self, Failure> {
-        let (cgroup, items) = Cgroup::create();
-        let spawner = Spawner::start(cgroup.placement());
-        let spawner = spawner.map_err(Failure::at("starting the spawner"))?;
+        let spawner = Spawner::start().map_err(Failure::at("starting the spawner"))?;
+        Self::made_by(spawner, Cgroup::create(), Arc::default())
+    }
+
+    /// Has a spawner enter the cgroups in which it will make the sandbox.
+    pub(super) fn made_by(
+        mut spawner: Spawner,
+        (cgroup, items): (Cgroup, Vec<Item>),
+        mappings: Arc<Mutex<Mappings>>,
+    ) -> Result<Self, Failure> {
+        spawner
+            .enter(cgroup.placement())
+            .map_err(Failure::at("entering the cgroups"))?;
         Ok(Self {
             spawner,
             cgroup,
             items,
+            mappings,
         })
     }
-}
 
-impl Backend for Container {
-    fn launch(mut self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
-        let Launch {
-            floor,
-            limits,
-            stdio,
-            gate,
-            serve,
-            connect,
-            events,
-        } = launch;
+    /// Brings the floor into force. Whom the sandbox is for need not be known yet.
+    pub(super) fn park(
+        mut self,
+        floor: &Floor,
+        limits: &Limits,
+        stdio: [BorrowedFd<'_>; 3],
+        serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
+    ) -> Result<Parked, Failure> {
         let mut enforcement = Enforcement::default();
         enforcement.extend(self.items.iter().cloned());
-        let mut floor = floor.clone();
+        let mut made = floor.clone();
         if let Some(memory) = limits.memory.filter(|_| !self.cgroup.limits("memory")) {
             // Per process, and all that is left without a cgroup.
-            floor.limits.push((libc::RLIMIT_DATA, memory));
+            made.limits.push((libc::RLIMIT_DATA, memory));
         }
         if self.cgroup.limits("pids") {
             // The cgroup refuses first, and counts what it refuses.
-            for (resource, limit) in &mut floor.limits {
+            for (resource, limit) in &mut made.limits {
                 if *resource == libc::RLIMIT_NPROC {
                     *limit += CGROUP_FIRST;
                 }
             }
         }
         self.cgroup
-            .limit(&limits)
+            .limit(limits)
             .map_err(Failure::at("setting cgroup limits"))?;
         enforcement.extend(lever_items(&self.cgroup));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
-        let [input, output, error] = &stdio;
-        let spared = inodes(&stdio).map_err(Failure::at("looking at stdin, stdout and stderr"))?;
-        let (pid, pidfd) = self.spawner.launch(
-            &floor,
-            theirs.as_fd(),
-            [input.as_fd(), output.as_fd(), error.as_fd()],
-        )?;
-        drop((theirs, stdio));
+        let (pid, pidfd) = self.launch_spawned(&made, theirs.as_fd(), stdio)?;
+        drop(theirs);
+        // While the sandbox is being made, and this thread only waits.
+        let mut attendants =
+            Attendants::start(&control).map_err(Failure::at("starting threads"))?;
+        let mut confined = confine(control.as_fd(), serve, &mut enforcement)?;
+        self.spawner.hold_trees(&made, &confined.namespaces)?;
+        let listens = confined.listener.is_some();
+        attendants.listen(confined.listener.take());
+        Ok(Parked {
+            control,
+            confined,
+            listens,
+            attendants,
+            pid,
+            pidfd,
+            enforcement,
+            spawner: self.spawner,
+            cgroup: self.cgroup,
+        })
+    }
+}
+
+impl Container {
+    fn launch_spawned(
+        &self,
+        floor: &Floor,
+        control: BorrowedFd<'_>,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<(Pid, OwnedFd), Failure> {
+        // Whoever panicked, what is in it is whole.
+        let shared = || self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        // A copy, so that others launch meanwhile.
+        let copied = shared().try_clone();
+        let mut mappings = copied.map_err(Failure::at("copying descriptors"))?;
+        let spawned = self.spawner.launch(floor, control, stdio, &mut mappings)?;
+        let (known, namespaces) = mappings.others(&[]);
+        shared().keep(known, namespaces);
+        Ok(spawned)
+    }
+}
+
+impl Backend for Container {
+    fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
+        let [input, output, error] = &launch.stdio;
+        let stdio = [input.as_fd(), output.as_fd(), error.as_fd()];
+        let parked = self.park(launch.floor, &launch.limits, stdio, &mut *launch.serve)?;
+        parked.wake(launch, None)
+    }
+}
+
+/// A sandbox in which everything is in force, and no instruction of the workload was executed.
+///
+/// Dropping it leaves nothing behind.
+#[derive(Debug)]
+pub(super) struct Parked {
+    control: OwnedFd,
+    confined: Confined,
+    listens: bool,
+    attendants: Attendants,
+    pid: Pid,
+    pidfd: OwnedFd,
+    enforcement: Enforcement,
+    // Dropped last, in this order: the spawner kills and reaps what is left, then the cgroups are
+    // empty and can be removed.
+    spawner: Spawner,
+    cgroup: Cgroup,
+}
+
+impl Parked {
+    /// Gives the sandbox to whoever launches: their events, their levers; and their stdio at its start,
+    /// where it was made without it, for a pool.
+    pub(super) fn wake(
+        mut self,
+        launch: Launch<'_>,
+        refill: Option<Refill>,
+    ) -> Result<Box<dyn Instance>, Failure> {
+        let Launch {
+            floor,
+            stdio,
+            gate,
+            connect,
+            events,
+            ..
+        } = launch;
+        let mut enforcement = self.enforcement;
         let Confined {
             namespaces,
-            listener,
             resolver,
-        } = confine(control.as_fd(), serve, &mut enforcement)?;
-        self.spawner.hold_trees(&floor, &namespaces)?;
-        let network = match (floor.network, &listener) {
+            ..
+        } = self.confined;
+        let spared = inodes(&stdio).map_err(Failure::at("looking at stdin, stdout and stderr"))?;
+        let network = match (floor.network, self.listens) {
             (false, _) => None,
-            (true, None) => {
+            (true, false) => {
                 let detail =
                     "no connection is possible: another supervisor answers system calls here";
                 enforcement.add(Item::not(2, "network", detail));
                 None
             }
-            (true, Some(_)) => {
+            (true, true) => {
                 let grants = Arc::new(Mutex::new(Grants::new(connect.iter().cloned())));
                 if let Some(socket) = resolver {
-                    let alive = pidfd
+                    let alive = self
+                        .pidfd
                         .try_clone()
                         .map_err(Failure::at("starting the resolver"))?;
                     let (grants, events) = (Arc::clone(&grants), events.clone());
@@ -133,22 +213,25 @@ impl Backend for Container {
         let broker = network
             .as_ref()
             .map(|(grants, spared)| Broker::new(Arc::clone(grants), *spared));
-        let gate = gate.filter(|_| listener.is_some());
-        enforcement.extend(lever_items_of_calls(&floor, gate.is_some()));
-        if let Some(listener) = listener {
-            notify::start(listener, gate.clone(), broker, events.clone())
-                .map_err(Failure::at("starting the notifier"))?;
-        }
-        let network = network.map(|(grants, spared)| Network::new(grants, pid, spared));
+        let gate = gate.filter(|_| self.listens);
+        enforcement.extend(lever_items_of_calls(floor, gate.is_some()));
+        let work = Work {
+            gate: gate.clone(),
+            network: broker,
+            events: events.clone(),
+        };
+        self.attendants.assign(work, events);
+        let network = network.map(|(grants, spared)| Network::new(grants, self.pid, spared));
         Ok(Box::new(Running {
-            control,
+            control: self.control,
+            stdio: refill.map(|refill| (stdio, refill)),
             namespaces,
             frozen: false,
             gate,
-            pid,
-            pidfd,
+            pid: self.pid,
+            pidfd: self.pidfd,
             enforcement,
-            events,
+            attendants: self.attendants,
             network,
             spawner: self.spawner,
             cgroup: self.cgroup,
@@ -157,6 +240,7 @@ impl Backend for Container {
 }
 
 /// What a confined sandbox handed over.
+#[derive(Debug)]
 struct Confined {
     namespaces: Namespaces,
     listener: Option<OwnedFd>,
@@ -269,243 +353,4 @@ fn lever_items_of_calls(floor: &Floor, gate: bool) -> Vec<Item> {
         Item::not(3, "exec", "cannot be taken while it runs")
     };
     vec![exec, tighten]
-}
-
-/// A running container.
-#[derive(Debug)]
-struct Running {
-    control: OwnedFd,
-    namespaces: Namespaces,
-    frozen: bool,
-    gate: Option<Gate>,
-    pid: Pid,
-    pidfd: OwnedFd,
-    enforcement: Enforcement,
-    events: SyncSender<Event>,
-    network: Option<Network>,
-    // Dropped last, in this order: the spawner kills and reaps what is left, then the cgroups are
-    // empty and can be removed.
-    spawner: Spawner,
-    cgroup: Cgroup,
-}
-
-impl Running {
-    fn tell(&self, message: &ToInit) -> Result<(), Failure> {
-        // A frozen init hears nothing, and must keep nobody waiting.
-        wire::send_now(self.control.as_fd(), message)
-            .map_err(Failure::at("speaking to the sandbox"))
-    }
-
-    /// Tells the init, unless it has just ended: then nothing is left to signal or to freeze.
-    fn tell_if_there(&self, message: &ToInit) -> Result<(), Failure> {
-        match self.tell(message) {
-            Err(failure) if failure.errno == Some(libc::EPIPE) => Ok(()),
-            told => told,
-        }
-    }
-}
-
-impl Running {
-    /// Ends what must not go on; the sandbox was just told to freeze.
-    fn end_flows_while_frozen(&self) -> io::Result<Left> {
-        let Some(network) = &self.network else {
-            return Ok(Left::Nothing);
-        };
-        if !self.cgroup.freezes() {
-            let deadline = Instant::now() + STOPPED_DEADLINE;
-            while !network.all_stopped()? {
-                if Instant::now() > deadline {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                std::thread::yield_now();
-            }
-        }
-        network.end_lost_flows()
-    }
-}
-
-impl Instance for Running {
-    fn enforcement(&self) -> &Enforcement {
-        &self.enforcement
-    }
-
-    fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    fn start(&mut self) -> Result<(), Failure> {
-        let control = self
-            .control
-            .try_clone()
-            .map_err(Failure::at("watching the sandbox"))?;
-        let events = self.events.clone();
-        let reader = move || {
-            let event = match wire::receive(control.as_fd()) {
-                Ok(Some((FromInit::Ended(ending), _))) => Event::Ended(ending),
-                Ok(Some((FromInit::Failed(failure), _))) => Event::Failed(failure),
-                // Killed from outside: by the kernel for lack of memory, or by a lever.
-                _ => Event::Ended(Ending::Killed(libc::SIGKILL)),
-            };
-            let _ = events.send(event);
-        };
-        // Ends by itself when the sandbox does.
-        std::thread::Builder::new()
-            .name("sandbox-control".into())
-            .spawn(reader)
-            .map_err(Failure::at("watching the sandbox"))?;
-        self.tell(&ToInit::Start)
-    }
-
-    fn kill(&mut self, signal: i32) -> Result<(), Failure> {
-        self.tell_if_there(&ToInit::Kill(signal))
-    }
-
-    fn limit(&mut self, limits: &Limits) -> Result<(), Failure> {
-        if !self.cgroup.limits_something() {
-            return Err(Failure {
-                step: "changing limits".into(),
-                error: "this host gives no cgroup to do it with".into(),
-                errno: None,
-            });
-        }
-        self.cgroup
-            .limit(limits)
-            .map_err(Failure::at("changing limits"))
-    }
-
-    fn freeze(&mut self, frozen: bool) -> Result<(), Failure> {
-        // Who is to stop has to run first.
-        self.cgroup.give_way(false);
-        // Also if it fails half-way: it is thawed by being told so.
-        self.frozen |= frozen;
-        if self.cgroup.freezes() {
-            self.cgroup
-                .freeze(frozen)
-                .map_err(Failure::at("freezing"))?;
-        } else {
-            self.tell_if_there(&ToInit::Pause(frozen))?;
-        }
-        self.frozen = frozen;
-        Ok(())
-    }
-
-    fn connect(&mut self, endpoint: &Endpoint, granted: bool) -> Result<(), Failure> {
-        let failed = || Failure::at("changing the network");
-        let Some(network) = &self.network else {
-            // Nothing can be connected here, whatever is granted: the gap `network`.
-            return Ok(());
-        };
-        network.set(endpoint, granted).map_err(failed())?;
-        // A socket that is given from now on is connected under the grants as they are now.
-        if granted || !network.is_used() {
-            return Ok(());
-        }
-        // Most end here; what was moved or comes to light only when nothing moves ends below.
-        network.end_begun_flows();
-        let was_frozen = self.frozen;
-        for _ in 0..FLOW_ATTEMPTS {
-            if !was_frozen {
-                self.freeze(true)?;
-            }
-            let left = self.end_flows_while_frozen();
-            if !was_frozen {
-                self.freeze(false)?;
-            }
-            match left.map_err(Failure::at("ending connections"))? {
-                Left::Nothing => return Ok(()),
-                // Give whoever waits for the descriptor the time to receive it.
-                Left::InFlight if !was_frozen => std::thread::sleep(FLOW_PAUSE),
-                Left::InFlight => break,
-            }
-        }
-        Err(Failure {
-            step: "ending connections".into(),
-            error: "descriptors are on their way through a Unix socket and are not received".into(),
-            errno: None,
-        })
-    }
-
-    fn exec(&mut self, allowed: bool) -> Result<(), Failure> {
-        match (&self.gate, allowed) {
-            (Some(gate), _) => {
-                gate.set(allowed);
-                Ok(())
-            }
-            (None, false) => self.tighten(&Tightening::Exec.layer()?),
-            (None, true) => Err(Failure {
-                step: "giving the right to start programs back".into(),
-                error: "it was taken for good".into(),
-                errno: None,
-            }),
-        }
-    }
-
-    fn exec_returns(&self) -> bool {
-        self.gate.is_some()
-    }
-
-    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
-        let cgroup = self.cgroup.on_v2();
-        if self.frozen && cgroup.is_none() && self.cgroup.freezes() {
-            return Err(Failure {
-                step: "tightening".into(),
-                error: "a sandbox that is frozen by cgroup v1 has to be thawed first".into(),
-                errno: None,
-            });
-        }
-        let target = Target {
-            init: self.pid.as_raw_nonzero().get(),
-            cgroup: cgroup.map(Path::to_owned),
-            frozen: self.frozen && cgroup.is_some(),
-        };
-        self.cgroup.give_way(false);
-        let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
-        let injected = self
-            .cgroup
-            .first_in_line(inject)
-            .map_err(Failure::at("lifting the CPU limit for a moment"))
-            .flatten();
-        if injected.is_err() {
-            // Those that were found are held already; this holds whoever was not. What comes next is
-            // the caller's to decide.
-            let _ = self.freeze(true);
-        }
-        injected
-    }
-
-    fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
-        self.spawner.show_tree(at, access)
-    }
-
-    fn killer(&self) -> Killer {
-        let (init, kill) = (self.pidfd.try_clone(), self.cgroup.kill_switch());
-        let mut kill = kill;
-        Box::new(move || {
-            // Either suffices, and nobody is left to tell of an error.
-            let _ = init
-                .as_ref()
-                .map(|init| rustix::process::pidfd_send_signal(init, Signal::KILL));
-            let _ = kill.as_mut().map(|file| file.write_all(b"1"));
-        })
-    }
-
-    fn give_way(&mut self, now: bool) {
-        self.cgroup.give_way(now);
-    }
-
-    fn pressure(&self) -> Pressure {
-        self.cgroup.pressure()
-    }
-
-    fn stop(&mut self) -> Result<(), Failure> {
-        self.cgroup.give_way(false);
-        // The namespace dies with its init; the cgroup catches it in one stroke where there is one.
-        let killed = self.cgroup.kill();
-        let init = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-        self.cgroup.let_die();
-        match (killed, init) {
-            (Ok(()), _) | (_, Ok(()) | Err(rustix::io::Errno::SRCH)) => Ok(()),
-            (_, Err(error)) => Err(Failure::at("stopping the sandbox")(error.into())),
-        }
-    }
 }

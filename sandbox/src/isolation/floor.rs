@@ -12,7 +12,7 @@ use crate::syscall::program::Program;
 pub const INSIDE_ID: u32 = 1000;
 
 /// The whole floor of one sandbox.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
     /// User id on the host that [`INSIDE_ID`] stands for.
     pub host_uid: u32,
@@ -30,6 +30,8 @@ pub struct Floor {
     pub limits: Vec<(u32, u64)>,
     /// Whether the filter lets the workload connect to Unix sockets by their path.
     pub unix_connect: bool,
+    /// Whether the workload may execute what it wrote to its own memory, as just-in-time compilers do.
+    pub compiles: bool,
     /// Whether the workload's network is brokered, and so has a resolver.
     pub network: bool,
     /// The system call filter, whose refusals are reported by a listener.
@@ -45,7 +47,7 @@ pub struct Floor {
 }
 
 /// The parts of a root file system: an empty tmpfs into which everything else is mounted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rootfs {
     /// Trees of the host that appear inside, in the order in which they are mounted.
     pub binds: Vec<Bind>,

@@ -12,6 +12,8 @@ pub mod inject;
 pub mod microvm;
 pub mod namespace;
 pub mod network;
+pub mod nursery;
+pub mod pool;
 pub mod rootfs;
 pub mod spawner;
 pub mod trees;

@@ -3,9 +3,11 @@
 //! See namespaces(7) and user_namespaces(7). The cgroup namespace is entered by the init itself, after
 //! it was placed in its cgroups; the time namespace is left alone: programs measure real time.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Signal};
 
@@ -57,9 +59,65 @@ fn map(process: &str, floor: &Floor) -> Result<(), Failure> {
     )
 }
 
-/// Makes a user namespace in which `from` stands for `to`, for mounts that show files of one user as
-/// another's. Nothing runs in it.
-pub fn mapping(from: (u32, u32), to: (u32, u32)) -> Result<OwnedFd, Failure> {
+/// A user and group, and the ones they stand for.
+pub type Mapping = ((u32, u32), (u32, u32));
+
+/// Most namespaces that are kept.
+const KEPT_MAPPINGS: usize = 16;
+
+/// User namespaces in which one user stands for another, for mounts that show files of the one as the
+/// other's. Nothing runs in them, and they are the same for every sandbox that needs them.
+#[derive(Debug, Default)]
+pub struct Mappings(BTreeMap<Mapping, OwnedFd>);
+
+impl Mappings {
+    /// Takes over namespaces that were made elsewhere, as far as there is room.
+    pub fn keep(&mut self, known: Vec<Mapping>, namespaces: Vec<OwnedFd>) {
+        for (mapping, namespace) in known.into_iter().zip(namespaces) {
+            if self.0.len() < KEPT_MAPPINGS {
+                self.0.entry(mapping).or_insert(namespace);
+            }
+        }
+    }
+
+    /// The same namespaces under other descriptors.
+    ///
+    /// # Errors
+    ///
+    /// When this process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let copies = self.0.iter();
+        let copies = copies.map(|(mapping, namespace)| Ok((*mapping, namespace.try_clone()?)));
+        copies.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// What is there, and in the same order the namespaces.
+    pub fn known(&self) -> (Vec<Mapping>, Vec<BorrowedFd<'_>>) {
+        let namespaces = self.0.values().map(AsFd::as_fd);
+        (self.0.keys().copied().collect(), namespaces.collect())
+    }
+
+    /// The namespace in which `from` stands for `to`, made if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// When the host forbids another user namespace.
+    pub fn get(&mut self, from: (u32, u32), to: (u32, u32)) -> Result<BorrowedFd<'_>, Failure> {
+        let namespace: &OwnedFd = match self.0.entry((from, to)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(make_mapping(from, to)?),
+        };
+        Ok(namespace.as_fd())
+    }
+
+    /// Takes out what is not among these.
+    pub fn others(mut self, known: &[Mapping]) -> (Vec<Mapping>, Vec<OwnedFd>) {
+        self.0.retain(|mapping, _| !known.contains(mapping));
+        self.0.into_iter().unzip()
+    }
+}
+
+fn make_mapping(from: (u32, u32), to: (u32, u32)) -> Result<OwnedFd, Failure> {
     let step = "making an id mapping";
     let (hold, released) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| Failure::at(step)(e.into()))?;

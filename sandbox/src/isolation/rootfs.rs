@@ -6,11 +6,9 @@
 //! move_mount(2), pivot_root(2).
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -20,7 +18,7 @@ use rustix::mount::{
 };
 
 use super::floor::{Bind, DataMount, Floor, Rootfs};
-use super::namespace;
+use super::namespace::Mappings;
 use super::spawner::Failure;
 use crate::enforcement::Item;
 use crate::sys::mount::{self, attr};
@@ -42,21 +40,17 @@ pub enum DataPlace {
 }
 
 /// Clones the granted trees and maps their owner to the sandbox's user.
-pub fn prepare_owned(floor: &Floor) -> Result<Prepared, Failure> {
+pub fn prepare_owned(floor: &Floor, mappings: &mut Mappings) -> Result<Prepared, Failure> {
     let mut prepared = Prepared::default();
-    let mut mappings: BTreeMap<(u32, u32), OwnedFd> = BTreeMap::new();
     for bind in floor.rootfs.binds.iter().filter(|b| b.owned) {
         let step = || format!("opening `{}`", bind.from);
         let tree = clone_tree(&bind.from).map_err(|e| Failure::at(step())(e.into()))?;
-        let owner = std::fs::metadata(&bind.from).map_err(Failure::at(step()))?;
-        let owner = (owner.uid(), owner.gid());
-        let mapping = match mappings.entry(owner) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                new.insert(namespace::mapping(owner, (floor.host_uid, floor.host_gid))?)
-            }
-        };
-        if mount::set_attributes(tree.as_fd(), 0, Some(mapping.as_fd())).is_err() {
+        let owner = rustix::fs::fstat(&tree).map_err(|e| Failure::at(step())(e.into()))?;
+        let mapping = mappings.get(
+            (owner.st_uid, owner.st_gid),
+            (floor.host_uid, floor.host_gid),
+        )?;
+        if mount::set_attributes(tree.as_fd(), 0, Some(mapping)).is_err() {
             prepared.unmapped.push(bind.from.clone());
         }
         prepared.trees.insert(bind.at.clone(), tree);

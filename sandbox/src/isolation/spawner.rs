@@ -3,23 +3,27 @@
 //! Forking a program costs in proportion to its memory and copies its secrets; the spawner is this
 //! same program executed anew under the name [`NAME`], which has neither. It lives as long as its
 //! supervisor and no longer: when the supervisor's socket closes, whatever the cause, it kills the
-//! sandbox, removes its cgroups, and ends. So does its child that moves granted trees; see
-//! [`trees`].
+//! sandbox, removes its cgroups, and ends. So does its child that moves granted trees; see [`trees`].
+//!
+//! Each sandbox has a spawner of its own, which is in that sandbox's cgroups. Executing the program
+//! takes longer than all else at a start, so a spawner can also fork another one
+//! ([`Spawner::ask_for_another`]): who starts many sandboxes keeps one for that ([`super::nursery`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
 use super::inject::{self, Layer, Target};
+use super::namespace::{Mapping, Mappings};
 use super::trees::{self, Namespaces, Wish};
 use super::{child, namespace, rootfs, wire};
 use crate::plan::FileAccess;
@@ -34,11 +38,14 @@ pub const NAME: &str = "casemate-spawner";
 /// What the supervisor asks of the spawner.
 #[derive(Serialize, Deserialize)]
 enum Request {
+    /// Fork another spawner. Descriptor: its socket.
+    Another,
     /// Enter these cgroups, so that what is spawned later is born in them. Descriptor: a socket, on
     /// which trees are asked for.
     Enter(Placement),
-    /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr.
-    Launch(Box<Floor>),
+    /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr, and a user namespace for each
+    /// of these mappings.
+    Launch(Box<Floor>, Vec<Mapping>),
     /// Put a layer on every task. Descriptors: the namespaces.
     Inject(Box<(Target, Layer)>),
     /// Kill what is left and end; the supervisor removes the cgroups.
@@ -48,10 +55,12 @@ enum Request {
 /// What the spawner answers.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// Its init exists; the pidfd comes along.
+    /// The init, or the other spawner, exists; the pidfd comes along, after the user namespaces that were
+    /// made for these mappings.
     Spawned {
-        /// Process id of the init, as the supervisor sees it.
+        /// Its process id, as the supervisor sees it.
         pid: i32,
+        made: Vec<Mapping>,
     },
     /// What was asked for is in force.
     Done,
@@ -85,22 +94,22 @@ impl Failure {
 #[derive(Debug)]
 pub struct Spawner {
     socket: OwnedFd,
-    process: Child,
-    trees: OwnedFd,
+    /// Our child, whoever made it.
+    process: OwnedFd,
+    /// To whom moves granted trees, from [`Spawner::enter`] on.
+    trees: Option<OwnedFd>,
     /// One of the two did not answer in time, and none is asked again.
     hangs: bool,
 }
 
 impl Spawner {
-    /// Starts a spawner, this program once more under another name, which enters a sandbox's cgroups;
-    /// does not wait until it has.
+    /// Starts a spawner: this program once more, under another name.
     ///
     /// # Errors
     ///
     /// When the program cannot be executed again (its file was removed, or `/proc` is not mounted).
-    pub fn start(placement: &Placement) -> io::Result<Self> {
+    pub fn start() -> io::Result<Self> {
         let (ours, theirs) = wire::pair()?;
-        let (trees, its_trees) = wire::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0(NAME)
@@ -110,18 +119,64 @@ impl Spawner {
             .stderr(Stdio::null())
             // A group of its own: Ctrl-C at the terminal reaches the supervisor, which decides.
             .process_group(0);
-        let spawner = Self {
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| {
+            // Its socket closes, and it ends.
+            io::Error::from(errno)
+        })?;
+        Ok(Self {
             socket: ours,
-            process: command.spawn()?,
-            trees,
+            process,
+            trees: None,
             hangs: false,
-        };
-        let enter = Request::Enter(placement.clone());
-        wire::send(spawner.socket.as_fd(), &enter, &[its_trees.as_fd()])?;
-        Ok(spawner)
+        })
     }
 
-    /// Makes a sandbox, whose init speaks on `control` from then on.
+    /// Asks for another spawner, for another sandbox: a small process copied, instead of a program
+    /// executed. It will not depend on this one. Ask for one at a time.
+    ///
+    /// # Errors
+    ///
+    /// When this one has ended.
+    pub fn ask_for_another(&self) -> Result<OwnedFd, Failure> {
+        let (ours, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
+        wire::send(self.socket.as_fd(), &Request::Another, &[theirs.as_fd()])
+            .map_err(Failure::at("asking the spawner"))?;
+        Ok(ours)
+    }
+
+    /// Takes the one that was asked for.
+    ///
+    /// # Errors
+    ///
+    /// When this one has ended, or could not fork.
+    pub fn take_another(&self, socket: OwnedFd) -> Result<Self, Failure> {
+        let (_, process) = self.hear_of_process(&mut Mappings::default())?;
+        Ok(Self {
+            socket,
+            process,
+            trees: None,
+            hangs: false,
+        })
+    }
+
+    /// Moves the spawner into the sandbox's cgroups, once it has forked who moves granted trees; does not
+    /// wait until that is done.
+    ///
+    /// # Errors
+    ///
+    /// When the spawner has ended.
+    pub fn enter(&mut self, placement: &Placement) -> io::Result<()> {
+        let (ours, theirs) = wire::pair()?;
+        let enter = Request::Enter(placement.clone());
+        wire::send(self.socket.as_fd(), &enter, &[theirs.as_fd()])?;
+        self.trees = Some(ours);
+        Ok(())
+    }
+
+    /// Makes a sandbox, whose init speaks on `control` from then on. What it needs of `mappings` is found
+    /// there, or added.
     ///
     /// # Errors
     ///
@@ -131,21 +186,35 @@ impl Spawner {
         floor: &Floor,
         control: BorrowedFd<'_>,
         stdio: [BorrowedFd<'_>; 3],
+        mappings: &mut Mappings,
     ) -> Result<(Pid, OwnedFd), Failure> {
         let [input, output, error] = stdio;
-        let request = Request::Launch(Box::new(floor.clone()));
-        wire::send(
-            self.socket.as_fd(),
-            &request,
-            &[control, input, output, error],
-        )
-        .map_err(Failure::at("asking the spawner"))?;
+        let mut made = Mappings::default();
+        let spawned = {
+            let (known, namespaces) = mappings.known();
+            let request = Request::Launch(Box::new(floor.clone()), known);
+            let mut descriptors = vec![control, input, output, error];
+            descriptors.extend(namespaces);
+            wire::send(self.socket.as_fd(), &request, &descriptors)
+                .map_err(Failure::at("asking the spawner"))?;
+            self.hear_of_process(&mut made)?
+        };
+        let (new, namespaces) = made.others(&[]);
+        mappings.keep(new, namespaces);
+        Ok(spawned)
+    }
+
+    /// Hears of a process that was asked for, and of the mappings that were made for it.
+    fn hear_of_process(&self, mappings: &mut Mappings) -> Result<(Pid, OwnedFd), Failure> {
         let answer =
             wire::receive(self.socket.as_fd()).map_err(Failure::at("hearing from the spawner"))?;
         match answer {
-            Some((Answer::Spawned { pid }, mut descriptors)) => {
+            Some((Answer::Spawned { pid, made }, mut descriptors)) => {
                 match (Pid::from_raw(pid), descriptors.pop()) {
-                    (Some(pid), Some(pidfd)) => Ok((pid, pidfd)),
+                    (Some(pid), Some(pidfd)) => {
+                        mappings.keep(made, descriptors);
+                        Ok((pid, pidfd))
+                    }
                     _ => Err(ended()),
                 }
             }
@@ -182,7 +251,7 @@ impl Spawner {
         wish: &Wish,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
-        let socket = self.trees.as_fd();
+        let socket = self.trees.as_ref().ok_or_else(ended)?.as_fd();
         let heard = asked(&mut self.hangs, socket, wish, descriptors)?;
         heard.unwrap_or_else(|| Err(ended()))
     }
@@ -242,11 +311,11 @@ impl Drop for Spawner {
     fn drop(&mut self) {
         if self.hangs {
             // The sandbox's init is tied to it and goes with it.
-            let _ = self.process.kill();
+            let _ = rustix::process::pidfd_send_signal(&self.process, Signal::KILL);
         } else if wire::send(self.socket.as_fd(), &Request::End, &[]).is_err() {
             let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         }
-        let _ = self.process.wait();
+        reap(&self.process);
     }
 }
 
@@ -265,7 +334,7 @@ fn serve() -> io::Result<()> {
     let usual = process::come_first();
     // Nothing that the supervisor's program left open may reach a sandbox.
     process::close_from(1)?;
-    let socket = supervisor_socket()?;
+    let mut socket = supervisor_socket()?;
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
     let mut mover: Option<OwnedFd> = None;
@@ -289,18 +358,41 @@ fn serve() -> io::Result<()> {
         }
         // A socket that fails is a supervisor that is gone.
         match wire::receive::<Request>(socket.as_fd()).unwrap_or(None) {
+            Some((Request::Another, descriptors)) => match another(descriptors) {
+                Ok(Other::It(own)) => {
+                    (socket, placement) = (own, Placement::default());
+                    (sandbox, mover) = (None, None);
+                }
+                Ok(Other::Made(answer, pidfd)) => {
+                    wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
+                }
+                Err(failure) => wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?,
+            },
             Some((Request::Enter(wanted), descriptors)) => {
                 mover = Some(move_trees(descriptors)?);
                 wanted.enter();
                 placement = wanted;
             }
-            Some((Request::Launch(floor), descriptors)) => {
-                match spawn(&floor, &placement, usual.as_ref(), descriptors) {
+            Some((Request::Launch(floor, known), mut descriptors)) => {
+                let mut mappings = Mappings::default();
+                let namespaces = descriptors.split_off(descriptors.len().min(4));
+                mappings.keep(known.clone(), namespaces);
+                match spawn(
+                    &floor,
+                    &placement,
+                    usual.as_ref(),
+                    descriptors,
+                    &mut mappings,
+                ) {
                     Ok((pid, pidfd)) => {
+                        let (made, namespaces) = mappings.others(&known);
                         let answer = Answer::Spawned {
                             pid: pid.as_raw_nonzero().get(),
+                            made,
                         };
-                        wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
+                        let mut descriptors: Vec<_> = namespaces.iter().map(AsFd::as_fd).collect();
+                        descriptors.push(pidfd.as_fd());
+                        wire::send(socket.as_fd(), &answer, &descriptors)?;
                         sandbox = Some(pidfd);
                     }
                     Err(failure) => {
@@ -325,6 +417,41 @@ fn serve() -> io::Result<()> {
                 return Ok(());
             }
         }
+    }
+}
+
+/// The side of [`another`] that returned.
+enum Other {
+    /// The other spawner, with its own socket.
+    It(OwnedFd),
+    /// The one that was asked, and what it answers.
+    Made(Answer, OwnedFd),
+}
+
+/// Forks another spawner, as a child of the supervisor, who waits for it as for this one.
+fn another(mut descriptors: Vec<OwnedFd>) -> Result<Other, Failure> {
+    let Some(socket) = descriptors.pop() else {
+        return Err(missing());
+    };
+    match process::fork_sibling().map_err(Failure::at("forking the spawner"))? {
+        Forked::Child => {
+            // A group of its own, as the first.
+            let _ = rustix::process::setpgid(None, None);
+            Ok(Other::It(socket))
+        }
+        Forked::Parent { pid, pidfd } => {
+            let pid = pid.as_raw_nonzero().get();
+            let made = Vec::new();
+            Ok(Other::Made(Answer::Spawned { pid, made }, pidfd))
+        }
+    }
+}
+
+fn missing() -> Failure {
+    Failure {
+        step: "taking the request".into(),
+        error: "descriptors are missing".into(),
+        errno: None,
     }
 }
 
@@ -378,17 +505,14 @@ fn spawn(
     placement: &Placement,
     usual: Option<&Service>,
     descriptors: Vec<OwnedFd>,
+    mappings: &mut Mappings,
 ) -> Result<(Pid, OwnedFd), Failure> {
     let Ok([control, input, output, error]) = <[OwnedFd; 4]>::try_from(descriptors) else {
-        return Err(Failure {
-            step: "taking the request".into(),
-            error: "descriptors are missing".into(),
-            errno: None,
-        });
+        return Err(missing());
     };
     // Root opens the granted trees here, where it may still map their owner to the sandbox's user.
     let prepared = if floor.privileged {
-        rootfs::prepare_owned(floor)?
+        rootfs::prepare_owned(floor, mappings)?
     } else {
         rootfs::Prepared::default()
     };

@@ -102,19 +102,24 @@ pub fn wait(socket: BorrowedFd<'_>, deadline: Duration) -> io::Result<()> {
     }
 }
 
+/// Waits for the next message and tells its length, so that no more room is made than it needs.
+fn length_of_next(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    loop {
+        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+        match rustix::net::recv(socket, &mut [0u8; 1], flags) {
+            Ok((_, length)) => return Ok(length),
+            Err(rustix::io::Errno::CONNRESET) => return Ok(0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Receives one message. `Ok(None)` means that the peer has ended.
 pub fn receive<T: DeserializeOwned>(
     socket: BorrowedFd<'_>,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let length = loop {
-        let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
-        match rustix::net::recv(socket, &mut [0u8; 0], flags) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-            other => break other?.1,
-        }
-    };
-    let mut bytes = vec![0u8; length.min(MAX_MESSAGE)];
+    let mut bytes = vec![0u8; length_of_next(socket)?.min(MAX_MESSAGE)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {

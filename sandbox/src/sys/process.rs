@@ -76,10 +76,24 @@ pub fn fork_sharing_descriptors() -> io::Result<Forked> {
     })
 }
 
+/// Forks a child of this process' parent, which is told of its end as of this process' own.
+///
+/// # Errors
+///
+/// What clone3(2) answers.
+pub fn fork_sibling() -> io::Result<Forked> {
+    fork_with(CloneArgs {
+        flags: libc::CLONE_PARENT as u64,
+        ..CloneArgs::default()
+    })
+}
+
 fn fork_with(mut args: CloneArgs) -> io::Result<Forked> {
     let mut pidfd: libc::c_int = -1;
     args.flags |= libc::CLONE_PIDFD as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    if args.flags & libc::CLONE_PARENT as u64 == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     args.pidfd = &raw mut pidfd as u64;
     // SAFETY: without CLONE_VM the child gets a copy of this address space and returns from the same
     // call, as with fork(2). Only the spawner and the processes it makes call this; they have one

@@ -55,6 +55,23 @@ pub(super) const PROFILES: &[(&str, &[&Group])] = &[
             &CONFINEMENT,
         ],
     ),
+    (
+        "jit",
+        &[
+            &RUN,
+            &FILES,
+            &MEMORY,
+            &JIT,
+            &TIME,
+            &SIGNALS,
+            &EVENTS,
+            &PROCESSES,
+            &IDENTITY,
+            &IPC,
+            &SOCKETS,
+            &CONFINEMENT,
+        ],
+    ),
 ];
 
 /// What any program makes from its first instruction to its last.
@@ -265,6 +282,27 @@ const MEMORY: Group = Group {
             otherwise: Fate::Deny,
         },
     ],
+};
+
+/// Writing code and executing it, as a just-in-time compiler does (V8, the JVM): private memory only, so that
+/// there is still no second view of it, and no file is executed that could be written.
+const JIT: Group = Group {
+    allow: "mprotect pkey_mprotect",
+    conditional: &[Conditional {
+        name: "mmap",
+        when: &[
+            (&[NOT_EXECUTABLE], Fate::Allow),
+            (
+                &[ArgTest::Low {
+                    index: 3,
+                    mask: libc::MAP_TYPE as u32,
+                    value: libc::MAP_PRIVATE as u32,
+                }],
+                Fate::Allow,
+            ),
+        ],
+        otherwise: Fate::Deny,
+    }],
 };
 
 /// Reading clocks and waiting; also what the vsyscall page turns into (time, gettimeofday, getcpu).

@@ -15,7 +15,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::event::{PollFd, PollFlags};
 
@@ -27,40 +27,107 @@ use crate::lever::exec::Gate;
 use crate::sys::process;
 use crate::sys::seccomp::{self, Answer, Notification};
 
-/// Starts to answer notified calls, until the last task under the filter is gone.
+/// A thread that will answer notified calls, until the last task under the filter is gone.
 ///
-/// When this process ends, so does the listener, and the kernel answers `ENOSYS`.
-///
-/// # Errors
-///
-/// When no thread can be started, or it cannot get a descriptor table of its own.
-pub fn start(
-    listener: OwnedFd,
-    gate: Option<Gate>,
-    network: Option<Broker>,
-    events: SyncSender<Event>,
-) -> io::Result<()> {
-    // An older kernel does not know the flag; then a wake-up costs more, and nothing else changes.
-    let _ = seccomp::wake_synchronously(listener.as_fd());
-    let number = listener.as_raw_fd();
-    let (ready, is_ready) = sync_channel(1);
-    let run = move || {
-        // The copy of the listener in this table is this thread's; that of the others is closed below.
-        let own = process::own_descriptors().and_then(|()| process::close_all_but(number));
-        let separate = own.is_ok();
-        let _ = ready.send(own);
-        if separate {
+/// When this process ends, so does the listener, and the kernel answers `ENOSYS`. Dropping what was not
+/// begun ends the thread.
+#[derive(Debug)]
+pub struct Notifier {
+    listener: SyncSender<i32>,
+    work: SyncSender<Work>,
+    ready: Receiver<io::Result<()>>,
+    /// The listener in the table of this process, while the thread may not have its own copy.
+    ours: Option<OwnedFd>,
+}
+
+/// Who answers, and who hears of what was refused.
+#[derive(Debug)]
+pub struct Work {
+    /// Where starts of programs are asked for.
+    pub gate: Option<Gate>,
+    /// Who makes connections.
+    pub network: Option<Broker>,
+    /// Where what was refused is reported.
+    pub events: SyncSender<Event>,
+}
+
+impl Notifier {
+    /// Starts the thread, before there is a listener.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub fn start() -> io::Result<Self> {
+        let (listener, given) = sync_channel(1);
+        let (work, begun) = sync_channel::<Work>(1);
+        let (say_ready, ready) = sync_channel(1);
+        let run = move || {
+            let Ok(number) = given.recv() else { return };
+            // The copy of the listener in this table is this thread's; that of the others is closed
+            // when it says that it is ready.
+            let own = process::own_descriptors().and_then(|()| process::close_all_but(number));
+            let separate = own.is_ok();
+            let _ = say_ready.send(own);
+            if !separate {
+                return;
+            }
             let listener = Arc::new(process::adopt(number));
-            answer_all(&listener, gate.as_ref(), network.as_ref(), &events);
+            // Waited for where calls come from, so that nobody has to be woken when it is given.
+            if wait(&listener)
+                && let Ok(work) = begun.recv()
+            {
+                answer_all(
+                    &listener,
+                    work.gate.as_ref(),
+                    work.network.as_ref(),
+                    &work.events,
+                );
+            }
+        };
+        std::thread::Builder::new()
+            .name("sandbox-notifier".into())
+            .spawn(run)?;
+        Ok(Self {
+            listener,
+            work,
+            ready,
+            ours: None,
+        })
+    }
+
+    /// Gives it the listener.
+    pub fn take(&mut self, listener: OwnedFd) {
+        // An older kernel does not know the flag; then a wake-up costs more, and nothing else changes.
+        let _ = seccomp::wake_synchronously(listener.as_fd());
+        let _ = self.listener.send(listener.as_raw_fd());
+        self.ours = Some(listener);
+    }
+
+    /// Lets it answer.
+    pub fn begin(&self, work: Work) {
+        let _ = self.work.send(work);
+    }
+
+    /// Waits until the thread has a descriptor table of its own, and closes the listener in this one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot get one; it answers nothing then.
+    pub fn settle(&mut self) -> io::Result<()> {
+        if self.ours.is_none() {
+            return Ok(());
         }
-    };
-    std::thread::Builder::new()
-        .name("sandbox-notifier".into())
-        .spawn(run)?;
-    // Until then the number must not be closed, and not be given to anything else.
-    let own = is_ready.recv().map_err(io::Error::other)?;
-    drop(listener);
-    own
+        // Until then the number must not be closed, and not be given to anything else.
+        let own = self.ready.recv().map_err(io::Error::other)?;
+        self.ours = None;
+        own
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        let _ = self.settle();
+    }
 }
 
 fn answer_all(
@@ -69,16 +136,7 @@ fn answer_all(
     network: Option<&Broker>,
     events: &SyncSender<Event>,
 ) {
-    loop {
-        let mut watched = [PollFd::new(&**listener, PollFlags::IN)];
-        match rustix::event::poll(&mut watched, None) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return,
-        }
-        if !watched[0].revents().contains(PollFlags::IN) {
-            return;
-        }
+    while wait(listener) {
         let notification = match seccomp::receive(listener.as_fd()) {
             Ok(notification) => notification,
             // The caller was killed while it waited, or a signal came: neither is an end.
@@ -111,6 +169,18 @@ fn answer_all(
         }
         // A caller that is gone in the meantime needs no answer.
         let _ = seccomp::respond(listener.as_fd(), notification.id, Answer::Errno(errno));
+    }
+}
+
+/// Waits for a call. False when none will come any more.
+fn wait(listener: &OwnedFd) -> bool {
+    loop {
+        let mut watched = [PollFd::new(listener, PollFlags::IN)];
+        match rustix::event::poll(&mut watched, None) {
+            Ok(_) => return watched[0].revents().contains(PollFlags::IN),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
     }
 }
 

@@ -50,11 +50,15 @@ pub enum Fate {
 }
 
 impl Profile {
+    /// Name of the one profile under which memory that was written can be executed.
+    pub const COMPILERS: &str = "jit";
+
     /// Returns the profile of this name.
     ///
     /// `default` runs shells, coreutils, interpreters, git, databases and ordinary programs in any
     /// language. `compute` is for a program that reads, calculates and writes: no new processes,
-    /// no sockets, no System V or message-queue IPC.
+    /// no sockets, no System V or message-queue IPC. `jit` is `default` for programs that compile while
+    /// they run (V8, the JVM): private memory can be written and executed.
     ///
     /// # Errors
     ///
@@ -639,11 +643,32 @@ mod tests {
         );
         assert_eq!(
             told(Profile::named("docker")),
-            "there is no system call profile `docker`: use `default`, `compute`"
+            "there is no system call profile `docker`: use `default`, `compute`, `jit`"
         );
         assert!(told(default().allow(["clone3"])).starts_with("`clone3` cannot be allowed"));
         // A call of another architecture is a name, only not one of ours.
         assert!(default().allow(["open"]).is_ok());
+    }
+
+    #[test]
+    fn a_profile_for_compilers_lets_private_memory_be_written_and_executed_and_no_other() {
+        let spec = Profile::named(Profile::COMPILERS)
+            .unwrap()
+            .spec(false)
+            .unwrap();
+        let decide =
+            |name, arguments| spec.rules[&syscall_number(name).unwrap()].decide(&arguments);
+        let all = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+        let (private, shared) = (libc::MAP_PRIVATE as u64, libc::MAP_SHARED as u64);
+        assert_eq!(decide("mmap", [0, 4096, all, private, 3, 0]), Action::Allow);
+        assert_eq!(decide("mprotect", [0, 4096, all, 0, 0, 0]), Action::Allow);
+        assert_ne!(decide("mmap", [0, 4096, all, shared, 3, 0]), Action::Allow);
+        assert_ne!(
+            decide("mmap", [0, 4096, libc::PROT_EXEC as u64, shared, 3, 0]),
+            Action::Allow
+        );
+        let jit = Profile::named(Profile::COMPILERS).unwrap();
+        assert!(!jit.allows(syscall_number("memfd_create").unwrap()));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub const MAX_INSTRUCTIONS: usize = 4096;
 /// One instruction of classic BPF, laid out as `struct sock_filter`: 8 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(from = "(u16, u8, u8, u32)", into = "(u16, u8, u8, u32)")]
 pub struct Instruction {
     /// The operation.
     pub code: u16,
@@ -26,6 +27,18 @@ pub struct Instruction {
     pub jf: u8,
     /// The constant, offset or distance the operation works with.
     pub k: u32,
+}
+
+impl From<(u16, u8, u8, u32)> for Instruction {
+    fn from((code, jt, jf, k): (u16, u8, u8, u32)) -> Self {
+        Self { code, jt, jf, k }
+    }
+}
+
+impl From<Instruction> for (u16, u8, u8, u32) {
+    fn from(Instruction { code, jt, jf, k }: Instruction) -> Self {
+        (code, jt, jf, k)
+    }
 }
 
 /// What a filter is shown of a system call, laid out as `struct seccomp_data`: 64 bytes.

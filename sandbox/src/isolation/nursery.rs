@@ -1,0 +1,78 @@
+//! Where a program that starts many sandboxes gets them from.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cgroup::Cgroup;
+use super::container::Container;
+use super::namespace::Mappings;
+use super::spawner::{Failure, Spawner};
+
+/// A spawner that makes no sandbox, but forks the spawner of each.
+///
+/// [`Container::prepare`] executes this program anew, which takes longer than most of a start. A nursery
+/// does so once, has one spawner forked ahead, and costs the same whatever memory the program uses.
+#[derive(Debug)]
+pub struct Nursery {
+    spawner: Mutex<Ahead>,
+    /// User namespaces that every sandbox can use, for granted trees of other owners.
+    mappings: Arc<Mutex<Mappings>>,
+}
+
+#[derive(Debug)]
+struct Ahead {
+    spawner: Spawner,
+    /// The socket of the next one, which was asked for.
+    next: Option<OwnedFd>,
+}
+
+impl Nursery {
+    /// Starts the spawner.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when this program cannot be executed again.
+    pub fn start() -> Result<Self, Failure> {
+        let spawner = Spawner::start().map_err(Failure::at("starting the spawner"))?;
+        let next = Some(spawner.ask_for_another()?);
+        Ok(Self {
+            spawner: Mutex::new(Ahead { spawner, next }),
+            mappings: Arc::default(),
+        })
+    }
+
+    /// Makes the cgroups and the spawner of one sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when the nursery's spawner is gone.
+    pub fn container(&self) -> Result<Container, Failure> {
+        let spawner = {
+            // What panicked with the lock held left a question unanswered at worst, which is noticed.
+            let mut ahead = self.spawner.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = ahead.take();
+            ahead.next = ahead.spawner.ask_for_another().ok();
+            taken?
+        };
+        Container::made_by(spawner, Cgroup::create(), Arc::clone(&self.mappings))
+    }
+}
+
+impl Ahead {
+    fn take(&mut self) -> Result<Spawner, Failure> {
+        let socket = match self.next.take() {
+            Some(socket) => socket,
+            None => self.spawner.ask_for_another()?,
+        };
+        self.spawner.take_another(socket)
+    }
+}
+
+impl Drop for Ahead {
+    /// Ends the one that was forked ahead, too, and waits for it.
+    fn drop(&mut self) {
+        if let Some(socket) = self.next.take() {
+            drop(self.spawner.take_another(socket));
+        }
+    }
+}

@@ -133,6 +133,15 @@ pub fn resume_to_call(tid: i32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, 0)
 }
 
+/// Lets a stopped task execute one instruction. When that was done, it is about to be given `SIGTRAP`.
+///
+/// # Errors
+///
+/// As [`resume`].
+pub fn resume_for_one(tid: i32) -> io::Result<()> {
+    request(libc::PTRACE_SINGLESTEP, tid, 0, 0)
+}
+
 /// Lets a stopped task go for good. A group stop that it was part of goes on.
 ///
 /// # Errors

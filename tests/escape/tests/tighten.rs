@@ -213,6 +213,13 @@ fn a_program_that_is_disturbed_by_signals_computes_as_if_nothing_were() {
 }
 
 #[test]
+fn what_a_program_does_at_a_trap_stays_as_it_was() {
+    for how in ["ignored", "blocked", "handled"] {
+        is_taken_from(&["trap", how], 1);
+    }
+}
+
+#[test]
 fn a_restartable_sequence_is_restarted() {
     is_taken_from(&["sequence"], 1);
 }

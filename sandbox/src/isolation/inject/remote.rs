@@ -49,11 +49,12 @@ pub(super) fn treat(tracer: &mut Tracer, layer: &Layer) -> Result<(), Failure> {
     let mut processes = BTreeMap::<i32, Vec<i32>>::new();
     for (tid, task) in &mut tracer.tasks {
         if task.stop.is_some() && !task.treated {
-            let Some((process, filters)) = process_and_filters(*tid) else {
+            let Some(known) = Known::of(*tid) else {
                 continue;
             };
-            (task.process, task.filters) = (process, filters);
-            processes.entry(process).or_default().push(*tid);
+            (task.process, task.filters) = (known.process, known.filters);
+            task.steps = known.steps;
+            processes.entry(known.process).or_default().push(*tid);
         }
     }
     for threads in processes.into_values() {
@@ -111,7 +112,7 @@ fn put_on(tracer: &mut Tracer, layer: &Layer, threads: &[i32]) -> Result<(), Unf
     page.unmap(tracer, first, gate)?;
     for tid in threads {
         let before = tracer.tasks.get(tid).map_or(0, |task| task.filters);
-        let (_, now) = process_and_filters(*tid).ok_or(Unfinished::Gone)?;
+        let now = Known::of(*tid).ok_or(Unfinished::Gone)?.filters;
         if now <= before {
             return Err(failure(format!("task {tid} does not have the filter")).into());
         }
@@ -134,13 +135,30 @@ fn put_on(tracer: &mut Tracer, layer: &Layer, threads: &[i32]) -> Result<(), Unf
     Ok(())
 }
 
-/// The process of a task, and how many filters it has.
-fn process_and_filters(tid: i32) -> Option<(i32, u32)> {
-    let text = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let number = |name| field(&text, name)?.parse().ok();
-    let filters = u32::try_from(number("Seccomp_filters:")?).ok()?;
-    Some((number("Tgid:")?, filters))
+/// What the kernel says of a task.
+struct Known {
+    process: i32,
+    /// How many filters it has.
+    filters: u32,
+    /// See [`Task::steps`](super::tracer::Task::steps).
+    steps: bool,
 }
+
+impl Known {
+    fn of(tid: i32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+        let signals = |name| u64::from_str_radix(field(&text, name)?, 16).ok();
+        let (blocked, ignored) = (signals("SigBlk:")?, signals("SigIgn:")?);
+        Some(Self {
+            process: field(&text, "Tgid:")?.parse().ok()?,
+            filters: field(&text, "Seccomp_filters:")?.parse().ok()?,
+            steps: (blocked | ignored) & TRAP == 0,
+        })
+    }
+}
+
+/// `SIGTRAP` in a set of signals.
+const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
 
 /// Loads the filter for all threads at once, or one by one where they have different ones already.
 fn load(tracer: &mut Tracer, threads: &[i32], gate: u64, page: &Page) -> Result<(), Unfinished> {
@@ -270,7 +288,8 @@ impl Tracer {
             processors: onto_this_processor(tid),
             held: Vec::new(),
         });
-        gone(ptrace::block_signals(tid, u64::MAX), tid)?;
+        let blocked = if task.steps { !TRAP } else { u64::MAX };
+        gone(ptrace::block_signals(tid, blocked), tid)?;
         // Not everybody may: then its own filters have to permit what is asked of it.
         let _ = ptrace::set_options(tid, ptrace::FOLLOW_UNFILTERED);
         Ok(())
@@ -284,11 +303,13 @@ impl Tracer {
         nr: u32,
         arguments: [u64; 6],
     ) -> Result<i64, Unfinished> {
-        let Some(lent) = self.tasks.get(&tid).and_then(|task| task.lent.as_ref()) else {
-            return Err(Unfinished::Gone);
-        };
+        let task = self.tasks.get(&tid).ok_or(Unfinished::Gone)?;
+        let lent = task.lent.as_ref().ok_or(Unfinished::Gone)?;
         let registers = lent.registers.calling(gate, nr, arguments);
         gone(ptrace::set_registers(tid, &registers), tid)?;
+        if task.steps {
+            return self.step_over(tid, gate);
+        }
         // To its beginning, and to its end.
         for _ in 0..2 {
             loop {
@@ -302,6 +323,24 @@ impl Tracer {
         }
         let registers = gone(ptrace::registers(tid), tid)?;
         Ok(registers.ok_or(Unfinished::Gone)?.result())
+    }
+
+    /// Lets a task execute the call at `gate`, which takes half as many turns as stopping it at the call's
+    /// beginning and end.
+    fn step_over(&mut self, tid: i32, gate: u64) -> Result<i64, Unfinished> {
+        let after = gate.wrapping_add(SYSCALL_INSTRUCTION.len() as u64);
+        loop {
+            self.resume(tid, ptrace::resume_for_one)?;
+            let stop = self.stop_of(tid)?.ok_or(Unfinished::Gone)?;
+            if stop == Stop::Signal(libc::SIGTRAP) {
+                let registers = gone(ptrace::registers(tid), tid)?.ok_or(Unfinished::Gone)?;
+                if registers.instruction() == after {
+                    return Ok(registers.result());
+                }
+            }
+            // Somebody else's signal came first.
+            self.hold(tid, stop);
+        }
     }
 
     /// Gives a task back what it lent. When it is let go, the kernel has it look for signals first, and

@@ -34,6 +34,9 @@ pub(super) struct Task {
     pub process: i32,
     /// How many filters it had before.
     pub filters: u32,
+    /// Whether it can be made to execute one instruction without changing what it does at `SIGTRAP`: the
+    /// kernel gives that signal to whoever ignores or blocks it by force, and forgets that it was so.
+    pub steps: bool,
     /// How it stopped; `None` while it runs.
     pub stop: Option<Stop>,
     /// What is to be restored, while it makes calls in its stead.

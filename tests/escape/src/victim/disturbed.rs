@@ -140,3 +140,41 @@ pub fn traced() -> bool {
     go_on();
     seized
 }
+
+/// What it does at `SIGTRAP` stays as it was, and it is given none.
+pub fn by_traps(how: &str) -> bool {
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn count(_: libc::c_int) {
+        GIVEN.fetch_add(1, Ordering::Relaxed);
+    }
+    let handler = match how {
+        "ignored" => libc::SIG_IGN,
+        _ => count as *const () as libc::sighandler_t,
+    };
+    // SAFETY: zero is a value of each; the handler only adds to an atomic number.
+    let (mut traps, mut before) = unsafe {
+        libc::signal(libc::SIGTRAP, handler);
+        (std::mem::zeroed::<libc::sigset_t>(), std::mem::zeroed())
+    };
+    // SAFETY: live sets.
+    unsafe {
+        libc::sigemptyset(&raw mut traps);
+        libc::sigaddset(&raw mut traps, libc::SIGTRAP);
+        if how == "blocked" {
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const traps, &raw mut before);
+        }
+    }
+    say("ready");
+    go_on();
+    say(&tried().to_string());
+    // SAFETY: a null set asks; the others are live.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGTRAP, std::ptr::null(), &raw mut now);
+        libc::sigprocmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut before);
+        let blocked = libc::sigismember(&raw const before, libc::SIGTRAP) == 1;
+        now.sa_sigaction == handler
+            && blocked == (how == "blocked")
+            && GIVEN.load(Ordering::Relaxed) == 0
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! victim thread | threads | waits | forks | chains | stopped | vfork | vfork-forever | diverged | undumpable
-//!        signals | sequence | traced | filtered | killing | layers NUMBER
+//!        signals | trap ignored|blocked|handled | sequence | traced | filtered | killing | layers NUMBER
 //! ```
 //!
 //! Each way prints `ready` once it is where it should be caught, and goes on when a line comes on stdin.
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ["filtered"] => alone_after(|| confine::refuse_confinement(false)),
         ["killing"] => alone_after(|| confine::refuse_confinement(true)),
         ["signals"] => disturbed::by_signals(),
+        ["trap", how] => disturbed::by_traps(how),
         ["sequence"] => disturbed::in_sequence(),
         ["traced"] => disturbed::traced(),
         ["layers", number] => alone_after(|| confine::nest(number.parse().unwrap_or(0))),

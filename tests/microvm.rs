@@ -304,10 +304,16 @@ fn a_time_limit_and_a_signal_reach_the_workload() {
     let output = place.run(&[]);
     assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
 
-    let Some(place) = Place::new("trap 'exit 3' TERM; while :; do sleep 0.1; done", "") else {
+    let script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    let Some(place) = Place::new(script, "") else {
         return;
     };
-    let started = place.started(&[]);
+    let mut started = place.started(&[]);
+    // Before that the trap may not be set.
+    let mut ready = String::new();
+    let mut stdout = BufReader::new(started.child.stdout.take().unwrap());
+    stdout.read_line(&mut ready).unwrap();
+    assert_eq!(ready, "ready\n");
     kill_process(Pid::from_child(&started.child), Signal::TERM).unwrap();
     let (code, told) = started.end();
     assert_eq!(code, Some(3), "{told}");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::check;
 
@@ -65,6 +66,33 @@ pub fn next(collected: &OwnedFd) -> io::Result<Option<i32>> {
         Ok(_) => Ok(None),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(e) => Err(e),
+    }
+}
+
+/// Takes a blocked signal that is there, or comes within `patience`. False when none does.
+///
+/// # Errors
+///
+/// What sigtimedwait(2) answers.
+pub fn wait_for(signal: i32, patience: Duration) -> io::Result<bool> {
+    let mut set = std::mem::MaybeUninit::uninit();
+    let patience = libc::timespec {
+        tv_sec: patience.as_secs() as libc::time_t,
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    // SAFETY: sigemptyset writes the whole set; all that is passed on is live, and a null place for what
+    // is known of the signal is allowed.
+    let taken = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        libc::sigtimedwait(set.as_ptr(), std::ptr::null_mut(), &raw const patience)
+    };
+    match check(taken.into()) {
+        Ok(_) => Ok(true),
+        Err(error) if [Some(libc::EAGAIN), Some(libc::EINTR)].contains(&error.raw_os_error()) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Layer {
 /// [`Failure`] when one task could not be given it; none of them executes an instruction then.
 #[cfg(target_arch = "x86_64")]
 pub fn inject(namespaces: &Namespaces, target: &Target, layer: &Layer) -> Result<(), Failure> {
-    let mut tracer = Tracer::new(Instant::now() + DEADLINE)?;
+    let mut tracer = Tracer::new(Instant::now() + DEADLINE);
     let tasks = Tasks::of(target, namespaces)?;
     let done = every_task(&mut tracer, &tasks, layer);
     if done.is_err() {

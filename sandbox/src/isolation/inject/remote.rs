@@ -12,7 +12,7 @@ use rustix::thread::CpuSet;
 
 use super::Layer;
 use super::tasks::field;
-use super::tracer::{Tracer, failure, or_gone};
+use super::tracer::{PATIENCE, Tracer, failure, or_gone};
 use crate::isolation::spawner::Failure;
 use crate::sys::ptrace::{self, Registers, SYSCALL_INSTRUCTION, Stop};
 
@@ -331,6 +331,8 @@ impl Tracer {
         let after = gate.wrapping_add(SYSCALL_INSTRUCTION.len() as u64);
         loop {
             self.resume(tid, ptrace::resume_for_one)?;
+            // It has not stopped yet: no need to look.
+            self.wait(PATIENCE)?;
             let stop = self.stop_of(tid)?.ok_or(Unfinished::Gone)?;
             if stop == Stop::Signal(libc::SIGTRAP) {
                 let registers = gone(ptrace::registers(tid), tid)?.ok_or(Unfinished::Gone)?;

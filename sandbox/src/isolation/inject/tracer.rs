@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::remote::Lent;
 use super::tasks::status;
@@ -14,7 +11,7 @@ use crate::sys::ptrace::{self, Stop};
 use crate::sys::signal;
 
 /// How long is waited before one looks why a task does not stop.
-const PATIENCE: Duration = Duration::from_millis(1);
+pub(super) const PATIENCE: Duration = Duration::from_millis(1);
 
 /// How long a task that is killed may take to end.
 const FAREWELL: Duration = Duration::from_millis(400);
@@ -22,8 +19,6 @@ const FAREWELL: Duration = Duration::from_millis(400);
 /// Who traces the tasks of a sandbox.
 pub(super) struct Tracer {
     pub tasks: BTreeMap<i32, Task>,
-    /// Told of each stop (`SIGCHLD`).
-    stops: OwnedFd,
     deadline: Instant,
 }
 
@@ -46,13 +41,11 @@ pub(super) struct Task {
 }
 
 impl Tracer {
-    pub fn new(deadline: Instant) -> Result<Self, Failure> {
-        Ok(Self {
+    pub fn new(deadline: Instant) -> Self {
+        Self {
             tasks: BTreeMap::new(),
-            // Blocked in the spawner, and so here.
-            stops: signal::collect().map_err(Failure::at("watching the tasks"))?,
             deadline,
-        })
+        }
     }
 
     /// Seizes a task and asks it to stop. True when it was not known, whatever became of it.
@@ -208,19 +201,9 @@ impl Tracer {
     }
 
     /// Waits until something has stopped, or for so long. False when nothing has.
-    fn wait(&self, patience: Duration) -> Result<bool, Failure> {
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: patience.as_nanos() as _,
-        };
-        let mut watched = [PollFd::new(&self.stops, PollFlags::IN)];
-        match rustix::event::poll(&mut watched, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
-            Ok(_) => {}
-            Err(error) => return Err(Failure::at("waiting for the tasks")(error.into())),
-        }
-        while let Ok(Some(_)) = signal::next(&self.stops) {}
-        Ok(true)
+    pub fn wait(&self, patience: Duration) -> Result<bool, Failure> {
+        // Blocked in the spawner, and so here.
+        signal::wait_for(libc::SIGCHLD, patience).map_err(Failure::at("waiting for the tasks"))
     }
 
     /// A thread that another one's exec(2) ended is not always heard of.

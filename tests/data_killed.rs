@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Policy, Room, files, in_session, sandboxctl, wait_until};
+use common::{Policy, Room, files, in_session, sandboxctl, sqlite, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use vault::{Access, Vault};
 
@@ -120,36 +120,10 @@ fn check(room: &Room, policy: &Policy, what: &str) -> String {
     said
 }
 
-fn python(script: &str) -> Policy {
-    Policy::command(&["/usr/bin/python3", "-c", script]).with_writable_data()
+fn python(script: &str, further: &[&str]) -> Policy {
+    let command = ["/usr/bin/python3", "-c", script, "/data/db"];
+    Policy::command(&[&command, further].concat()).with_writable_data()
 }
-
-/// Adds rows, each transaction told once it is durable.
-const WRITES: &str = "
-import sqlite3
-db = sqlite3.connect('/data/db')
-db.execute('pragma journal_mode=MODE')
-# After this, a transaction that is told is durable: `full` leaves the journal's removal to chance.
-db.execute('pragma synchronous=extra')
-db.execute('create table if not exists t (n integer primary key, b blob)')
-n = db.execute('select coalesce(max(n), 0) from t').fetchone()[0]
-while True:
-    with db:
-        for _ in range(5):
-            n += 1
-            db.execute('insert into t values (?, ?)', (n, bytes([n % 256]) * 900))
-    print(n, flush=True)
-";
-
-const CHECKS: &str = "
-import sqlite3
-db = sqlite3.connect('/data/db')
-assert db.execute('pragma integrity_check').fetchone()[0] == 'ok'
-n, most = db.execute('select count(*), coalesce(max(n), 0) from t').fetchone()
-assert n == most and n % 5 == 0, (n, most)
-assert all(bytes([k % 256]) * 900 == b for k, b in db.execute('select n, b from t'))
-print(n)
-";
 
 #[test]
 fn sqlite_in_a_sandbox_that_is_killed_loses_no_transaction_that_it_told_of() {
@@ -165,11 +139,11 @@ fn sqlite_in_a_sandbox_that_is_killed_loses_no_transaction_that_it_told_of() {
         ("delete", Dies::Sandbox),
     ];
     for (round, (mode, who)) in rounds.into_iter().enumerate() {
-        let mut run = Run::start(&room, &python(&WRITES.replace("MODE", mode)));
+        let mut run = Run::start(&room, &python(sqlite::WRITES, &[mode]));
         // Killed after some transaction, wherever the next one is by then.
         let told = (0..2 + round * 2).map(|_| run.line()).last().unwrap();
         run.kill(who);
-        let found = check(&room, &python(CHECKS), mode);
+        let found = check(&room, &python(sqlite::CHECKS, &[]), mode);
         let (told, found): (u64, u64) = (told.parse().unwrap(), found.trim().parse().unwrap());
         assert!(found >= told, "{mode}, {who:?}: {found} of {told} rows");
     }

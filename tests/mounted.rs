@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use common::sandboxctl;
+use common::{sandboxctl, sqlite};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A folder with a vault, its key, and a place to mount it at.
@@ -280,33 +280,6 @@ fn an_ordinary_user_mounts_through_fusermount3() {
     assert!(third.end().status.success());
 }
 
-/// Adds rows, each transaction told once it is durable.
-const WRITES: &str = "
-import sqlite3, sys
-db = sqlite3.connect('db')
-db.execute('pragma journal_mode=' + sys.argv[1])
-# After this, a transaction that is told is durable: `full` leaves the journal's removal to chance.
-db.execute('pragma synchronous=extra')
-db.execute('create table if not exists t (n integer primary key, b blob)')
-n = db.execute('select coalesce(max(n), 0) from t').fetchone()[0]
-while True:
-    with db:
-        for _ in range(5):
-            n += 1
-            db.execute('insert into t values (?, ?)', (n, bytes([n % 256]) * 900))
-    print(n, flush=True)
-";
-
-const CHECKS: &str = "
-import sqlite3
-db = sqlite3.connect('db')
-assert db.execute('pragma integrity_check').fetchone()[0] == 'ok'
-n, most = db.execute('select count(*), coalesce(max(n), 0) from t').fetchone()
-assert n == most and n % 5 == 0, (n, most)
-assert all(bytes([k % 256]) * 900 == b for k, b in db.execute('select n, b from t'))
-print(n)
-";
-
 #[test]
 fn a_database_recovers_every_transaction_when_the_server_of_its_vault_is_killed() {
     let Some(room) = Room::new() else { return };
@@ -315,7 +288,7 @@ fn a_database_recovers_every_transaction_when_the_server_of_its_vault_is_killed(
             return;
         };
         let writer = Command::new("python3")
-            .args(["-c", WRITES, mode])
+            .args(["-c", sqlite::WRITES, "db", mode])
             .current_dir(room.at())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -337,7 +310,7 @@ fn a_database_recovers_every_transaction_when_the_server_of_its_vault_is_killed(
         // Mounting again finds the dead mount, and takes it away.
         std::mem::forget(mount);
         let mount = room.mount(&[]).unwrap();
-        let checked = run("python3", &["-c", CHECKS], &room.at()).unwrap();
+        let checked = run("python3", &["-c", sqlite::CHECKS, "db"], &room.at()).unwrap();
         assert!(checked.status.success(), "{mode}: {checked:?}");
         let found: u64 = String::from_utf8(checked.stdout)
             .unwrap()

@@ -8,7 +8,6 @@ mod common;
 use std::fs;
 
 use common::rooms::{DATA, Rooms};
-use serde_json::Value;
 
 #[test]
 fn the_clean_room_runs_with_a_key_from_a_broker_elsewhere_and_its_owner_has_the_proof() {
@@ -24,24 +23,7 @@ fn the_clean_room_runs_with_a_key_from_a_broker_elsewhere_and_its_owner_has_the_
     );
 
     // The owner of the data looks at both: what the broker recorded, and what the run can prove.
-    let proof = rooms.succeeds(
-        common::sandboxctl()
-            .args([
-                "receipt",
-                "verify",
-                "../guest/receipt.json",
-                "--dangerously-accept-simulated",
-            ])
-            .args([
-                "--reference",
-                "reference.json",
-                "--policy",
-                "../guest/policy.toml",
-                "--json",
-            ])
-            .current_dir(rooms.path("owner")),
-    );
-    let proof: Value = serde_json::from_str(&proof).unwrap();
+    let proof = rooms.proof();
     assert_eq!(proof["statement"]["data"][0]["read"], DATA.len());
     rooms.end_broker();
     let records = rooms.records();

@@ -11,6 +11,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod rooms;
+pub mod sqlite;
 mod told;
 mod traces;
 

@@ -173,6 +173,24 @@ impl Rooms {
         );
         assert!(!self.path("guest/out/copy").exists());
     }
+
+    /// What the owner of the data is shown of the run, by its receipt.
+    pub fn proof(&self) -> Value {
+        let verify = [
+            "receipt",
+            "verify",
+            "../guest/receipt.json",
+            "--dangerously-accept-simulated",
+            "--reference",
+            "reference.json",
+            "--policy",
+            "../guest/policy.toml",
+            "--json",
+        ];
+        let mut command = super::sandboxctl();
+        command.args(verify).current_dir(self.path("owner"));
+        serde_json::from_str(&self.succeeds(&mut command)).unwrap()
+    }
 }
 
 impl Drop for Rooms {

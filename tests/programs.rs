@@ -32,15 +32,18 @@ fn installed(program: &str, in_ci: bool) -> bool {
     there
 }
 
-/// Runs a script with a writable folder at `/work`, and these lines for the policy. What it prints at its
+/// Runs a script with a writable folder at `/scratch`, and these lines for the policy. What it prints at its
 /// end is the last line.
 fn last_line(script: &str, tables: &str) -> String {
     let work = tempfile::tempdir().unwrap();
-    let write = format!("write = [{{ from = {:?}, at = \"/work\" }}]", work.path());
+    let write = format!(
+        "write = [{{ from = {:?}, at = \"/scratch\" }}]",
+        work.path()
+    );
     let command = [
         "/bin/sh",
         "-ec",
-        &format!("cd /work; export HOME=/work; {script}"),
+        &format!("cd /scratch; export HOME=/scratch; {script}"),
     ];
     let told = Room::of(&command, &write, tables).run(Container::prepare().unwrap());
     assert_eq!(told.ending, Ending::Code(0), "{}", told.output);
@@ -56,7 +59,7 @@ fn python_runs_threads_processes_and_a_database() {
 import concurrent.futures, hashlib, os, sqlite3, subprocess, tempfile
 with concurrent.futures.ThreadPoolExecutor(4) as pool:
     digests = list(pool.map(lambda n: hashlib.sha256(bytes([n])).hexdigest(), range(8)))
-with sqlite3.connect("/work/base") as base:
+with sqlite3.connect("/scratch/base") as base:
     base.execute("create table digests (text)")
     base.executemany("insert into digests values (?)", [[digest] for digest in digests])
     count = base.execute("select count(distinct text) from digests").fetchone()[0]
@@ -74,7 +77,7 @@ fn git_commits_merges_and_packs() {
     if !installed("git", true) {
         return;
     }
-    let script = "export GIT_CONFIG_GLOBAL=/work/config
+    let script = "export GIT_CONFIG_GLOBAL=/scratch/config
         git config --global user.name N; git config --global user.email n@localhost
         git init -q -b main r; cd r; echo one > f; git add f; git commit -qm one
         git checkout -qb side; echo two > g; git add g; git commit -qm two
@@ -148,9 +151,9 @@ const UNIX_SOCKETS: &str = "[syscalls]\nallow = [\"socket\", \"connect\", \"bind
 fn postgresql_makes_a_cluster_serves_it_and_keeps_it() {
     let Some(programs) = postgresql() else { return };
     let script = format!(
-        "PATH={programs}:$PATH; export PGHOST=/tmp PGDATA=/work/base PGUSER=workload
+        "PATH={programs}:$PATH; export PGHOST=/tmp PGDATA=/scratch/base PGUSER=workload
         initdb --no-sync --no-locale -A trust > /dev/null
-        serve() {{ pg_ctl -s -w -o \"-k /tmp -c listen_addresses= -c fsync=off\" -l /work/log $1 || {{ cat /work/log; exit 1; }}; }}
+        serve() {{ pg_ctl -s -w -o \"-k /tmp -c listen_addresses= -c fsync=off\" -l /scratch/log $1 || {{ cat /scratch/log; exit 1; }}; }}
         serve start
         psql -qd postgres -c 'create table t as select generate_series(1, 1000) as n'
         serve restart
@@ -184,16 +187,16 @@ fn nginx_serves_what_it_was_given() {
     }
     let script = r#"mkdir www tmp; echo hello > www/index.html
         cat > nginx.conf <<'END'
-daemon off; pid /work/pid; error_log /work/log; worker_processes 2;
+daemon off; pid /scratch/pid; error_log /scratch/log; worker_processes 2;
 events {}
 http {
-  access_log off; client_body_temp_path /work/tmp; proxy_temp_path /work/tmp; fastcgi_temp_path /work/tmp;
-  uwsgi_temp_path /work/tmp; scgi_temp_path /work/tmp;
-  server { listen unix:/tmp/http; root /work/www; }
+  access_log off; client_body_temp_path /scratch/tmp; proxy_temp_path /scratch/tmp; fastcgi_temp_path /scratch/tmp;
+  uwsgi_temp_path /scratch/tmp; scgi_temp_path /scratch/tmp;
+  server { listen unix:/tmp/http; root /scratch/www; }
 }
 END
-        /usr/sbin/nginx -e /work/log -c /work/nginx.conf & 
-        until [ -S /tmp/http ]; do kill -0 $! || { cat /work/log; exit 1; }; done
+        /usr/sbin/nginx -e /scratch/log -c /scratch/nginx.conf & 
+        until [ -S /tmp/http ]; do kill -0 $! || { cat /scratch/log; exit 1; }; done
         curl -sS --retry 20 --retry-all-errors --retry-delay 0 --unix-socket /tmp/http http://localhost/
         kill $!; wait $!"#;
     assert_eq!(last_line(script, UNIX_SOCKETS), "hello");

@@ -179,7 +179,7 @@ impl Room {
             &format!("[network]\nconnect = [{address:?}]"),
         )?;
         let floor = |bundle: &Bundle| {
-            let files = [("/app", FileAccess::Read), ("/work", FileAccess::Write)];
+            let files = [("/app", FileAccess::Read), ("/tree", FileAccess::Write)];
             let granted = Plan {
                 exec: true,
                 files: files.map(|(at, access)| (at.to_owned(), access)).into(),
@@ -335,5 +335,5 @@ cpu = 2.0
 
 [files]
 read = [{ from = "app", at = "/app" }]
-write = [{ from = "work", at = "/work" }]
+write = [{ from = "work", at = "/tree" }]
 "#;

@@ -145,14 +145,14 @@ struct Room {
 
 impl Room {
     fn make(folder: &Path, address: &str) -> Result<Self> {
-        fs::create_dir(folder.join("work"))?;
-        fs::write(folder.join("work/file"), [b'x'; 4096])?;
+        fs::create_dir(folder.join("tree"))?;
+        fs::write(folder.join("tree/file"), [b'x'; 4096])?;
         fs::set_permissions(
-            folder.join("work"),
+            folder.join("tree"),
             std::os::unix::fs::PermissionsExt::from_mode(0o777),
         )?;
         fs::set_permissions(
-            folder.join("work/file"),
+            folder.join("tree/file"),
             std::os::unix::fs::PermissionsExt::from_mode(0o666),
         )?;
         fs::create_dir(folder.join("app"))?;
@@ -271,7 +271,7 @@ impl Room {
 
 /// The workload: each call in batches, and the median of a batch for one call.
 fn calls(folder: &Path, server: &str) -> Result<()> {
-    let (work, program) = (folder.join("work/file"), folder.join("app/true"));
+    let (work, program) = (folder.join("tree/file"), folder.join("app/true"));
     let file = File::options().read(true).write(true).open(&work)?;
     let mut page = [0u8; 4096];
     for (name, times) in CALLS {
@@ -335,5 +335,5 @@ cpu = 2.0
 
 [files]
 read = [{ from = "app", at = "/app" }]
-write = [{ from = "work", at = "/tree" }]
+write = [{ from = "tree", at = "/tree" }]
 "#;

@@ -153,8 +153,9 @@ fn a_database_runs_on_a_vault_inside_a_sandbox() {
 
 /// Writes, with a child that does too, and then waits to be stopped. Nothing is synced.
 const WRITES_AND_WAITS: &str = "\
+echo more >> /data/customers.csv
 sh -c 'echo child > /data/child; echo ready; while :; do sleep 1000; done' &
-echo more >> /data/customers.csv; while :; do sleep 1000; done";
+while :; do sleep 1000; done";
 
 fn assert_kept(room: &Room, told: &Told) {
     assert_eq!(recorded(told, "lost"), 0, "{:#?}", told.records);

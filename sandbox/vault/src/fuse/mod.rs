@@ -19,6 +19,7 @@
 //! **The server must not map what it serves**, nor let its own pages be faulted in from the mount: it
 //! would wait for its own answer with its memory map locked. Workloads are other processes.
 
+mod listeners;
 mod mount;
 mod tree;
 mod wire;
@@ -38,6 +39,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, p
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
+use self::listeners::Listeners;
 pub use self::mount::{Mount, MountError, read_ahead};
 use self::tree::{Kind, ROOT, Tree};
 use self::wire::{Operation, Out, Request};
@@ -56,10 +58,6 @@ const WORKERS: usize = 2;
 
 /// The same for a volume: some may be waiting for the disk.
 const WRITING_WORKERS: usize = 4;
-
-/// How often a worker that has just answered looks again before it sleeps: some 50 µs. Whoever reads one
-/// piece after the other asks again within that time, and waking a processor that sleeps takes as long.
-const PATIENCE: u32 = 64;
 
 /// How long a change waits for a commit that nobody asks for.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
@@ -141,6 +139,7 @@ fn start(device: OwnedFd, shown: Shown, owner: (u32, u32)) -> Result<FuseServer,
     let inner = Arc::new(Inner {
         device: Mutex::new(Some(Arc::clone(&device))),
         wake,
+        listeners: Listeners::default(),
         stopping: AtomicBool::new(false),
         shown: RwLock::new(Arc::new(shown)),
         owner,
@@ -325,6 +324,7 @@ struct Inner {
     /// Taken when the service stops; the last worker that still uses it closes it.
     device: Mutex<Option<Arc<OwnedFd>>>,
     wake: OwnedFd,
+    listeners: Listeners,
     stopping: AtomicBool,
     /// Replaced only when its lease has ended.
     shown: RwLock<Arc<Shown>>,
@@ -442,11 +442,11 @@ impl Inner {
         let Ok(waiting) = self.waiting_room(device) else {
             return self.stop();
         };
-        let mut patience = 0;
-        while !self.stopping.load(Ordering::Acquire) {
+        let mut listening = self.listeners.listen();
+        while listening && !self.stopping.load(Ordering::Acquire) {
             match rustix::io::read(device, &mut request[..]) {
                 Ok(len) => {
-                    patience = PATIENCE;
+                    self.listeners.took_one();
                     let Some(parsed) = wire::parse(&request[..len]) else {
                         break;
                     };
@@ -457,11 +457,9 @@ impl Inner {
                     if next == Next::Stop {
                         break;
                     }
+                    listening = self.listeners.listen();
                 }
-                Err(Errno::AGAIN) if patience > 0 => {
-                    patience -= 1;
-                    std::thread::yield_now();
-                }
+                Err(Errno::AGAIN) if self.listeners.are_awake() => std::thread::yield_now(),
                 Err(Errno::AGAIN) => wait(&waiting),
                 // The request was interrupted before we had it.
                 Err(Errno::INTR | Errno::NOENT) => {}
@@ -508,6 +506,7 @@ impl Inner {
         self.stopping.store(true, Ordering::Release);
         // The counter is never read, so everybody who waits wakes up, now and later.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.listeners.stop();
         self.device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -123,7 +123,7 @@ impl Inner {
         epoll::add(&room, device, epoll::EventData::new_u64(DEVICE), one).unwrap();
         let all = epoll::EventFlags::IN;
         epoll::add(&room, &self.wake, epoll::EventData::new_u64(WAKE), all).unwrap();
-        while self.listeners.listen() {
+        while self.listeners.listen(|| ()) {
             if !self.take_one(device, &room, &mut request, &mut data) {
                 self.listeners.stop();
             }

@@ -47,9 +47,15 @@ impl Default for Listeners {
 }
 
 impl Listeners {
-    /// Returns when the caller shall listen; `false` if nobody shall any more.
-    pub fn listen(&self) -> bool {
+    /// Returns when the caller shall listen; `false` if nobody shall any more. `rest` is called if that
+    /// may take a while.
+    pub fn listen(&self, rest: impl FnOnce()) -> bool {
         let mut state = self.state();
+        if state.listening >= self.most && !state.stopped {
+            drop(state);
+            rest();
+            state = self.state();
+        }
         while state.listening >= self.most && !state.stopped {
             state = self
                 .wanted
@@ -104,10 +110,10 @@ mod tests {
         };
         let (said, heard) = channel();
         thread::scope(|scope| {
-            assert!(listeners.listen() && listeners.listen());
+            assert!(listeners.listen(|| ()) && listeners.listen(|| ()));
             for _ in 0..2 {
                 let (listeners, said) = (&listeners, said.clone());
-                scope.spawn(move || said.send(listeners.listen()));
+                scope.spawn(move || said.send(listeners.listen(|| ())));
             }
             // One busy, one listening: the others sleep on.
             listeners.took_one();
@@ -117,7 +123,7 @@ mod tests {
             assert!(listeners.are_awake() || listeners.start.elapsed() > PATIENCE);
             listeners.stop();
             let _ = heard.recv();
-            assert!(!listeners.listen());
+            assert!(!listeners.listen(|| ()));
         });
     }
 }

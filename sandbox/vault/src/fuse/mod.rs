@@ -38,12 +38,14 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use zeroize::Zeroize;
 
 use self::listeners::Listeners;
 pub use self::mount::{Mount, MountError, read_ahead};
 use self::tree::{Kind, ROOT, Tree};
 use self::wire::{Operation, Out, Request};
 use crate::lease::{Damage, Lease, LeaseError, LeasedObject};
+use crate::secret::Plaintext;
 use crate::volume::{Entry, NodeKind, Volume};
 
 /// How long the kernel may rely on a name or an attribute.
@@ -359,6 +361,31 @@ struct Opened {
     object: LeasedObject,
 }
 
+/// What a worker is asked with and answers with: wiped before it sleeps, and when it ends. After each
+/// request that would take a good part of the time that the cipher takes.
+struct Buffers {
+    request: Plaintext,
+    data: Plaintext,
+    /// How much of each may hold content.
+    used: (usize, usize),
+}
+
+impl Buffers {
+    fn new(request: usize) -> Self {
+        Self {
+            request: Plaintext::zeros(request),
+            data: Plaintext::zeros(wire::MAX_READ),
+            used: (0, 0),
+        }
+    }
+
+    fn wipe(&mut self) {
+        let (asked, given) = std::mem::take(&mut self.used);
+        self.request[..asked].zeroize();
+        self.data[..given].zeroize();
+    }
+}
+
 /// What a worker does after a request.
 #[derive(PartialEq, Eq)]
 enum Next {
@@ -437,30 +464,25 @@ impl Inner {
         } else {
             wire::REQUEST_LEN
         };
-        let mut request = vec![0; len];
-        let mut data = vec![0; wire::MAX_READ];
+        let mut buffers = Buffers::new(len);
         let Ok(waiting) = self.waiting_room(device) else {
             return self.stop();
         };
-        let mut listening = self.listeners.listen();
+        let mut listening = self.listeners.listen(|| ());
         while listening && !self.stopping.load(Ordering::Acquire) {
-            match rustix::io::read(device, &mut request[..]) {
+            match rustix::io::read(device, &mut buffers.request[..]) {
                 Ok(len) => {
                     self.listeners.took_one();
-                    let Some(parsed) = wire::parse(&request[..len]) else {
-                        break;
-                    };
-                    let next = self.answer(device, parsed, &mut data);
-                    if writes {
-                        request[..len].fill(0);
-                    }
-                    if next == Next::Stop {
+                    if self.answer_one(device, &mut buffers, len) == Next::Stop {
                         break;
                     }
-                    listening = self.listeners.listen();
+                    listening = self.listeners.listen(|| buffers.wipe());
                 }
                 Err(Errno::AGAIN) if self.listeners.are_awake() => std::thread::yield_now(),
-                Err(Errno::AGAIN) => wait(&waiting),
+                Err(Errno::AGAIN) => {
+                    buffers.wipe();
+                    wait(&waiting);
+                }
                 // The request was interrupted before we had it.
                 Err(Errno::INTR | Errno::NOENT) => {}
                 // ENODEV: unmounted. Anything else: the connection cannot be relied on.
@@ -547,6 +569,18 @@ impl Inner {
                 Err(_) => return self.stop(),
             }
         }
+    }
+
+    fn answer_one(&self, device: &OwnedFd, buffers: &mut Buffers, len: usize) -> Next {
+        let Some(parsed) = wire::parse(&buffers.request[..len]) else {
+            return Next::Stop;
+        };
+        let (asked, given) = &mut buffers.used;
+        *asked = len.max(*asked);
+        if let Operation::Read { size, .. } = parsed.operation {
+            *given = (size as usize).min(wire::MAX_READ).max(*given);
+        }
+        self.answer(device, parsed, &mut buffers.data)
     }
 
     fn answer(&self, device: &OwnedFd, request: Request<'_>, data: &mut [u8]) -> Next {
@@ -702,7 +736,6 @@ impl Inner {
             send(device, unique, 0, data)
         });
         self.pass_on_damage(lease, file.object.name(), &read);
-        data.fill(0);
         match read {
             Ok(sent) => sent,
             Err(e) => send(device, unique, -errno(&e).raw_os_error(), &[]),

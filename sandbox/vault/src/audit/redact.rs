@@ -49,7 +49,12 @@ impl Disclosure {
     /// Whether the record commits to this.
     pub fn is_of(&self, entry: &Entry) -> bool {
         let committed = commitment_of(&entry.record.payload[&self.name]);
-        committed.is_some() && committed == self.commitment().map(|hash| hex(&hash)).as_deref()
+        committed.is_some() && committed == self.commitment_text().as_deref()
+    }
+
+    /// The commitment as it stands in the record; `None` if no record commits to this.
+    pub(super) fn commitment_text(&self) -> Option<String> {
+        self.commitment().map(|hash| hex(&hash))
     }
 
     fn commitment(&self) -> Option<Hash> {
@@ -115,7 +120,7 @@ pub(super) fn store(
         .map_err(|e| LogError::io("made", &folder, e))?;
     let mut paths = Vec::with_capacity(disclosures.len() + 2);
     for disclosure in disclosures {
-        let name = disclosure.commitment().map(|hash| hex(&hash));
+        let name = disclosure.commitment_text();
         let path = folder.join(name.unwrap_or_default());
         let bytes = serde_json::to_vec(disclosure).unwrap_or_default();
         disk.write(&path, &bytes)
@@ -184,7 +189,7 @@ fn committed<'a>(dir: &Path, entry: &'a Entry) -> impl Iterator<Item = (&'a str,
 fn commitment_of(value: &Value) -> Option<&str> {
     let fields = value.as_object().filter(|fields| fields.len() == 1)?;
     let hash = fields.get(COMMITMENT)?.as_str()?;
-    let is_hash = hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hash = hash.len() == 64 && hash.bytes().all(|byte| digit(byte).is_some());
     is_hash.then_some(hash)
 }
 
@@ -194,11 +199,18 @@ fn hex(bytes: &[u8]) -> String {
 
 fn unhex(text: &str) -> Option<[u8; 16]> {
     let mut out = [0; 16];
-    if text.len() != 32 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, at) in out.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    let digits: Option<Vec<u8>> = text.bytes().map(digit).collect();
+    let digits = digits.filter(|digits| digits.len() == 2 * out.len())?;
+    for (byte, pair) in out.iter_mut().zip(digits.chunks(2)) {
+        *byte = pair[0] << 4 | pair[1];
     }
     Some(out)
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
 }

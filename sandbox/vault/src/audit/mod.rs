@@ -158,7 +158,7 @@ impl Log {
     }
 
     /// Appends a record of whose payload these fields are recorded as commitments, and keeps what they say
-    /// beside the log, where [`redact`] can take it back. It is durable before the record is.
+    /// beside the log, where [`redact()`] can take it back. It is durable before the record is.
     ///
     /// # Errors
     ///

@@ -465,14 +465,15 @@ fn wait_for(folder: &Path, frozen: bool) -> io::Result<()> {
 }
 
 fn unique_name() -> String {
+    format!("casemate-{}", unique())
+}
+
+/// This process' id and something that no other of its sandboxes has.
+pub(super) fn unique() -> String {
     let mut random = [0u8; 4];
     // Names need to differ, not to be secret.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
-    format!(
-        "casemate-{}-{:08x}",
-        std::process::id(),
-        u32::from_ne_bytes(random)
-    )
+    format!("{}-{:08x}", std::process::id(), u32::from_ne_bytes(random))
 }
 
 /// Removes empty cgroups whose supervisor and spawner were both killed.

@@ -24,6 +24,9 @@ pub struct Floor {
     pub hostname: String,
     /// What the root file system is made of.
     pub rootfs: Rootfs,
+    /// Folder of the host that is the workload's own where it has no namespaces and no root file system, and
+    /// lives in the host's (the backend `process`). `rootfs` has nothing then.
+    pub home: Option<String>,
     /// What the workload may touch, as Landlock sees it: paths inside.
     pub landlock: Vec<(String, Rights)>,
     /// Resource limits: number of the resource (`RLIMIT_*`), value.

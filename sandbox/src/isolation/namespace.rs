@@ -32,6 +32,20 @@ pub fn sandbox_uid() -> u32 {
     FIRST_SANDBOX_UID + (std::process::id() & 0xffff)
 }
 
+/// The user id on the host for a sandbox that shares the host's user namespace: another for each, as far as
+/// chance has it.
+pub fn any_sandbox_uid() -> u32 {
+    let mut random = [0u8; 2];
+    // Two sandboxes of the same user are kept apart by Landlock still.
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    FIRST_SANDBOX_UID + u32::from(u16::from_ne_bytes(random))
+}
+
+/// Whether a user id is that of a sandbox of root's.
+pub fn is_sandbox_uid(uid: u32) -> bool {
+    uid & 0xffff_0000 == FIRST_SANDBOX_UID
+}
+
 /// Lets exactly one user and group exist in the user namespace of `pid`. For root, from outside.
 pub fn map_user(pid: Pid, floor: &Floor) -> Result<(), Failure> {
     map(&format!("/proc/{}", pid.as_raw_nonzero()), floor)

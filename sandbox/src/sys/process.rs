@@ -365,6 +365,17 @@ pub fn unshare(namespaces: NamespaceFlags) -> io::Result<()> {
 ///
 /// Any error means that some capability may be left; the caller must not go on.
 pub fn drop_capabilities() -> io::Result<()> {
+    lock_capabilities()?;
+    clear_capabilities()
+}
+
+/// Keeps this process and all that it starts from ever getting a capability that it has not: bounding and
+/// ambient sets, securebits. Those that it has it keeps.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SETPCAP`. Any error means that some may still be got.
+pub fn lock_capabilities() -> io::Result<()> {
     for capability in 0..64 {
         // SAFETY: integers only. See PR_CAPBSET_DROP in prctl(2).
         let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
@@ -377,6 +388,19 @@ pub fn drop_capabilities() -> io::Result<()> {
             }
         }
     }
+    clear_ambient()?;
+    // No gain by user id 0, no keeping over a change of user id, and all of it locked.
+    // Bits: NOROOT 0, NO_SETUID_FIXUP 2, KEEP_CAPS (lock only) 5, NO_CAP_AMBIENT_RAISE 6, with their
+    // locks one bit above each. See capabilities(7), "The securebits flags".
+    let securebits: libc::c_ulong = 0b1110_1111;
+    // SAFETY: integers only. See PR_SET_SECUREBITS in prctl(2).
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_SECUREBITS, securebits, 0, 0, 0)
+    }))?;
+    Ok(())
+}
+
+fn clear_ambient() -> io::Result<()> {
     // SAFETY: integers only. See PR_CAP_AMBIENT_CLEAR_ALL in prctl(2).
     check(i64::from(unsafe {
         libc::prctl(
@@ -386,15 +410,18 @@ pub fn drop_capabilities() -> io::Result<()> {
             0,
             0,
         )
-    }))?;
-    // No gain by user id 0, no keeping over a change of user id, and all of it locked.
-    // Bits: NOROOT 0, NO_SETUID_FIXUP 2, KEEP_CAPS (lock only) 5, NO_CAP_AMBIENT_RAISE 6, with their
-    // locks one bit above each. See capabilities(7), "The securebits flags".
-    let securebits: libc::c_ulong = 0b1110_1111;
-    // SAFETY: integers only. See PR_SET_SECUREBITS in prctl(2).
-    check(i64::from(unsafe {
-        libc::prctl(libc::PR_SET_SECUREBITS, securebits, 0, 0, 0)
-    }))?;
+    }))
+    .map(drop)
+}
+
+/// Gives up the ambient, effective, permitted and inheritable capabilities. What is executed later gets
+/// none under `no_new_privs`.
+///
+/// # Errors
+///
+/// Any error means that some capability may be left; the caller must not go on.
+pub fn clear_capabilities() -> io::Result<()> {
+    clear_ambient()?;
     #[repr(C)]
     struct Header {
         version: u32,

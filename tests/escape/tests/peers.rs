@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use world::{PROBE, World};
+use world::{PROBE, World, verdicts};
 
 const ROOMY: &str = "memory = \"256MiB\"\npids = 64\ncpu = 2.0\ntime = \"60s\"";
 /// What the probe needs of the host to be executed.
@@ -76,17 +76,6 @@ fn print(columns: &[(&str, Verdicts)]) {
         .map(|(_, column)| open(column).to_string())
         .collect();
     println!("| open, of {} | {} |", names.len(), counts.join(" | "));
-}
-
-fn verdicts(output: &str) -> Verdicts {
-    let split = |line: &str| {
-        let (name, rest) = line.split_once(' ')?;
-        let judged = ["open", "closed", "stuck"]
-            .iter()
-            .any(|word| rest.starts_with(word));
-        judged.then(|| (name.to_owned(), rest.to_owned()))
-    };
-    output.lines().filter_map(split).collect()
 }
 
 fn installed(name: &str) -> Option<()> {

@@ -35,7 +35,8 @@ pub(super) struct Running {
     pub control: OwnedFd,
     /// What the workload gets at its start, if it has not got it yet; and the pool that waits for that.
     pub stdio: Option<([OwnedFd; 3], Refill)>,
-    pub namespaces: Namespaces,
+    /// `None` where it lives in the host's.
+    pub namespaces: Option<Namespaces>,
     pub frozen: bool,
     pub gate: Option<Gate>,
     pub pid: Pid,
@@ -203,13 +204,18 @@ impl Instance for Running {
                 errno: None,
             });
         }
+        let namespaces = self.namespaces.as_ref().ok_or_else(|| Failure {
+            step: "tightening".into(),
+            error: "the backend `process` cannot find all tasks of the workload".into(),
+            errno: None,
+        })?;
         let target = Target {
             init: self.pid.as_raw_nonzero().get(),
             cgroup: cgroup.map(Path::to_owned),
             frozen: self.frozen && cgroup.is_some(),
         };
         self.cgroup.give_way(false);
-        let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
+        let inject = || self.spawner.inject(namespaces, target, layer.clone());
         let injected = self
             .cgroup
             .first_in_line(inject)
@@ -224,7 +230,18 @@ impl Instance for Running {
     }
 
     fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        if self.namespaces.is_none() {
+            return Err(Failure {
+                step: format!("taking or giving `{at}`"),
+                error: "the backend `process` has no mounts to do it with".into(),
+                errno: None,
+            });
+        }
         self.spawner.show_tree(at, access)
+    }
+
+    fn has_mounts(&self) -> bool {
+        self.namespaces.is_some()
     }
 
     fn killer(&self) -> Killer {

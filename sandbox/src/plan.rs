@@ -274,16 +274,16 @@ pub fn floor(
     let tables = bundle.tables();
     enforceable(plan)?;
     let uid = rustix::process::getuid();
-    let privileged = uid.is_root();
     let shares = tables.isolation.backend == BackendName::Process;
-    let (host_uid, host_gid) = if privileged {
-        let id = match shares {
-            true => process::user(),
-            false => namespace::sandbox_uid(),
-        };
-        (id, id)
-    } else {
-        (uid.as_raw(), rustix::process::getgid().as_raw())
+    let of_its_own = match (uid.is_root(), shares) {
+        (false, _) => None,
+        (true, true) => namespace::any_sandbox_uid(),
+        (true, false) => namespace::sandbox_uid(),
+    };
+    let privileged = of_its_own.is_some();
+    let (host_uid, host_gid) = match of_its_own {
+        Some(id) => (id, id),
+        None => (uid.as_raw(), rustix::process::getgid().as_raw()),
     };
     let (mut rootfs, mut rights) = match shares {
         true => (Rootfs::default(), shared::rights(tables)?),

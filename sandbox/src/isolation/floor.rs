@@ -18,7 +18,7 @@ pub struct Floor {
     pub host_uid: u32,
     /// Group id on the host that [`INSIDE_ID`] stands for.
     pub host_gid: u32,
-    /// Whether the supervisor has the privileges of the host's root.
+    /// Whether the supervisor is root, and can give the sandbox a user of its own.
     pub privileged: bool,
     /// Host name inside.
     pub hostname: String,

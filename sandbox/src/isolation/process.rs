@@ -17,7 +17,7 @@
 //! | `file-owner` | as root: granted files keep their owners, whom the workload's user is not |
 //! | `proc` | no right to `/proc`, which some programs want |
 //! | `memory-protection` | a file that was written can be mapped executable, though not executed |
-//! | `files`, `tighten` | cannot be taken while it runs: losing such a grant stops the workload |
+//! | `files`, `tighten`, `exec` | cannot be taken while it runs: losing such a grant stops the workload. The right to start programs can, where a rule may take it |
 //!
 //! A policy that has none of it says so: `forbid (…, action == Action::"live", …) when {
 //! context.gaps.contains("namespaces") }`. There are no vaults and no network here, which a policy that asks
@@ -82,32 +82,6 @@ pub(crate) fn home() -> String {
     format!("{HOMES}/{HOME}{}", super::cgroup::unique())
 }
 
-/// The user of root's next workload: one that nobody else has, where this process' user namespace has
-/// room for it, and else the one that owns nothing.
-pub(crate) fn user() -> u32 {
-    const NOBODY: u32 = 65534;
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let wanted = super::namespace::any_sandbox_uid();
-    if is_mapped(&map, wanted) {
-        wanted
-    } else {
-        NOBODY
-    }
-}
-
-/// Whether a user id exists in a user namespace of this `uid_map`. See user_namespaces(7).
-fn is_mapped(map: &str, wanted: u32) -> bool {
-    map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
-            (numbers.next(), numbers.next(), numbers.next())
-        else {
-            return false;
-        };
-        (first..first.saturating_add(count)).contains(&u64::from(wanted))
-    })
-}
-
 /// Makes the workload's folder, and removes those of supervisors that were killed together with their
 /// spawners.
 ///
@@ -143,15 +117,12 @@ fn sweep(homes: &Path) {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(homes).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| {
-            let pid = name.strip_prefix(HOME)?.split('-').next()?;
-            pid.bytes().all(|b| b.is_ascii_digit()).then_some(pid)
-        });
+        let unique = name.to_str().and_then(|name| name.strip_prefix(HOME));
         let ours = |metadata: &fs::Metadata| {
             metadata.is_dir()
                 && (metadata.uid() == own || super::namespace::is_sandbox_uid(metadata.uid()))
         };
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+        if unique.is_some_and(super::cgroup::is_left_over)
             && entry.metadata().is_ok_and(|metadata| ours(&metadata))
         {
             let _ = fs::remove_dir_all(entry.path());
@@ -192,13 +163,16 @@ pub(super) fn items(floor: &Floor) -> Vec<Item> {
 /// Becomes the user of the workload, without capabilities, for good.
 pub(super) fn give_up_privileges(floor: &Floor) -> Result<(), Failure> {
     let step = "dropping capabilities";
+    match process::lock_capabilities() {
+        // Without the right to change the bounding set an ordinary user gains nothing from it either: what
+        // is executed under no_new_privs gets no capability.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !floor.privileged => {}
+        locked => locked.map_err(Failure::at(step))?,
+    }
     if floor.privileged {
-        process::lock_capabilities().map_err(Failure::at(step))?;
         process::become_user(floor.host_uid, floor.host_gid, true)
             .map_err(Failure::at("becoming the sandbox's user"))?;
     }
-    // Without the right to change the bounding set an ordinary user gains nothing from it either: what
-    // is executed under no_new_privs gets no capability.
     process::clear_capabilities().map_err(Failure::at(step))
 }
 
@@ -212,26 +186,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_taken_only_where_it_exists() {
-        let whole = "         0          0 4294967295\n";
-        let rootless = "         0       1000          1\n         1     100000      65536\n";
-        assert!(is_mapped(whole, 0x6361_0001));
-        assert!(!is_mapped(rootless, 0x6361_0001));
-        assert!(is_mapped(rootless, 65534));
-        for garbage in ["", "a b c", "1 2", "0 0 18446744073709551616"] {
-            assert!(!is_mapped(garbage, 7), "{garbage}");
-        }
-        assert!(is_mapped("18446744073709551615 0 5\n0 0 10", 7));
-    }
-
-    #[test]
     fn only_folders_of_supervisors_that_are_gone_are_swept() {
         let homes = tempfile::tempdir().expect("a folder");
-        let gone = homes.path().join(format!("{HOME}4194305-00000000"));
+        let own = super::super::cgroup::unique();
+        let (_, rest) = own.split_once('-').expect("three parts");
+        let gone = homes.path().join(format!("{HOME}4194305-{rest}"));
         let kept = [
-            homes
-                .path()
-                .join(format!("{HOME}{}-00000000", std::process::id())),
+            homes.path().join(format!("{HOME}{own}")),
             homes.path().join(format!("{HOME}x-00000000")),
             homes.path().join("other"),
         ];

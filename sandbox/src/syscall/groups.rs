@@ -56,6 +56,22 @@ pub(super) const PROFILES: &[(&str, &[&Group])] = &[
         ],
     ),
     (
+        // As `compute`, and it may call out, as far as `[network]` grants it.
+        "network-client",
+        &[
+            &RUN,
+            &EXEC,
+            &THREADS,
+            &FILES,
+            &MEMORY,
+            &TIME,
+            &SIGNALS,
+            &EVENTS,
+            &SOCKETS,
+            &CONFINEMENT,
+        ],
+    ),
+    (
         "jit",
         &[
             &RUN,

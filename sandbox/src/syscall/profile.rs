@@ -675,7 +675,7 @@ mod tests {
         );
         assert_eq!(
             told(Profile::named("docker")),
-            "there is no system call profile `docker`: use `default`, `compute`, `jit`"
+            "there is no system call profile `docker`: use `default`, `compute`, `network-client`, `jit`"
         );
         assert!(told(default().allow(["clone3"])).starts_with("`clone3` cannot be allowed"));
         // A call of another architecture is a name, only not one of ours.

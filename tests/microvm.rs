@@ -537,3 +537,39 @@ fn a_confidential_machine_is_refused_where_the_hardware_is_not() {
         fs::remove_dir_all(place.path("log.machine")).unwrap();
     }
 }
+
+#[test]
+fn a_machine_has_cgroups_of_version_2_alone_and_they_limit_and_kill() {
+    let Some(place) = Place::new("true", "") else {
+        return;
+    };
+    let probe = common::probe();
+    let script = "/probe memory-bomb; echo ended $?; exec /probe fork-bomb";
+    let policy = format!(
+        "version = 1\nname = \"version-2\"\n[workload]\ncommand = [\"sh\", \"-c\", {script:?}]\n\
+         env = {{ PROBE_INSIDE = \"1\" }}\n\
+         [isolation]\nbackend = \"microvm\"\nmemory = \"64MiB\"\npids = 24\n\
+         [files]\nread = [{{ from = {probe:?}, at = \"/probe\" }}]\n\
+         [rules]\ncedar = 'permit (principal, action, resource);'\n"
+    );
+    fs::write(place.path("policy.toml"), policy).unwrap();
+    let output = place.run(&["--with", probe.to_str().unwrap()]);
+    let (shown, told) = (text(&output.stdout), text(&output.stderr));
+    // Killed for lack of memory; then refused another process.
+    assert!(shown.contains("ended 137"), "{shown}{told}");
+    assert!(shown.contains("EAGAIN"), "{shown}{told}");
+    let verified = vault::audit::verify(&place.path("log"), None, None).unwrap();
+    let enforced = verified
+        .records()
+        .map(|entry| serde_json::to_value(entry.unwrap().record.payload).unwrap())
+        .find(|payload| !payload["enforcement"].is_null())
+        .unwrap();
+    let item = |id: &str| {
+        let items = enforced["enforcement"].as_array().unwrap();
+        let item = items.iter().find(|item| item["id"] == id).unwrap();
+        (item["state"].clone(), item["detail"].clone())
+    };
+    assert_eq!(item("cgroup"), ("full".into(), "v2".into()));
+    assert_eq!(item("freeze").0, "full");
+    assert_eq!(item("resources").0, "full");
+}

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod network;
 pub mod nursery;
 pub mod pool;
+pub mod process;
 pub mod rootfs;
 pub mod spawner;
 pub mod trees;
@@ -165,6 +166,11 @@ pub trait Instance: Send {
     /// Lets the workload stand back on the CPU while something is taken from it, or no more.
     fn give_way(&mut self, now: bool) {
         let _ = now;
+    }
+
+    /// Whether the workload has mounts of its own, so that what happens on them is the workload's doing.
+    fn has_mounts(&self) -> bool {
+        true
     }
 
     /// What the sandbox met of its limits so far.

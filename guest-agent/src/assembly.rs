@@ -122,14 +122,15 @@ impl Assembly {
         &self.base
     }
 
-    /// Makes a session in a machine of its own: keys in files are asked of `outside`, who has them, and
-    /// brokers elsewhere are reached by these ways. Otherwise as [`Assembly::logged_to`].
+    /// Makes a session in a machine of its own, in this container: keys in files are asked of `outside`, who
+    /// has them, and brokers elsewhere are reached by these ways. Otherwise as [`Assembly::logged_to`].
     ///
     /// # Errors
     ///
     /// [`AssemblyError`].
     pub fn in_a_machine(
         mut self,
+        container: Container,
         folder: &Path,
         outside: impl KeyBroker + 'static,
         ways: BTreeMap<String, SocketAddr>,
@@ -138,7 +139,6 @@ impl Assembly {
         let (_, remote) = self.keys(|_| Ok(Zeroizing::default()))?;
         let leases = Leases::of(&remote);
         let assembled = self.assembled(folder, leases, |_, _, _| Brokers::new(outside, remote))?;
-        let container = Container::prepare().map_err(AssemblyError::Container)?;
         Ok(Assembled {
             session: assembled.session.on(container),
             ..assembled

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use casemate::Handle;
 use casemate::error::describe;
+use casemate::isolation::container::Container;
 use casemate::isolation::microvm::channel::Inlet;
 use casemate::isolation::microvm::image::{Archive, ArchiveError, unpack};
 use casemate::isolation::microvm::{Incoming, Link, StreamId, guest};
@@ -30,8 +31,9 @@ use crate::control::OneSession;
 use crate::view::View;
 use crate::{Assembled, Assembly, lockdown, transport};
 
-/// What the guest calls the folder of its log, and where it unpacks what crosses.
+/// What the guest calls the folder of its log, and where it has what is measured and what crosses.
 const LOG: &str = "/run/log";
+const MEASURED: &str = "/measured";
 const DELIVERY: &str = "/delivery";
 /// Streams in which nothing comes.
 const OUTGOING: [StreamId; 5] = [
@@ -83,6 +85,25 @@ enum Word {
     Bye,
 }
 
+/// What is there before the host is heard: all of it comes from the measured image, and is the same in
+/// every machine of that image. None of it is secret, and nothing was drawn for it.
+struct Prepared {
+    assembly: Assembly,
+    container: Container,
+}
+
+impl Prepared {
+    fn make() -> Result<Self, String> {
+        let assembly = Assembly::read(Path::new(POLICY_FILE)).map_err(|error| describe(&error))?;
+        lay_out(&assembly)?;
+        let container = Container::prepare().map_err(|failure| failure.to_string())?;
+        Ok(Self {
+            assembly,
+            container,
+        })
+    }
+}
+
 fn follow() -> Result<(), String> {
     lockdown::confine().map_err(|error| format!("confining: {error}"))?;
     guest::prepare().map_err(|failure| failure.to_string())?;
@@ -126,6 +147,8 @@ fn follow() -> Result<(), String> {
         .name("channel".into())
         .spawn(receive)
         .map_err(|error| error.to_string())?;
+    let prepared = Prepared::make();
+    // A template is kept from here on, and each of its clones goes on here.
     let booted = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let hello = ToHost::Hello {
         protocol: PROTOCOL,
@@ -136,8 +159,9 @@ fn follow() -> Result<(), String> {
     let Ok(Word::Start(start)) = heard.recv_timeout(START_DEADLINE) else {
         return Err("the host does not say what to run".into());
     };
-    let ended = guest
-        .session(&start, stdin?, files?)
+    guest::reseed(start.seed.bytes()).map_err(|failure| failure.to_string())?;
+    let ended = prepared
+        .and_then(|prepared| guest.session(prepared, &start, stdin?, files?))
         .unwrap_or_else(Ended::Failed);
     // Those of the workload too: it may not have come so far that something ended them.
     for id in OUTGOING {
@@ -188,13 +212,16 @@ impl Guest {
     /// Runs the session, from its files to its receipt.
     fn session(
         self: &Arc<Self>,
+        prepared: Prepared,
         start: &Start,
         stdin: Inlet,
         mut files: Inlet,
     ) -> Result<Ended, String> {
         guest::set_clock(start.now).map_err(|failure| failure.to_string())?;
-        // The policy that was measured, before anything that was not.
-        let assembly = Assembly::read(Path::new(POLICY_FILE)).map_err(|error| describe(&error))?;
+        let Prepared {
+            assembly,
+            container,
+        } = prepared;
         deliver(&mut files, &assembly)?;
         let written = places::written(assembly.bundle()).map_err(|error| describe(&error))?;
         let listed = listed(&assembly, start);
@@ -209,7 +236,7 @@ impl Guest {
             asked: Arc::clone(&self.asked),
         };
         let log = Path::new(LOG);
-        let assembled = assembly.in_a_machine(log, broker, ways);
+        let assembled = assembly.in_a_machine(container, log, broker, ways);
         let Assembled {
             session,
             log: writing,
@@ -303,6 +330,19 @@ fn give_up(why: &str) -> ! {
     guest::power_off()
 }
 
+/// Puts granted trees of the image where their files can be given to the sandbox's user.
+fn lay_out(assembly: &Assembly) -> Result<(), String> {
+    let at = Path::new(MEASURED);
+    guest::memory_at(at).map_err(|error| format!("`{MEASURED}`: {error}"))?;
+    for place in places::granted(assembly.bundle()).map_err(|error| describe(&error))? {
+        let wrong = |error: ArchiveError| format!("`{}`: {}", place.inside, describe(&error));
+        let to = at.join(&place.name);
+        copy(Path::new(&place.inside), &to).map_err(wrong)?;
+        guest::cover(&to, Path::new(&place.inside)).map_err(|error| wrong(error.into()))?;
+    }
+    Ok(())
+}
+
 /// Unpacks what crosses beside the image, and puts each thing where the measured policy has it: never
 /// over anything that was measured.
 fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
@@ -310,12 +350,6 @@ fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
     guest::memory_at(at).map_err(|error| format!("`{DELIVERY}`: {error}"))?;
     let mut files = io::BufReader::new(files);
     unpack(&mut files, at, MAX_FILES).map_err(|error| describe(&error))?;
-    for place in places::granted(assembly.bundle()).map_err(|error| describe(&error))? {
-        let wrong = |error: ArchiveError| format!("`{}`: {}", place.inside, describe(&error));
-        let to = at.join(&place.name);
-        copy(Path::new(&place.inside), &to).map_err(wrong)?;
-        guest::cover(&to, Path::new(&place.inside)).map_err(|error| wrong(error.into()))?;
-    }
     let carried = places::carried(assembly.bundle()).map_err(|error| describe(&error))?;
     for place in carried {
         guest::show(&at.join(&place.name), Path::new(&place.inside))
@@ -324,8 +358,7 @@ fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
     Ok(())
 }
 
-/// Copies a measured tree to where its files can be given to the sandbox's user. No name that crosses can
-/// be in its way: that would be an error.
+/// Copies a tree.
 fn copy(from: &Path, to: &Path) -> Result<(), ArchiveError> {
     if !from.is_dir() {
         fs::copy(from, to)?;

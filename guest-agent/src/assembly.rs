@@ -24,7 +24,7 @@ use attestation::{
     Verifier, VerifierBuilder,
 };
 use broker::key_file::KeyFileError;
-use casemate::isolation::container::Container;
+use casemate::isolation::Backend;
 use casemate::release::KeyBroker;
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
@@ -122,7 +122,7 @@ impl Assembly {
         &self.base
     }
 
-    /// Makes a session in a machine of its own, in this container: keys in files are asked of `outside`, who
+    /// Makes a session in a machine of its own, on this backend: keys in files are asked of `outside`, who
     /// has them, and brokers elsewhere are reached by these ways. Otherwise as [`Assembly::logged_to`].
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Assembly {
     /// [`AssemblyError`].
     pub fn in_a_machine(
         mut self,
-        container: Container,
+        backend: Box<dyn Backend>,
         folder: &Path,
         outside: impl KeyBroker + 'static,
         ways: BTreeMap<String, SocketAddr>,
@@ -140,7 +140,7 @@ impl Assembly {
         let leases = Leases::of(&remote);
         let assembled = self.assembled(folder, leases, |_, _, _| Brokers::new(outside, remote))?;
         Ok(Assembled {
-            session: assembled.session.on(container),
+            session: assembled.session.on(backend),
             ..assembled
         })
     }

@@ -3,6 +3,7 @@
 //! Whatever goes wrong, the machine ends: it is never left running without a session that watches over
 //! its workload.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,10 +15,14 @@ use std::time::Duration;
 
 use casemate::Handle;
 use casemate::error::describe;
+use casemate::isolation::Backend;
 use casemate::isolation::container::Container;
 use casemate::isolation::microvm::channel::Inlet;
 use casemate::isolation::microvm::image::{Archive, ArchiveError, unpack};
 use casemate::isolation::microvm::{Incoming, Link, StreamId, guest};
+use casemate::isolation::nursery::Nursery;
+use casemate::isolation::pool::{Pool, Pooled};
+use casemate::plan::{self, Plan};
 use casemate::receipt::Receipt;
 use casemate::record::hex;
 
@@ -89,19 +94,38 @@ enum Word {
 /// every machine of that image. None of it is secret, and nothing was drawn for it.
 struct Prepared {
     assembly: Assembly,
-    container: Container,
+    backend: Box<dyn Backend>,
 }
 
 impl Prepared {
     fn make() -> Result<Self, String> {
         let assembly = Assembly::read(Path::new(POLICY_FILE)).map_err(|error| describe(&error))?;
         lay_out(&assembly)?;
-        let container = Container::prepare().map_err(|failure| failure.to_string())?;
-        Ok(Self {
-            assembly,
-            container,
-        })
+        let backend: Box<dyn Backend> = match made(&assembly) {
+            Some(sandbox) => Box::new(sandbox),
+            None => Box::new(Container::prepare().map_err(|failure| failure.to_string())?),
+        };
+        Ok(Self { assembly, backend })
     }
+}
+
+/// The sandbox, as far as it can be made before its session: not with trees or vaults that are yet to come.
+///
+/// It is that of a decision without evidence. If the session decides otherwise it makes another one, and if
+/// none can be made it says why.
+fn made(assembly: &Assembly) -> Option<Pooled> {
+    let bundle = assembly.bundle();
+    let tables = bundle.tables();
+    if !tables.data.is_empty() || !tables.files.write.is_empty() {
+        return None;
+    }
+    let facts = casemate::facts::gather(None, None, 0, &BTreeSet::new());
+    let plan = Plan::under(&bundle.decide(&facts));
+    let floor = plan::floor(bundle, &plan, assembly.base(), &BTreeMap::new()).ok()?;
+    let limits = plan::limits(tables, plan.tier);
+    let pool = Pool::start(Nursery::start().ok()?, floor, limits, 1).ok()?;
+    pool.wait_until_full().ok()?;
+    Some(pool.last())
 }
 
 fn follow() -> Result<(), String> {
@@ -218,10 +242,7 @@ impl Guest {
         mut files: Inlet,
     ) -> Result<Ended, String> {
         guest::set_clock(start.now).map_err(|failure| failure.to_string())?;
-        let Prepared {
-            assembly,
-            container,
-        } = prepared;
+        let Prepared { assembly, backend } = prepared;
         deliver(&mut files, &assembly)?;
         let written = places::written(assembly.bundle()).map_err(|error| describe(&error))?;
         let listed = listed(&assembly, start);
@@ -236,7 +257,7 @@ impl Guest {
             asked: Arc::clone(&self.asked),
         };
         let log = Path::new(LOG);
-        let assembled = assembly.in_a_machine(container, log, broker, ways);
+        let assembled = assembly.in_a_machine(backend, log, broker, ways);
         let Assembled {
             session,
             log: writing,
@@ -330,10 +351,14 @@ fn give_up(why: &str) -> ! {
     guest::power_off()
 }
 
-/// Puts granted trees of the image where their files can be given to the sandbox's user.
+/// Puts granted trees of the image where their files can be given to the sandbox's user, and makes room for
+/// what crosses.
 fn lay_out(assembly: &Assembly) -> Result<(), String> {
     let at = Path::new(MEASURED);
-    guest::memory_at(at).map_err(|error| format!("`{MEASURED}`: {error}"))?;
+    for place in [at, Path::new(DELIVERY)] {
+        let wrong = |error| format!("`{}`: {error}", place.display());
+        guest::memory_at(place).map_err(wrong)?;
+    }
     for place in places::granted(assembly.bundle()).map_err(|error| describe(&error))? {
         let wrong = |error: ArchiveError| format!("`{}`: {}", place.inside, describe(&error));
         let to = at.join(&place.name);
@@ -347,7 +372,6 @@ fn lay_out(assembly: &Assembly) -> Result<(), String> {
 /// over anything that was measured.
 fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
     let at = Path::new(DELIVERY);
-    guest::memory_at(at).map_err(|error| format!("`{DELIVERY}`: {error}"))?;
     let mut files = io::BufReader::new(files);
     unpack(&mut files, at, MAX_FILES).map_err(|error| describe(&error))?;
     let carried = places::carried(assembly.bundle()).map_err(|error| describe(&error))?;

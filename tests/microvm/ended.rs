@@ -131,20 +131,21 @@ impl Inside {
     fn script(self) -> String {
         let kill = match self {
             Self::Agent => {
-                "read -r range _ < <(grep ' r-xp .*casemate-guest-agent' /proc/1/maps); \
+                "range=$(grep -m 1 ' r-xp .*casemate-guest-agent' /proc/1/maps); range=${range%% *}; \
                  from=$((16#${range%-*})); to=$((16#${range#*-})); \
                  tr '\\0' '\\314' < /dev/zero | dd of=/proc/1/mem bs=4096 seek=$((from / 4096)) \
                  count=$(((to - from) / 4096)) iflag=fullblock conv=notrunc"
             }
             Self::Spawner => {
-                "for child in $(< /proc/1/task/1/children); do kill -KILL $child; done"
+                "for child in $(< /proc/1/task/1/children); do \
+                 [ $child = $BASHPID ] || kill -KILL $child; done"
             }
         };
         format!(
             "#!/bin/bash\n\
              mount -t proc proc /proc\n\
              mount -t devtmpfs dev /dev\n\
-             (until grep -qxs victim /proc/[0-9]*/comm; do sleep 0.1; done\n{kill}) &\n\
+             (until grep -aqs 'sleep 60[0]' /proc/[0-9]*/cmdline; do sleep 0.1; done\n{kill}) &\n\
              exec -a /init {:?}\n",
             common::guest_agent()
         )
@@ -152,15 +153,14 @@ impl Inside {
 
     /// Runs a workload in such a machine; gives all that was told.
     fn dies(self) -> Option<(Place, String)> {
-        // The name of the workload's process is what is waited for.
-        let script = "echo victim > /proc/self/comm; sleep 600";
-        let place = Place::new(script, "")?;
+        let place = Place::new("sleep 600; true", "")?;
         let init = place.path("killer");
         fs::write(&init, self.script()).unwrap();
         fs::set_permissions(&init, Permissions::from_mode(0o755)).unwrap();
         let agent = common::guest_agent();
         let [init, agent] = [&init, &agent].map(|path| path.to_str().unwrap());
-        let started = place.started(&["--agent", init, "--with", agent, "--with", "/bin/mount"]);
+        let with = ["--with", agent, "--with", "/bin/mount", "--patience", "20"];
+        let started = place.started(&[&["--agent", init][..], &with].concat());
         let (code, told) = started.end();
         assert_eq!(code, Some(125), "{told}");
         Some((place, told))

@@ -93,7 +93,7 @@ async fn auth(
 }
 
 /// Whether this is a version of the protocol that is spoken here: 0.1 to 0.4.
-fn is_known(version: &str) -> bool {
+pub(crate) fn is_known(version: &str) -> bool {
     let numbers: Option<Vec<u32>> = version
         .split('.')
         .map(|part| {
@@ -170,6 +170,8 @@ async fn lease(
         .map_err(|_| Refused::Form("`wait` is a number of seconds"))?
         .wait;
     let id = session(&headers).ok_or(Refused::Session)?;
+    // It holds the buffer that the request came in, and many wait here for long.
+    drop(headers);
     let name = named(name)?;
     // A change that comes while the first look is under way is one to look again for.
     let mut news = service.news();
@@ -195,7 +197,7 @@ async fn lease(
 }
 
 /// The session that a client names, in whichever of its cookies.
-fn session(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn session(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter();
     let mut named = cookies
         .filter_map(|cookies| cookies.to_str().ok())

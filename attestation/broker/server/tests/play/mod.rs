@@ -271,26 +271,30 @@ impl Play {
         rustls::StreamOwned::new(connection, stream)
     }
 
-    /// Guests that wait for news about `default/key/open`, as many as that, each over a connection of its own;
-    /// the broker has looked at all of their leases.
+    /// Guests that wait for news about `default/key/open`, as many as that, each over a connection of its own
+    /// that was of use before; the broker has looked at all of their leases.
     pub fn waiting(&self, many: usize) -> Vec<Tls> {
         let (client, config) = (self.client(), self.client_config());
         let asked = client.auth();
         let told = client.attest(&asked, &Guest::with_ec().attestation(&asked));
         assert_eq!(told.0, 200, "{told:?}");
-        let line = "GET /casemate/v0/lease/default/key/open?wait=100000";
+        let looked = || {
+            let (_, text) = client.text("metrics").unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(LEASED));
+            line.unwrap().parse::<usize>().unwrap()
+        };
+        let before = looked();
+        let line = "GET /casemate/v0/lease/default/key/open?wait";
         let streams: Vec<_> = (0..many)
             .map(|_| {
                 let mut stream = self.tls_with(&config);
-                send(&mut stream, line, &asked.session, "");
+                send(&mut stream, &format!("{line}=0"), &asked.session, "");
+                assert_eq!(receive(&mut stream).0, 200);
+                send(&mut stream, &format!("{line}=100000"), &asked.session, "");
                 stream
             })
             .collect();
-        let looked = |text: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(LEASED));
-            line.is_some_and(|count| count.parse::<usize>().unwrap() >= many)
-        };
-        while !looked(&client.text("metrics").unwrap().1) {
+        while looked() < before + 2 * many {
             std::thread::yield_now();
         }
         streams

@@ -27,6 +27,7 @@
 //! [resources."default/key/sales"]          # REPO/TYPE/TAG
 //! key-file = "sales.key"                   # 64 hexadecimal digits; or file = "…", the bytes as they are
 //! policies = ["9f86d0…"]                   # SHA-256 of the bundles it is for; or "any"
+//! over-channel = true                      # only on evidence that is bound to its TLS connection
 //! ```
 
 use std::collections::BTreeMap;
@@ -154,6 +155,8 @@ struct Resource {
     key_file: Option<PathBuf>,
     file: Option<PathBuf>,
     policies: Policies,
+    #[serde(default)]
+    over_channel: bool,
     #[serde(default)]
     dangerously_accept_warning: bool,
 }
@@ -296,6 +299,10 @@ impl Resource {
                 ));
             }
         };
+        if self.over_channel {
+            policy = policy.only_over_channel();
+            rule.push_str(", over one connection");
+        }
         if self.dangerously_accept_warning {
             policy = policy.dangerous().accept_warning();
             rule.push_str(", also at tier warning");

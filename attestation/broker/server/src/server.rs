@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Limits;
+use crate::tls::Channel;
 
 /// How many times its patience with one request a connection may be there in all.
 const REQUESTS: u32 = 12;
@@ -69,6 +70,7 @@ pub async fn serve(
         let (acceptor, watcher) = (acceptor.clone(), graceful.watcher());
         let served = Served {
             client,
+            channel: None,
             router: TowerToHyperService::new(router.clone()),
         };
         tokio::spawn(async move {
@@ -85,14 +87,16 @@ pub async fn serve(
 async fn one(
     stream: TcpStream,
     acceptor: TlsAcceptor,
-    served: Served,
+    mut served: Served,
     watcher: hyper_util::server::graceful::Watcher,
     patience: Duration,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     // In a box: what a handshake needs is not kept for as long as the connection.
     let handshake = Box::pin(tokio::time::timeout(patience, acceptor.accept(stream)));
-    let stream = TokioIo::new(handshake.await??);
+    let stream = handshake.await??;
+    served.channel = Channel::of(stream.get_ref().1);
+    let stream = TokioIo::new(stream);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -108,6 +112,7 @@ async fn one(
 /// What serves one connection: all requests alike, told whose they are.
 struct Served {
     client: SocketAddr,
+    channel: Option<Channel>,
     router: TowerToHyperService<Router>,
 }
 
@@ -118,6 +123,7 @@ impl Service<Request<Incoming>> for Served {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(ConnectInfo(self.client));
+        request.extensions_mut().insert(self.channel);
         self.router.call(request)
     }
 }

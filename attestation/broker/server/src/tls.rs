@@ -3,15 +3,31 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 
 use crate::config::{ConfigError, private, read};
 
 /// Most bytes of a certificate chain or of its key.
 const MAX_PEM: u64 = 64 << 10;
+
+/// What names a connection: `tls-exporter` of RFC 9266, which both of its ends know and nobody between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel(pub [u8; 32]);
+
+impl Channel {
+    /// That of a connection after its handshake; `None` for versions of TLS before 1.3.
+    pub fn of(connection: &ServerConnection) -> Option<Self> {
+        if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return None;
+        }
+        let label = b"EXPORTER-Channel-Binding";
+        let exported = connection.export_keying_material([0; 32], label, Some(&[]));
+        exported.ok().map(Self)
+    }
+}
 
 /// What a broker with this certificate and this key offers. No connection goes on from another: each is
 /// worth a handshake, and a ticket would be two more secrets for each.

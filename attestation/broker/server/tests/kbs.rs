@@ -238,6 +238,97 @@ fn who_relays_an_exchange_over_a_connection_of_its_own_cannot_open_what_comes_ba
 }
 
 #[test]
+fn evidence_for_one_connection_is_refused_over_another() {
+    let mut play = Play::start("");
+    let binding = refused(&json!("casemate:binding"));
+    let key = ReleaseKey::generate().unwrap();
+    // The guest has a connection with who relays, and that one has another with the broker.
+    let (guests, mut relays) = (play.tls(), play.tls());
+    let mine = play::channel(&guests);
+    let theirs = attestation::Hex(play::channel(&relays)).to_string();
+    for (what, change) in [
+        ("as it was sent", None),
+        ("with the name of the other connection", Some(json!(theirs))),
+        ("without a name", Some(Value::Null)),
+    ] {
+        let asked = play::auth_over(&mut relays);
+        let ec = Guest::with_ec().attestation_over(&asked, &guests);
+        let asked_again = play::auth_over(&mut relays);
+        let (_, hpke) =
+            play::casemate_over(&asked_again, &key, play::POLICY, &mut tee(), Some(mine));
+        for (asked, mut attestation) in [(asked, ec), (asked_again, hpke)] {
+            let data = attestation["runtime-data"].as_object_mut().unwrap();
+            match &change {
+                Some(Value::Null) => drop(data.remove("tls-exporter")),
+                Some(other) => drop(data.insert("tls-exporter".to_owned(), other.clone())),
+                None => {}
+            }
+            let attest = "POST /kbs/v0/attest";
+            play::send(
+                &mut relays,
+                attest,
+                &asked.session,
+                &attestation.to_string(),
+            );
+            let (status, _, told) = play::receive(&mut relays);
+            assert_eq!((status, told), binding, "{what}");
+        }
+    }
+    // Nor over a connection other than that of the nonce, though it is the guest's own.
+    let (mut first, mut second) = (play.tls(), play.tls());
+    let asked = play::auth_over(&mut first);
+    let attestation = Guest::with_ec()
+        .attestation_over(&asked, &second)
+        .to_string();
+    play::send(
+        &mut second,
+        "POST /kbs/v0/attest",
+        &asked.session,
+        &attestation,
+    );
+    let (status, _, told) = play::receive(&mut second);
+    assert_eq!((status, told), binding);
+    let records = play.end();
+    assert!(records.iter().all(|record| record["kind"] != "attested"));
+}
+
+#[test]
+fn whoever_attests_for_one_connection_is_served_over_that_one_alone() {
+    let mut play = Play::start("");
+    let (mut own, mut other) = (play.tls(), play.tls());
+    let guest = Guest::with_ec();
+    let asked = play::auth_over(&mut own);
+    let attestation = guest.attestation_over(&asked, &own).to_string();
+    play::send(
+        &mut own,
+        "POST /kbs/v0/attest",
+        &asked.session,
+        &attestation,
+    );
+    assert_eq!(play::receive(&mut own).0, 200);
+    let line = "GET /kbs/v0/resource/default/key/near";
+    for (stream, expected) in [(&mut other, 403), (&mut own, 200)] {
+        play::send(stream, line, &asked.session, "");
+        let (status, _, told) = play::receive(stream);
+        assert_eq!(status, expected, "{told}");
+        if status == 200 {
+            assert_eq!(guest.open(&told), SECRET);
+        }
+    }
+    // What is for those alone who are bound to their connection is for nobody else.
+    let client = play.client();
+    let asked = client.auth();
+    let unbound = Guest::with_ec();
+    assert_eq!(client.attest(&asked, &unbound.attestation(&asked)).0, 200);
+    assert_eq!(client.resource(&asked, "default/key/open").0, 200);
+    assert_eq!(client.resource(&asked, "default/key/near").0, 403);
+    drop((own, other, client));
+    let records = play.end();
+    let refused = records.iter().filter(|record| record["kind"] == "refused");
+    assert!(refused.clone().count() == 2 && refused.clone().all(|it| it["code"] == "channel"));
+}
+
+#[test]
 fn what_was_counted_is_told_to_whoever_watches_over_the_broker() {
     let play = Play::start("");
     let client = play.client();
@@ -279,6 +370,33 @@ fn whoever_waits_for_news_is_answered_when_the_broker_ends() {
         waiting.join().unwrap()
     });
     assert_eq!(told, (200, json!({ "seconds": 60 })));
+}
+
+#[test]
+fn a_changed_folder_of_endorsements_reaches_whoever_waits() {
+    let play = Play::with_endorsements();
+    let client = play.client();
+    let asked = client.auth();
+    let guest = Guest::with_ec();
+    assert_eq!(client.attest(&asked, &guest.attestation(&asked)).0, 200);
+    let told = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.lease(&asked, "default/key/open", 600));
+        let looked = "casemate_broker_leased_total 1";
+        let other = play.client();
+        while !other.text("metrics").unwrap().1.contains(looked) {
+            std::thread::yield_now();
+        }
+        // The intermediate has signed its last.
+        let now = attestation::UnixTime::from(std::time::SystemTime::now());
+        let crl = attestation::simulated_crl(now, None, true).unwrap();
+        std::fs::write(play.path("new.crl"), crl).unwrap();
+        std::fs::rename(play.path("new.crl"), play.path("endorsements/new.crl")).unwrap();
+        waiting.join().unwrap()
+    });
+    assert_eq!(told, (200, json!({ "ended": "attest" })));
+    let asked = client.auth();
+    let (status, told) = client.attest(&asked, &guest.attestation(&asked));
+    assert_eq!((status, &told["type"]), (401, &json!("casemate:revoked")));
 }
 
 #[test]

@@ -58,6 +58,15 @@ impl Play {
         Self::new(further, true, None)
     }
 
+    /// Starts one with a folder of endorsements, which is empty.
+    pub fn with_endorsements() -> Self {
+        Self::new(
+            "[attestation]\nendorsements = \"endorsements\"\n",
+            true,
+            None,
+        )
+    }
+
     /// Starts one that does not.
     pub fn strict() -> Self {
         Self::new("", false, None)
@@ -84,12 +93,19 @@ impl Play {
         let reference = SimulatedTee::new(now()).unwrap().reference_values();
         write("reference.json", &serde_json::to_vec(&reference).unwrap());
         let policy = attestation::Hex(POLICY);
+        fs::create_dir(folder.path().join("endorsements")).unwrap();
+        // A table is there once.
+        let (endorsements, further) = match further.strip_prefix("[attestation]\n") {
+            Some(endorsements) => (endorsements, ""),
+            None => ("", further),
+        };
         let config = format!(
             "listen = \"127.0.0.1:0\"\nlog = \"log\"\nlog-key = \"log.key\"\nadmin = \"admin\"\n\
              [tls]\ncertificate = \"tls.pem\"\nkey = \"tls.key\"\n\
-             [attestation]\nreference-values = \"reference.json\"\n\
+             [attestation]\nreference-values = \"reference.json\"\n{endorsements}\
              [resources.\"default/key/open\"]\nfile = \"secret\"\npolicies = \"any\"\n\
-             [resources.\"default/key/limited\"]\nfile = \"secret\"\npolicies = [\"{policy}\"]\n{further}"
+             [resources.\"default/key/limited\"]\nfile = \"secret\"\npolicies = [\"{policy}\"]\n\
+             [resources.\"default/key/near\"]\nfile = \"secret\"\npolicies = \"any\"\nover-channel = true\n{further}"
         );
         write("broker.toml", config.as_bytes());
         let root = certificate.der().clone();
@@ -307,6 +323,29 @@ const LEASED: &str = "casemate_broker_leased_total ";
 /// A connection of a client.
 pub type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
+/// What names a connection (RFC 9266).
+pub fn channel(stream: &Tls) -> [u8; 32] {
+    let label = b"EXPORTER-Channel-Binding";
+    let exported = stream
+        .conn
+        .export_keying_material([0; 32], label, Some(&[]));
+    exported.unwrap()
+}
+
+/// Begins a session over a connection.
+pub fn auth_over(stream: &mut Tls) -> Asked {
+    let body = r#"{"version":"0.4.0","tee":"snp","extra-params":""}"#;
+    send(stream, "POST /kbs/v0/auth", "", body);
+    let (status, header, told) = receive(stream);
+    assert_eq!(status, 200, "{told}");
+    let cookie = "set-cookie: kbs-session-id=";
+    let session = header.lines().find_map(|line| line.strip_prefix(cookie));
+    Asked {
+        session: session.unwrap().split(';').next().unwrap().to_owned(),
+        nonce: told["nonce"].as_str().unwrap().to_owned(),
+    }
+}
+
 /// Sends one request over HTTP/1.1.
 pub fn send(stream: &mut Tls, line: &str, session: &str, body: &str) {
     let length = body.len();
@@ -487,7 +526,21 @@ impl Guest {
 
     /// Answers a challenge with evidence of a TEE that was made before.
     pub fn attestation_with(&self, asked: &Asked, tee: &mut SimulatedTee) -> Value {
-        let data = json!({ "nonce": asked.nonce, "tee-pubkey": self.jwk() });
+        self.attested(
+            json!({ "nonce": asked.nonce, "tee-pubkey": self.jwk() }),
+            tee,
+        )
+    }
+
+    /// Answers a challenge with good evidence for one connection.
+    pub fn attestation_over(&self, asked: &Asked, stream: &Tls) -> Value {
+        let channel = attestation::Hex(channel(stream)).to_string();
+        let key = self.jwk();
+        let data = json!({ "nonce": asked.nonce, "tee-pubkey": key, "tls-exporter": channel });
+        self.attested(data, &mut tee().take().build().unwrap())
+    }
+
+    fn attested(&self, data: Value, tee: &mut SimulatedTee) -> Value {
         let evidence = tee.attest(&report_data(&data)).unwrap();
         json!({
             "init-data": null,
@@ -549,11 +602,22 @@ pub fn casemate(
     policy: [u8; 32],
     tee: &mut Tee,
 ) -> (Challenge, Value) {
+    casemate_over(asked, key, policy, tee, None)
+}
+
+/// The same for one connection.
+pub fn casemate_over(
+    asked: &Asked,
+    key: &ReleaseKey,
+    policy: [u8; 32],
+    tee: &mut Tee,
+    channel: Option<[u8; 32]>,
+) -> (Challenge, Value) {
     let nonce: Nonce = STANDARD.decode(&asked.nonce).unwrap().try_into().unwrap();
     let challenge = Challenge {
         role: Role::Guest,
         nonce,
-        channel: None,
+        channel,
         policy_digest: policy,
         log_key: [4; 32],
         release_key: key.public(),
@@ -564,7 +628,7 @@ pub fn casemate(
         .unwrap()
         .attest(&challenge.report_data())
         .unwrap();
-    let attestation = json!({
+    let mut attestation = json!({
         "runtime-data": {
             "nonce": asked.nonce,
             "tee-pubkey": {
@@ -576,6 +640,9 @@ pub fn casemate(
         },
         "tee-evidence": { "primary_evidence": evidence, "additional_evidence": "" },
     });
+    if let Some(channel) = channel {
+        attestation["runtime-data"]["tls-exporter"] = attestation::Hex(channel).to_string().into();
+    }
     (challenge, attestation)
 }
 

@@ -22,15 +22,18 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
-use super::inject::{self, Layer, Target};
+use super::inject::{Halted, Layer, Target};
 use super::namespace::{Mapping, Mappings};
 use super::trees::{self, Namespaces, Wish};
 use super::{child, namespace, rootfs, wire};
 use crate::plan::FileAccess;
-use crate::sys::process::{self, Forked, Service};
+use crate::sys::process::{self, First, Forked, Service};
 
 /// How long the spawner may take to change a running sandbox.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Within which most answers come.
+const SOON: Duration = Duration::from_micros(600);
 
 /// Name (`argv[0]`) under which a program is its own spawner.
 pub const NAME: &str = "casemate-spawner";
@@ -46,8 +49,10 @@ enum Request {
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr, and a user namespace for each
     /// of these mappings.
     Launch(Box<Floor>, Vec<Mapping>),
-    /// Put a layer on every task. Descriptors: the namespaces.
-    Inject(Box<(Target, Layer)>),
+    /// Stop every task; not answered. Descriptors: the namespaces.
+    Halt(Target),
+    /// Put a layer on the tasks that were stopped, and let them go.
+    Inject(Box<Layer>),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
@@ -252,25 +257,35 @@ impl Spawner {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
         let socket = self.trees.as_ref().ok_or_else(ended)?.as_fd();
-        let heard = asked(&mut self.hangs, socket, wish, descriptors)?;
+        let heard = asked(&mut self.hangs, socket, wish, descriptors, || ())?;
         heard.unwrap_or_else(|| Err(ended()))
     }
 
-    /// Puts a layer on every task of the running sandbox but its init. Returns when all have it.
+    /// Has every task of the running sandbox but its init stop, to put a layer on it next. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// When the spawner cannot be asked. That a task does not stop is told by what comes next.
+    pub fn halt(&mut self, namespaces: &Namespaces, target: Target) -> Result<(), Failure> {
+        let descriptors = namespaces.descriptors();
+        ask(
+            self.hangs,
+            self.socket.as_fd(),
+            &Request::Halt(target),
+            &descriptors,
+        )
+    }
+
+    /// Puts a layer on every task that was stopped. Returns when all have it. When that takes long, `slow` is
+    /// called once meanwhile.
     ///
     /// # Errors
     ///
     /// [`Failure`] when one task does not have it; the sandbox is frozen then, or its tasks stopped. Or
     /// when nothing is heard in time, as above.
-    pub fn inject(
-        &mut self,
-        namespaces: &Namespaces,
-        target: Target,
-        layer: Layer,
-    ) -> Result<(), Failure> {
-        let request = Request::Inject(Box::new((target, layer)));
-        let (socket, descriptors) = (self.socket.as_fd(), namespaces.descriptors());
-        match asked(&mut self.hangs, socket, &request, &descriptors)? {
+    pub fn inject(&mut self, layer: Layer, slow: impl FnOnce()) -> Result<(), Failure> {
+        let request = Request::Inject(Box::new(layer));
+        match asked(&mut self.hangs, self.socket.as_fd(), &request, &[], slow)? {
             Some(Answer::Done) => Ok(()),
             Some(Answer::Failed(failure)) => Err(failure),
             Some(Answer::Spawned { .. }) | None => Err(ended()),
@@ -278,19 +293,37 @@ impl Spawner {
     }
 }
 
-/// What is answered in time; `None` when whoever was asked has ended.
+fn ask(
+    hangs: bool,
+    socket: BorrowedFd<'_>,
+    request: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Failure> {
+    if hangs {
+        let error = io::ErrorKind::TimedOut.into();
+        return Err(Failure::at("asking the spawner")(error));
+    }
+    wire::send(socket, request, descriptors).map_err(Failure::at("asking the spawner"))
+}
+
+/// What is answered in time; `None` when whoever was asked has ended. When no answer comes soon, `slow` is
+/// called meanwhile.
 fn asked<A: DeserializeOwned>(
     hangs: &mut bool,
     socket: BorrowedFd<'_>,
     request: &impl Serialize,
     descriptors: &[BorrowedFd<'_>],
+    slow: impl FnOnce(),
 ) -> Result<Option<A>, Failure> {
-    if *hangs {
-        let error = io::ErrorKind::TimedOut.into();
-        return Err(Failure::at("asking the spawner")(error));
-    }
-    wire::send(socket, request, descriptors).map_err(Failure::at("asking the spawner"))?;
-    let heard = wire::wait(socket, ANSWER_DEADLINE)
+    ask(*hangs, socket, request, descriptors)?;
+    let in_time = match wire::wait(socket, SOON) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            slow();
+            wire::wait(socket, ANSWER_DEADLINE)
+        }
+        other => other,
+    };
+    let heard = in_time
         .and_then(|()| wire::receive(socket))
         .map_err(Failure::at("hearing from the spawner"));
     // An answer that comes later would be taken for that to another question.
@@ -338,6 +371,9 @@ fn serve() -> io::Result<()> {
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
     let mut mover: Option<OwnedFd> = None;
+    let mut halted: Option<Result<Halted, Failure>> = None;
+    // Since a sandbox was made.
+    let mut outside: Option<First> = None;
     loop {
         let mut watched = vec![PollFd::new(&socket, PollFlags::IN)];
         if let Some(init) = &sandbox {
@@ -361,7 +397,7 @@ fn serve() -> io::Result<()> {
             Some((Request::Another, descriptors)) => match another(descriptors) {
                 Ok(Other::It(own)) => {
                     (socket, placement) = (own, Placement::default());
-                    (sandbox, mover) = (None, None);
+                    (sandbox, mover, outside, halted) = (None, None, None, None);
                 }
                 Ok(Other::Made(answer, pidfd)) => {
                     wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
@@ -377,6 +413,9 @@ fn serve() -> io::Result<()> {
                 let mut mappings = Mappings::default();
                 let namespaces = descriptors.split_off(descriptors.len().min(4));
                 mappings.keep(known.clone(), namespaces);
+                if outside.take().is_some() {
+                    placement.enter();
+                }
                 match spawn(
                     &floor,
                     &placement,
@@ -394,15 +433,29 @@ fn serve() -> io::Result<()> {
                         descriptors.push(pidfd.as_fd());
                         wire::send(socket.as_fd(), &answer, &descriptors)?;
                         sandbox = Some(pidfd);
+                        // What is left to do is to take something from the sandbox: not among those that
+                        // it is taken from, and before them.
+                        placement.leave();
+                        outside = Some(First::begin(0));
                     }
                     Err(failure) => {
                         wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?;
                     }
                 }
             }
-            Some((Request::Inject(order), descriptors)) => {
-                let injected = Namespaces::received(descriptors)
-                    .and_then(|namespaces| inject::inject(&namespaces, &order.0, &order.1));
+            Some((Request::Halt(target), descriptors)) => {
+                let namespaces = Namespaces::received(descriptors);
+                halted = Some(namespaces.and_then(|all| Halted::begin(&all, target)));
+            }
+            Some((Request::Inject(layer), _)) => {
+                let injected = match halted.take() {
+                    Some(halted) => halted.and_then(|halted| halted.inject(&layer)),
+                    None => Err(Failure {
+                        step: "tightening".into(),
+                        error: "no task was stopped".into(),
+                        errno: None,
+                    }),
+                };
                 let answer = injected.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }
@@ -412,7 +465,8 @@ fn serve() -> io::Result<()> {
                     reap(&child);
                 }
                 if last.is_none() {
-                    placement.leave_and_remove();
+                    placement.leave();
+                    placement.remove();
                 }
                 return Ok(());
             }
@@ -487,7 +541,7 @@ fn move_trees(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
         Forked::Child => {
             let died = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
             let kept = process::close_all_but(socket.as_raw_fd());
-            let _first = process::First::begin(0);
+            let _first = First::begin(0);
             let served = died
                 .map_err(io::Error::from)
                 .and(kept)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::remote::Lent;
+use super::lent::Lent;
 use super::tasks::status;
 use crate::isolation::spawner::Failure;
 use crate::sys::ptrace::{self, Stop};
@@ -46,6 +46,11 @@ impl Tracer {
             tasks: BTreeMap::new(),
             deadline,
         }
+    }
+
+    /// What follows has until then.
+    pub fn begin_anew(&mut self, deadline: Instant) {
+        self.deadline = deadline;
     }
 
     /// Seizes a task and asks it to stop. True when it was not known, whatever became of it.

@@ -42,7 +42,7 @@ use crate::remote_broker::{self, RemoteBroker};
 pub use error::AssemblyError;
 
 /// Name of the log that a run is recorded in, as its checkpoints carry it.
-const LOG_ORIGIN: &str = "casemate/run";
+pub(crate) const LOG_ORIGIN: &str = "casemate/run";
 
 /// A policy that was read on this machine, and how it is to be run here.
 #[derive(Debug)]

@@ -121,3 +121,29 @@ pub fn bring_loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     }))
     .map(drop)
 }
+
+/// Opens a handle to the process that made the connection at the other end of a Unix socket
+/// (`SO_PEERPIDFD`, Linux 6.5).
+///
+/// # Errors
+///
+/// `ENOPROTOOPT` on a kernel without it; `ESRCH` or `EINVAL` when that process is gone.
+pub fn peer_process(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut number: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of_val(&number)).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes, the size of the integer that is pointed to.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    } as libc::c_long)?;
+    // SAFETY: success is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// As in `asm-generic/socket.h`.
+const SO_PEERPIDFD: libc::c_int = 77;

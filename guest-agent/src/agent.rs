@@ -29,6 +29,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::control::Control;
 use crate::leases::Keeping;
 use crate::outbox::Outbox;
+use crate::sealed::Sealed;
 use crate::transport::note;
 
 pub use error::{AgentError, StartError};
@@ -74,6 +75,8 @@ pub struct Agent {
     config: Config,
     accept_simulated: bool,
     sessions: Arc<Mutex<Sessions>>,
+    /// What it must not forget, if that is configured.
+    sealed: Option<Arc<Sealed>>,
     /// Held as long as this agent lives: no second one serves from the same state.
     _lock: Arc<File>,
 }
@@ -163,10 +166,15 @@ impl Agent {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Running(state.into())),
             Err(error) => return Err(failed(path)(error.into())),
         }
+        let sealed = match config.seal() {
+            Some(seal) => Some(Arc::new(Sealed::open(seal, config.state())?)),
+            None => None,
+        };
         Ok(Self {
             config,
             accept_simulated: false,
             sessions: Arc::default(),
+            sealed,
             _lock: Arc::new(lock),
         })
     }
@@ -205,7 +213,11 @@ impl Agent {
             }
             other => other?,
         }
-        let assembly = Assembly::read(&path)?;
+        let mut assembly = Assembly::read(&path)?;
+        if let Some(sealed) = &self.sealed {
+            sealed.admit(assembly.bundle())??;
+            assembly = assembly.anchored_here(Arc::clone(sealed));
+        }
         let assembly = if self.accept_simulated {
             assembly.dangerous().accept_simulated()
         } else {
@@ -352,6 +364,14 @@ impl Agent {
         } }))
     }
 
+    /// Takes note of how far the log of a run has come, which is over.
+    pub(crate) fn closed(&self, log: &Path, key: [u8; 32]) {
+        let Some(sealed) = &self.sealed else { return };
+        if let Err(error) = sealed.closed(log, key) {
+            note(format_args!("{}: {}", log.display(), describe(&error)));
+        }
+    }
+
     /// The session in whose sandbox a process is.
     #[must_use]
     pub fn sandbox_of(&self, peer: &Peer) -> Option<Number> {
@@ -469,6 +489,12 @@ impl Admitted {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.place.id
+    }
+
+    /// Public key of its log.
+    #[must_use]
+    pub fn log_key(&self) -> [u8; 32] {
+        self.key
     }
 
     /// Folder of its log.

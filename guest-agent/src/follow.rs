@@ -138,7 +138,8 @@ fn run(
         outbox: Arc::clone(&outbox),
         stopper: admitted.stopper(),
     }));
-    let (log, basis) = (admitted.log().to_owned(), admitted.basis());
+    let (log, key) = (admitted.log().to_owned(), admitted.log_key());
+    let basis = admitted.basis();
     let (result, place) = thread::scope(|scope| {
         for (which, output) in outputs {
             let outbox = &outbox;
@@ -146,6 +147,7 @@ fn run(
         }
         admitted.run()
     });
+    agent.closed(&log, key);
     let receipt = wanted.receipt.then(|| match Receipt::of(&log, &basis) {
         Ok(receipt) => Reply::Receipt(Box::new(receipt)).line(),
         Err(error) => {

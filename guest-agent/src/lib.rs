@@ -32,6 +32,7 @@ pub mod local_broker;
 pub mod lockdown;
 mod outbox;
 pub mod remote_broker;
+pub mod sealed;
 pub mod transport;
 pub mod view;
 pub mod vm;

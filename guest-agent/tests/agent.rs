@@ -2,182 +2,26 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod service;
+
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use base64::Engine;
 use guest_agent::client;
-use rustix::process::{Pid, Signal, Uid, kill_process};
+use rustix::process::Uid;
 use serde_json::{Value, json};
+use service::{PATIENCE, Service, alive, line, program, rest, send, within};
 use vault::audit::{LogVerifier, verify};
 
-/// How long anything may take before it counts as never.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A user who is nobody in particular.
 const NOBODY: u32 = 65534;
-
-/// A running agent with policies of its own.
-struct Service {
-    folder: tempfile::TempDir,
-    process: Child,
-}
-
-impl Service {
-    /// Starts an agent and waits until it listens.
-    fn start(further: &str) -> Self {
-        Self::start_with(further, &[])
-    }
-
-    fn start_with(further: &str, arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // Others get as far as the socket, which is where they have to be refused.
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        for name in ["state", "policies"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let config =
-            format!("socket = \"a.sock\"\nstate = \"state\"\npolicies = \"policies\"\n{further}");
-        fs::write(folder.path().join("agent.toml"), config).unwrap();
-        let process = program(folder.path())
-            .args(arguments)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let service = Self { folder, process };
-        within(|| UnixStream::connect(service.socket()).is_ok());
-        service
-    }
-
-    /// A service with one policy, called `work`, that runs this shell script.
-    fn with_work(script: &str) -> Self {
-        let service = Self::start("");
-        service.policy("work", script);
-        service
-    }
-
-    fn policy(&self, name: &str, script: &str) {
-        let policy = format!(
-            "version = 1\nname = \"{name}\"\n\n[workload]\ncommand = [\"sh\", \"-c\", {script:?}]\n\
-             rootfs = \"host\"\n\n[rules]\ncedar = \"permit (principal, action, resource);\"\n"
-        );
-        fs::write(
-            self.folder.path().join(format!("policies/{name}.toml")),
-            policy,
-        )
-        .unwrap();
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("a.sock")
-    }
-
-    /// Sends one request; gives the status and what is to be read.
-    fn send(&self, method: &str, path: &str, body: &Value) -> (u16, BufReader<UnixStream>) {
-        send(&self.socket(), method, path, body)
-    }
-
-    /// Sends one request, and gives the whole answer.
-    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let (status, mut answer) = self.send(method, path, body);
-        (status, line(&mut answer))
-    }
-
-    /// Begins a session, and follows it.
-    fn run(&self, wanted: &Value) -> BufReader<UnixStream> {
-        self.send("POST", "sessions", wanted).1
-    }
-
-    /// Starts `work` and reads until its workload runs; gives the session's id and its init.
-    fn run_work(&self) -> (BufReader<UnixStream>, String, i64) {
-        let mut caller = self.run(&json!({ "policy": "work" }));
-        let session = line(&mut caller);
-        let id = session["session"]["id"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{session}"))
-            .to_owned();
-        let mut init = 0;
-        loop {
-            let line = line(&mut caller);
-            match line["record"]["kind"].as_str() {
-                Some("prepared") => init = line["record"]["pid"].as_i64().unwrap(),
-                Some("started") => return (caller, id, init),
-                _ => assert!(line["error"].is_null(), "{line}"),
-            }
-        }
-    }
-
-    fn sessions(&self) -> Vec<Value> {
-        let (_, reply) = self.ask("GET", "sessions", &Value::Null);
-        reply["sessions"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{reply}"))
-            .clone()
-    }
-
-    /// Asks the agent to end, and waits until it has.
-    fn terminate(&mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-        within(|| self.process.try_wait().unwrap().is_some());
-        self.process.wait().unwrap()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_casemate-guest-agent"));
-    command
-        .arg("--config")
-        .arg(folder.join("agent.toml"))
-        .env("XDG_RUNTIME_DIR", folder);
-    command
-}
-
-fn send(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, BufReader<UnixStream>) {
-    let body = (!body.is_null()).then_some(body);
-    let path = format!("/casemate/v0/{path}");
-    let (status, answer) = client::send(socket, method, &path, body).unwrap();
-    answer.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-    (status, answer)
-}
-
-fn line(caller: &mut BufReader<UnixStream>) -> Value {
-    let mut text = String::new();
-    caller.read_line(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
-}
-
-/// All further lines up to the end of the answer.
-fn rest(caller: BufReader<UnixStream>) -> Vec<Value> {
-    caller
-        .lines()
-        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
-        .collect()
-}
-
-fn within(mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "it never came to hold");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn alive(process: i64) -> bool {
-    Path::new("/proc").join(process.to_string()).exists()
-}
 
 #[test]
 fn a_run_streams_its_records_and_output_and_ends_with_its_outcome() {
@@ -653,11 +497,7 @@ fn a_user_who_is_allowed_reaches_no_session_of_others() {
 fn a_run_that_asks_for_a_receipt_gets_one_that_holds_or_the_reason_why_not() {
     let service = Service::start_with("", &["--dangerously-accept-simulated"]);
     service.policy("work", "exit 3");
-    service.policy("proven", "exit 4");
-    let path = service.folder.path().join("policies/proven.toml");
-    let policy = fs::read_to_string(&path).unwrap();
-    let accepts = "[attestation]\naccept = [\"simulated\"]\n\n[workload]";
-    fs::write(&path, policy.replace("[workload]", accepts)).unwrap();
+    service.proven_policy("proven", "exit 4");
     let run = |policy: &str| rest(service.run(&json!({ "policy": policy, "receipt": true })));
 
     let told = run("proven");

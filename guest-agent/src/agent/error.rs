@@ -11,6 +11,7 @@ use vault::audit::{KeyError, VerifyError};
 use super::MAX_SESSIONS;
 use crate::assembly::AssemblyError;
 use crate::config::ConfigError;
+use crate::sealed::{OldVersion, SealError};
 
 /// Why the agent did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,12 @@ pub enum AgentError {
     /// The policy's file cannot be trusted.
     #[error(transparent)]
     PolicyFile(#[from] ConfigError),
+    /// A higher version of the policy was in force.
+    #[error(transparent)]
+    OldVersion(#[from] OldVersion),
+    /// What must not be forgotten cannot be remembered.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The policy cannot be made into a session.
     #[error(transparent)]
     Assembly(#[from] AssemblyError),
@@ -98,6 +105,8 @@ impl AgentError {
             Self::Evidence(_) => "no-evidence",
             Self::Log(_) | Self::LogKey(_) => "log",
             Self::PolicyFile(_) => "policy-file",
+            Self::OldVersion(_) => "old-version",
+            Self::Seal(_) => "seal",
             Self::Assembly(error) => error.code(),
             Self::Session(_) => "session",
         }
@@ -125,6 +134,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// What was remembered cannot be relied on.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// Another agent uses the same state.
     #[error("another agent runs already with the state folder `{}`", .0.display())]
     Running(PathBuf),

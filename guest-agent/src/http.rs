@@ -237,6 +237,9 @@ async fn audit(
     Named(session): Named<String>,
     Params(Tail { from, limit }): Params<Tail>,
 ) -> Response {
+    if limit > MAX_RECORDS {
+        return respond(not_understood("at most 1000 records at once").line());
+    }
     let told = on_agent(service, move |agent| {
         let (listed, key) = match agent.ended(caller, &session) {
             Some(ended) => (ended.listed, ended.key),
@@ -247,7 +250,7 @@ async fn audit(
         };
         let none = || AgentError::NoSession(session.clone());
         let log = listed.log.ok_or_else(none)?;
-        agent.records(&log, key, from, limit.min(MAX_RECORDS))
+        agent.records(&log, key, from, limit)
     });
     told.await
         .map_or_else(|error| failed(&error), |told| answer(&told))

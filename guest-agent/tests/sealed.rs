@@ -16,7 +16,7 @@ const SEAL: &str = "[seal]\nkey = \"file:seal.key\"\nanchor = \"file:anchor\"\n"
 /// An agent that seals what it must not forget, with a policy `work` of version 3.
 fn sealing() -> Service {
     let service = Service::prepared(SEAL, |folder| {
-        fs::write(folder.join("seal.key"), [7; 32]).unwrap();
+        fs::write(folder.join("seal.key"), "07".repeat(32)).unwrap();
         service::mode(&folder.join("seal.key"), 0o600);
     });
     version(&service, 3);
@@ -136,6 +136,6 @@ fn a_key_that_others_can_read_or_that_is_another_seals_nothing() {
     service::mode(&key, 0o644);
     assert!(refused(&service).contains("key"), "others can read it");
     service::mode(&key, 0o600);
-    fs::write(&key, [8; 32]).unwrap();
+    fs::write(&key, "08".repeat(32)).unwrap();
     assert!(refused(&service).contains("sealed state"), "it is another");
 }

@@ -33,6 +33,8 @@ use crate::transport::{REQUEST_DEADLINE, Service, failure, not_understood, reply
 pub const BASE: &str = "/casemate/v0";
 /// Most records in one answer.
 const MAX_RECORDS: usize = 1000;
+/// The largest number that every reader of JSON has (RFC 8259, section 6).
+const MAX_INDEX: u64 = (1 << 53) - 1;
 /// What is recorded as the reason of a `DELETE`.
 const DELETED: &str = "asked to stop it";
 
@@ -237,8 +239,9 @@ async fn audit(
     Named(session): Named<String>,
     Params(Tail { from, limit }): Params<Tail>,
 ) -> Response {
-    if limit > MAX_RECORDS {
-        return respond(not_understood("at most 1000 records at once").line());
+    if limit > MAX_RECORDS || from > MAX_INDEX {
+        let why = "at most 1000 records at once, and none beyond what JSON can number";
+        return respond(not_understood(why).line());
     }
     let told = on_agent(service, move |agent| {
         let (listed, key) = match agent.ended(caller, &session) {

@@ -279,13 +279,14 @@ fn whoever_has_the_number_of_a_caller_that_has_ended_is_not_that_caller() {
             .spawn()
             .unwrap();
         let mut told = BufReader::new(leaving.stdout.take().unwrap());
+        let mut word = leaving.stdin.take().unwrap();
         let mut line = String::new();
         told.read_line(&mut line).unwrap();
         let number: i32 = line.trim().parse().unwrap();
         leaving.wait().unwrap();
         let heir = reused.then(|| with_number(number));
         kill_process(agent, Signal::CONT).unwrap();
-        writeln!(leaving.stdin.as_mut().unwrap()).unwrap();
+        writeln!(word).unwrap();
         line.clear();
         told.read_line(&mut line).unwrap();
         assert!(!line.contains("\"sessions\""), "{reused}: {line}");

@@ -128,7 +128,8 @@ fn what_is_asked_at_random_is_answered_as_described() {
     let names = |names: &[&str]| json!({ "type": "string", "enum": names });
     for (path, methods) in described["paths"].as_object_mut().unwrap() {
         for operation in methods.as_object_mut().unwrap().values_mut() {
-            let parameters = operation["parameters"].as_array_mut();
+            let parameters = operation.get_mut("parameters");
+            let parameters = parameters.and_then(Value::as_array_mut);
             for parameter in parameters.into_iter().flatten() {
                 if parameter["name"] == "session" {
                     // What is followed to its end has to have one.
@@ -152,6 +153,8 @@ fn what_is_asked_at_random_is_answered_as_described() {
         .arg(&schema)
         .args(["--url", &format!("http://{}", reachable(&service.socket()))])
         .args(["--checks", "all", "--max-examples", "25", "--seed", "1"])
+        // An order of the described form can name what there is not.
+        .args(["--exclude-checks", "positive_data_acceptance"])
         .args(["--phases", "examples,coverage,fuzzing"])
         .args(["--generation-database", "none", "--no-color"])
         .args(["--request-timeout", "20"])

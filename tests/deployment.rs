@@ -13,7 +13,9 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 fn deploy(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy")
+        .join(name)
 }
 
 fn text(output: &Output) -> String {
@@ -95,7 +97,8 @@ fn the_unit_of_the_broker_leaves_it_little() {
 
 /// The documents of a YAML file; `None`, and a word about it, where no YAML can be read.
 fn yaml(name: &str) -> Option<Vec<Value>> {
-    const READS: &str = "import json, sys, yaml\nprint(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
+    const READS: &str =
+        "import json, sys, yaml\nprint(json.dumps(list(yaml.safe_load_all(sys.stdin))))";
     let python = std::env::var_os("CASEMATE_PYTHON").unwrap_or_else(|| "python3".into());
     let mut read = Command::new(python);
     let file = fs::File::open(deploy(name)).unwrap();
@@ -113,7 +116,9 @@ fn yaml(name: &str) -> Option<Vec<Value>> {
 
 #[test]
 fn the_manifests_are_whole_and_name_only_what_there_is() {
-    let Some(etcd) = yaml("kubernetes/etcd.yaml") else { return };
+    let Some(etcd) = yaml("kubernetes/etcd.yaml") else {
+        return;
+    };
     let broker = yaml("kubernetes/broker.yaml").unwrap();
     let all: Vec<_> = etcd.iter().chain(&broker).collect();
     for document in &all {
@@ -124,7 +129,10 @@ fn the_manifests_are_whole_and_name_only_what_there_is() {
         let namespace = &document["metadata"]["namespace"];
         assert!(!namespaced || namespace == "casemate", "{document}");
     }
-    for set in all.iter().filter(|document| document["kind"] == "StatefulSet") {
+    for set in all
+        .iter()
+        .filter(|document| document["kind"] == "StatefulSet")
+    {
         let pod = &set["spec"]["template"];
         let labels = &pod["metadata"]["labels"];
         assert_eq!(set["spec"]["selector"]["matchLabels"], *labels);
@@ -157,7 +165,9 @@ fn the_manifests_are_whole_and_name_only_what_there_is() {
         let mut sets = documents.iter().filter(|it| it["kind"] == "StatefulSet");
         let container = sets.next().unwrap()["spec"]["template"]["spec"]["containers"][0].clone();
         let arguments = container["args"].as_array().unwrap().iter();
-        arguments.map(|it| it.as_str().unwrap().to_owned()).collect()
+        arguments
+            .map(|it| it.as_str().unwrap().to_owned())
+            .collect()
     };
     let [(_, program), _] = installed();
     let own = arguments(&broker);
@@ -173,7 +183,9 @@ fn the_manifests_are_whole_and_name_only_what_there_is() {
 
 #[test]
 fn the_configuration_in_the_manifest_is_accepted() {
-    let Some(broker) = yaml("kubernetes/broker.yaml") else { return };
+    let Some(broker) = yaml("kubernetes/broker.yaml") else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -224,7 +236,11 @@ fn an_image_is_the_static_program_and_the_same_bytes_each_time() {
     };
     let dynamic = program(folder.path(), "dynamic", "target-feature=-crt-static").unwrap();
     let told = image(&dynamic, "none");
-    assert!(!told.status.success() && text(&told).contains("not static"), "{}", text(&told));
+    assert!(
+        !told.status.success() && text(&told).contains("not static"),
+        "{}",
+        text(&told)
+    );
     let Some(program) = program(folder.path(), "broker", "target-feature=+crt-static") else {
         println!("skipped: no static program can be linked here");
         return;
@@ -242,7 +258,10 @@ fn an_image_is_the_static_program_and_the_same_bytes_each_time() {
         let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
         let bytes = fs::read(layout.join("blobs/sha256").join(hex)).unwrap();
         use sha2::Digest;
-        let is: String = sha2::Sha256::digest(&bytes).iter().map(|it| format!("{it:02x}")).collect();
+        let is: String = sha2::Sha256::digest(&bytes)
+            .iter()
+            .map(|it| format!("{it:02x}"))
+            .collect();
         assert_eq!(is, hex);
         bytes
     };
@@ -254,8 +273,16 @@ fn an_image_is_the_static_program_and_the_same_bytes_each_time() {
     let manifest = json(blob(&index["manifests"][0]["digest"]));
     let config = json(blob(&manifest["config"]["digest"]));
     assert_eq!(config["config"]["Entrypoint"][0], "/usr/bin/broker");
-    assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
+    assert_eq!(
+        config["rootfs"]["diff_ids"][0],
+        manifest["layers"][0]["digest"]
+    );
     let layer = blob(&manifest["layers"][0]["digest"]);
     let inside = fs::read(&program).unwrap();
-    assert!(layer.windows(inside.len()).step_by(512).any(|it| it == inside));
+    assert!(
+        layer
+            .windows(inside.len())
+            .step_by(512)
+            .any(|it| it == inside)
+    );
 }

@@ -6,6 +6,10 @@
 //! policies = "/etc/casemate/policies"    # NAME.toml is called as NAME
 //! allow-uids = [1000]                    # beside the user that the agent runs as, and root
 //!
+//! [vsock]                                # for other machines too: the host is 2
+//! port = 7733
+//! allow-cids = [2]
+//!
 //! [seal]                                 # what it must not forget: see `sealed`
 //! key = "file:/etc/casemate/seal.key"    # or "credential:NAME", of systemd, or "tpm:"
 //! anchor = "tpm:0x01800010"              # or "file:PATH", outside of `state`
@@ -31,7 +35,18 @@ pub struct Config {
     state: PathBuf,
     policies: PathBuf,
     allow_uids: BTreeSet<u32>,
+    vsock: Option<Vsock>,
     seal: Option<Seal>,
+}
+
+/// A port for other machines, and which of them may call.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Vsock {
+    /// The port.
+    pub port: u32,
+    /// Context ids of the machines that may call.
+    pub allow_cids: BTreeSet<u32>,
 }
 
 /// Where the key of the sealed state comes from, and what remembers its latest commit.
@@ -51,6 +66,7 @@ struct ConfigFile {
     policies: PathBuf,
     #[serde(default)]
     allow_uids: BTreeSet<u32>,
+    vsock: Option<Vsock>,
     seal: Option<SealTable>,
 }
 
@@ -126,6 +142,7 @@ impl Config {
             state: base.join(file.state),
             policies: base.join(file.policies),
             allow_uids: file.allow_uids,
+            vsock: file.vsock,
             seal: file.seal.map(|seal| Seal::at(base, seal)),
         };
         if let Some(file) = config.seal.as_ref().and_then(Seal::anchor_file)
@@ -168,6 +185,12 @@ impl Config {
     #[must_use]
     pub fn policies(&self) -> &Path {
         &self.policies
+    }
+
+    /// Where other machines reach the agent, if they may.
+    #[must_use]
+    pub fn vsock(&self) -> Option<&Vsock> {
+        self.vsock.as_ref()
     }
 
     /// How what the agent must not forget is sealed, if it is.

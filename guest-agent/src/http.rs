@@ -17,7 +17,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use casemate::order::Command;
-use casemate::peer::Peer;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -27,7 +26,7 @@ use crate::api::{self, Asker, Leased, MAX_REQUEST, Reply, Vouched, Wanted};
 use crate::evidence;
 use crate::follow::{self, Following};
 use crate::outbox;
-use crate::transport::{REQUEST_DEADLINE, Service, failure, not_understood, reply};
+use crate::transport::{REQUEST_DEADLINE, Service, Who, failure, not_understood, reply};
 
 /// Where everything begins.
 pub const BASE: &str = "/casemate/v0";
@@ -62,12 +61,8 @@ pub fn router(service: Arc<dyn Service>) -> Router {
 }
 
 /// Answers only whoever made the connection: a process id can be another's by now.
-async fn of_who_is_there(
-    Extension(peer): Extension<Arc<Peer>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !peer.is_there() {
+async fn of_who_is_there(Extension(who): Extension<Who>, request: Request, next: Next) -> Response {
+    if !who.is_there() {
         return refusal("caller", "whoever connected has ended");
     }
     let mut response = next.run(request).await;

@@ -171,7 +171,9 @@ impl Sealed {
             Some(seen) if found < seen => Ok(Err(OldVersion { name, found, seen })),
             Some(seen) if found == seen => Ok(Ok(())),
             _ => self
-                .change(|state| drop(state.versions.insert(name, found)))
+                .change(|state| {
+                    state.versions.insert(name, found);
+                })
                 .map(Ok),
         }
     }
@@ -255,7 +257,10 @@ impl FreshnessAnchor for Sealed {
             return Err(AnchorError::Moved);
         }
         let to = (to.generation, to.root);
-        self.change(|state| drop(state.anchors.insert(hex(vault), to)))
+        let change = |state: &mut State| {
+            state.anchors.insert(hex(vault), to);
+        };
+        self.change(change)
             .map_err(|error| AnchorError::Unreachable(io::Error::other(error)))
     }
 }

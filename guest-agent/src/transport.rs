@@ -1,11 +1,13 @@
-//! The Unix socket: who calls is asked of the kernel, and a caller costs a bounded amount.
+//! The sockets: who calls is asked of the kernel, and a caller costs a bounded amount.
 //!
 //! See unix(7), `SO_PEERCRED` and `SO_PEERPIDFD` ([`casemate::peer`]). The socket's file has mode 0600; if
 //! the configuration allows further users it has mode 0666, and whoever connects is still judged by the
-//! kernel's word. One request for each connection: what the kernel says of a caller is said of that request.
+//! kernel's word. Over vsock other machines call, of which nothing more is known than which ones: each of the
+//! allowed ones is a user of its own kind ([`MACHINES`]), and its context id stands for a process. One request for each connection: what the kernel says of a caller is said of that request.
 
 mod timely;
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -18,12 +20,14 @@ use axum::{Extension, Router};
 use casemate::By;
 use casemate::error::describe;
 use casemate::order::Command;
-use casemate::peer::Peer;
+use casemate::peer::{MachinePort, Peer};
 use casemate::status::Status;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::fs::Mode;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::agent::{Agent, AgentError, Caller, Number};
@@ -46,6 +50,9 @@ const MAX_HEADER: usize = 16 << 10;
 /// Most lines of a header.
 const MAX_LINES: usize = 64;
 
+/// The user whose sessions are those of other machines.
+pub const MACHINES: u32 = u32::MAX;
+
 /// The agent's socket.
 #[derive(Debug)]
 pub struct Listener {
@@ -54,7 +61,51 @@ pub struct Listener {
     /// Device and inode of the socket's file: only that one is removed at the end.
     file: (u64, u64),
     allowed: Vec<u32>,
+    machines: Option<Machines>,
     closed: Arc<Notify>,
+}
+
+/// The port for other machines, and those that may call.
+#[derive(Debug)]
+struct Machines {
+    port: Arc<MachinePort>,
+    allowed: BTreeSet<u32>,
+}
+
+/// Who made a connection.
+#[derive(Clone)]
+pub(crate) enum Who {
+    /// A process of this machine.
+    Process(Arc<Peer>),
+    /// Another machine, by its context id.
+    Machine(u32),
+}
+
+impl Who {
+    /// Whether it is still the same.
+    pub fn is_there(&self) -> bool {
+        match self {
+            Self::Process(peer) => peer.is_there(),
+            // A machine that is gone has no connection any more.
+            Self::Machine(_) => true,
+        }
+    }
+
+    /// As the agent knows it.
+    fn caller(&self, service: &dyn Service) -> Caller {
+        match self {
+            Self::Process(peer) => {
+                let By { uid, pid } = peer.by();
+                let inside = service.sandbox_of(peer);
+                Caller { uid, pid, inside }
+            }
+            Self::Machine(cid) => Caller {
+                uid: MACHINES,
+                pid: i32::try_from(*cid).unwrap_or(i32::MAX),
+                inside: None,
+            },
+        }
+    }
 }
 
 /// What callers of a socket reach: an agent with its sessions, or one session.
@@ -137,6 +188,14 @@ pub enum ListenError {
     /// Somebody answers on that socket already.
     #[error("somebody listens on `{}` already", .0.display())]
     Taken(PathBuf),
+    /// Other machines cannot call.
+    #[error("cannot listen on port {port} for other machines: `[vsock]` needs the device")]
+    Machines {
+        /// The port.
+        port: u32,
+        /// Why.
+        source: io::Error,
+    },
     /// Something else than a socket is in its place.
     #[error("`{}` is no socket, and is left alone", .0.display())]
     NoSocket(PathBuf),
@@ -186,6 +245,7 @@ impl Listener {
             path: path.into(),
             file,
             allowed,
+            machines: Machines::listen(config)?,
             closed: Arc::default(),
         })
     }
@@ -209,6 +269,7 @@ impl Listener {
             path: path.into(),
             file: (metadata.dev(), metadata.ino()),
             allowed: vec![rustix::process::geteuid().as_raw(), 0],
+            machines: None,
             closed: Arc::default(),
         })
     }
@@ -240,20 +301,26 @@ impl Listener {
         let socket = tokio::net::UnixListener::from_std(socket)?;
         let router = http::router(Arc::clone(&service));
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let machines = match &self.machines {
+            Some(machines) => Some(AsyncFd::register(Arc::clone(&machines.port))?),
+            None => None,
+        };
         loop {
-            let stream = tokio::select! {
-                accepted = socket.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        note(format_args!("cannot take a connection: {error}"));
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
-                    }
-                },
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted.map(|(stream, _)| (stream, None)),
+                accepted = of_machine(machines.as_ref()) => accepted,
                 () = self.closed.notified() => break,
             };
-            let peer = match self.peer(&stream) {
-                Ok(peer) => peer,
+            let (stream, machine) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    note(format_args!("cannot take a connection: {error}"));
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let who = match self.who(&stream, machine) {
+                Ok(who) => who,
                 Err(why) => {
                     note(format_args!("refused: {why}"));
                     refuse(&stream, "caller", "this agent does not serve you");
@@ -268,7 +335,7 @@ impl Listener {
             tokio::spawn(async move {
                 let _place = place;
                 // What goes wrong with one connection is that caller's business.
-                let _ = converse(service, router, peer, stream).await;
+                let _ = converse(service, router, who, stream).await;
             });
         }
         drop(socket);
@@ -277,14 +344,51 @@ impl Listener {
         Ok(())
     }
 
-    fn peer(&self, stream: &tokio::net::UnixStream) -> Result<Peer, String> {
+    fn who(&self, stream: &tokio::net::UnixStream, machine: Option<u32>) -> Result<Who, String> {
+        if let Some(cid) = machine {
+            let allowed = self.machines.as_ref().map(|it| it.allowed.contains(&cid));
+            return match allowed {
+                Some(true) => Ok(Who::Machine(cid)),
+                _ => Err(format!("machine {cid} is not in `allow-cids`")),
+            };
+        }
         let peer = Peer::of(stream).map_err(|error| describe(&error))?;
         let By { uid, pid } = peer.by();
         match self.allowed.contains(&uid) {
-            true => Ok(peer),
+            true => Ok(Who::Process(Arc::new(peer))),
             false => Err(format!("uid {uid} (process {pid}) is not in `allow-uids`")),
         }
     }
+}
+
+impl Machines {
+    fn listen(config: &Config) -> Result<Option<Self>, ListenError> {
+        let Some(vsock) = config.vsock() else {
+            return Ok(None);
+        };
+        let port = MachinePort::listen(vsock.port).map_err(|source| ListenError::Machines {
+            port: vsock.port,
+            source,
+        })?;
+        Ok(Some(Self {
+            port: Arc::new(port),
+            allowed: vsock.allow_cids.clone(),
+        }))
+    }
+}
+
+/// Takes a connection of another machine; waits for ever where there is no port for them.
+async fn of_machine(
+    port: Option<&AsyncFd<Arc<MachinePort>>>,
+) -> io::Result<(tokio::net::UnixStream, Option<u32>)> {
+    let Some(port) = port else {
+        return std::future::pending().await;
+    };
+    let accepted = port.async_io(Interest::READABLE, |port| port.accept());
+    let (stream, cid) = accepted.await?;
+    // Read and written as any stream socket is; it is never asked for credentials.
+    let stream = tokio::net::UnixStream::from_std(UnixStream::from(stream))?;
+    Ok((stream, Some(cid)))
 }
 
 impl Drop for Listener {
@@ -330,15 +434,12 @@ fn make_way(path: &Path) -> Result<(), ListenError> {
 async fn converse(
     service: Arc<dyn Service>,
     router: Router,
-    peer: Peer,
+    who: Who,
     stream: tokio::net::UnixStream,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let peer = Arc::new(peer);
-    let looked_up = Arc::clone(&peer);
-    let inside = tokio::task::spawn_blocking(move || service.sandbox_of(&looked_up)).await?;
-    let By { uid, pid } = peer.by();
-    let caller = Caller { uid, pid, inside };
-    let router = router.layer(Extension(caller)).layer(Extension(peer));
+    let looked_up = who.clone();
+    let caller = tokio::task::spawn_blocking(move || looked_up.caller(&*service)).await?;
+    let router = router.layer(Extension(caller)).layer(Extension(who));
     let stream = Timely::new(stream, SEND_DEADLINE);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -321,6 +321,49 @@ fn with_number(number: i32) -> Option<Heir> {
     None
 }
 
+/// Connects to a port of this machine as another one, or tells that it is taken.
+const BINDS: &str = r#"
+import socket, sys
+with socket.socket(socket.AF_VSOCK) as s:
+    try:
+        s.bind((socket.VMADDR_CID_ANY, int(sys.argv[1])))
+        print("free")
+    except OSError:
+        print("taken")
+"#;
+
+#[test]
+fn other_machines_have_a_port_where_there_is_a_device_and_the_agent_says_so_where_there_is_none() {
+    let port = (std::process::id() + 20_000).to_string();
+    let vsock = format!("[vsock]\nport = {port}\nallow-cids = [2]\n");
+    if casemate::peer::MachinePort::listen(port.parse().unwrap()).is_err() {
+        let mut without = Service::start("");
+        assert!(without.terminate().success());
+        let config = without.folder.path().join("agent.toml");
+        let text = fs::read_to_string(&config).unwrap() + &vsock;
+        fs::write(config, text).unwrap();
+        let told = service::program(without.folder.path()).output().unwrap();
+        let said = String::from_utf8(told.stderr).unwrap();
+        assert!(
+            !told.status.success() && said.contains("needs the device"),
+            "{said}"
+        );
+        return;
+    }
+    let mut service = Service::start(&vsock);
+    let taken = || {
+        let told = Command::new("python3").args(["-c", BINDS, &port]).output();
+        String::from_utf8(told.unwrap().stdout).unwrap().trim() == "taken"
+    };
+    assert!(taken());
+    assert!(
+        service.sessions().is_empty(),
+        "its own socket is served too"
+    );
+    assert!(service.terminate().success());
+    assert!(!taken());
+}
+
 #[test]
 fn no_caller_chooses_label_role_or_name_of_its_evidence() {
     let (service, (one, _), (two, _)) = two_sandboxes();

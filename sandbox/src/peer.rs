@@ -1,4 +1,4 @@
-//! Who is at the other end of a Unix socket, and whether that is inside a sandbox.
+//! Who is at the other end of a socket, and whether that is inside a sandbox.
 //!
 //! ```text
 //! SO_PEERCRED ─▶ user, process id        what a process id means can change: the process ends, another
@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -93,6 +93,43 @@ impl Peer {
     pub fn is_within(&self, init: i32) -> bool {
         let pid = self.by.pid;
         shares_namespace(pid, init) || is_below_cgroup(pid, init) || descends(pid, init)
+    }
+}
+
+/// A port of this machine that other machines connect to: the one that a virtual machine runs on, or others
+/// on it. What is known of them is the context id, see vsock(7).
+#[derive(Debug)]
+pub struct MachinePort(OwnedFd);
+
+impl MachinePort {
+    /// Listens on a port.
+    ///
+    /// # Errors
+    ///
+    /// When there is no vsock device, or the port is taken.
+    pub fn listen(port: u32) -> io::Result<Self> {
+        sys::listen_vsock(port).map(Self)
+    }
+
+    /// Takes a connection, with the context id of who connected. It does not block.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] when there is none.
+    pub fn accept(&self) -> io::Result<(OwnedFd, u32)> {
+        sys::accept_vsock(self.0.as_fd())
+    }
+}
+
+impl AsRawFd for MachinePort {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for MachinePort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -66,14 +66,11 @@ impl Placement {
             .transpose()
     }
 
-    /// Moves this process out again and removes the cgroups.
-    pub fn leave_and_remove(&self) {
-        for folder in &self.v1 {
-            if let Some(parent) = folder.parent() {
-                let _ = fs::write(parent.join("tasks"), "0");
-            }
+    /// Moves this process out again.
+    pub fn leave(&self) {
+        for parent in self.v1.iter().filter_map(|folder| folder.parent()) {
+            let _ = fs::write(parent.join("tasks"), "0");
         }
-        self.remove();
     }
 
     /// Removes the cgroups, which must be empty. The kernel may need a moment after the last exit.
@@ -297,17 +294,18 @@ impl Cgroup {
         let _ = self.idle.as_ref().map(|file| file.write_at(value, 0));
     }
 
-    /// Does something while the sandbox comes before others on the CPU, and has no limit there.
+    /// Has the sandbox come before others on the CPU, without a limit there. What was before is returned,
+    /// for [`limit_cpu`](Self::limit_cpu).
     ///
     /// For work that its tasks have to take part in, and that ends with their being stopped: a task that
     /// has used up its share would run again in the next period only, and be waited for as long.
     ///
     /// # Errors
     ///
-    /// When a limit cannot be lifted, or put in force again.
-    pub fn first_in_line<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+    /// When a limit cannot be read. Nothing is lifted then.
+    pub fn lift_cpu(&self) -> io::Result<CpuLimits> {
         let Some((folder, v2)) = self.controllers.get("cpu") else {
-            return Ok(work());
+            return Ok(CpuLimits(Vec::new()));
         };
         // A quota that nobody can use up, rather than none: the kernel rewrites its own code when the last
         // one is lifted.
@@ -316,16 +314,29 @@ impl Cgroup {
         } else {
             [("cpu.cfs_quota_us", "1000000000"), ("cpu.shares", "262144")]
         };
-        let before = files.map(|(file, _)| fs::read_to_string(folder.join(file)));
+        let mut before = Vec::with_capacity(files.len());
+        for (file, _) in files {
+            before.push((file, fs::read_to_string(folder.join(file))?));
+        }
         for (file, most) in files {
-            write(folder, file, most)?;
+            // Where it cannot be lifted the work takes longer.
+            let _ = write(folder, file, most);
         }
-        let done = work();
-        for ((file, _), before) in files.iter().zip(before) {
-            // On v2 the limit stands before its period; both are written back.
-            write(folder, file, before?.trim_end())?;
-        }
-        Ok(done)
+        Ok(CpuLimits(before))
+    }
+
+    /// Puts limits in force again that were lifted.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn limit_cpu(&self, before: CpuLimits) -> io::Result<()> {
+        let Some((folder, _)) = self.controllers.get("cpu") else {
+            return Ok(());
+        };
+        // On v2 the limit stands before its period; both are written back.
+        let mut limits = before.0.iter();
+        limits.try_for_each(|(file, limit)| write(folder, file, limit.trim_end()))
     }
 
     /// Whether the sandbox can be frozen by its cgroup.
@@ -396,6 +407,9 @@ impl Drop for Cgroup {
         self.placement.remove();
     }
 }
+
+/// The CPU limits that a sandbox had: each file of its cgroup with what it held.
+pub struct CpuLimits(Vec<(&'static str, String)>);
 
 /// What a sandbox met of its limits: what is `None` or missing, this host does not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -27,10 +27,13 @@ use super::namespace::{Mapping, Mappings};
 use super::trees::{self, Namespaces, Wish};
 use super::{child, namespace, rootfs, wire};
 use crate::plan::FileAccess;
-use crate::sys::process::{self, Forked, Service};
+use crate::sys::process::{self, First, Forked, Service};
 
 /// How long the spawner may take to change a running sandbox.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Within which most answers come.
+const SOON: Duration = Duration::from_micros(600);
 
 /// Name (`argv[0]`) under which a program is its own spawner.
 pub const NAME: &str = "casemate-spawner";
@@ -252,7 +255,7 @@ impl Spawner {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Failure> {
         let socket = self.trees.as_ref().ok_or_else(ended)?.as_fd();
-        let heard = asked(&mut self.hangs, socket, wish, descriptors)?;
+        let heard = asked(&mut self.hangs, socket, wish, descriptors, || ())?;
         heard.unwrap_or_else(|| Err(ended()))
     }
 
@@ -262,15 +265,18 @@ impl Spawner {
     ///
     /// [`Failure`] when one task does not have it; the sandbox is frozen then, or its tasks stopped. Or
     /// when nothing is heard in time, as above.
+    ///
+    /// When it takes long, `slow` is called once meanwhile.
     pub fn inject(
         &mut self,
         namespaces: &Namespaces,
         target: Target,
         layer: Layer,
+        slow: impl FnOnce(),
     ) -> Result<(), Failure> {
         let request = Request::Inject(Box::new((target, layer)));
         let (socket, descriptors) = (self.socket.as_fd(), namespaces.descriptors());
-        match asked(&mut self.hangs, socket, &request, &descriptors)? {
+        match asked(&mut self.hangs, socket, &request, &descriptors, slow)? {
             Some(Answer::Done) => Ok(()),
             Some(Answer::Failed(failure)) => Err(failure),
             Some(Answer::Spawned { .. }) | None => Err(ended()),
@@ -278,19 +284,28 @@ impl Spawner {
     }
 }
 
-/// What is answered in time; `None` when whoever was asked has ended.
+/// What is answered in time; `None` when whoever was asked has ended. When no answer comes soon, `slow` is
+/// called meanwhile.
 fn asked<A: DeserializeOwned>(
     hangs: &mut bool,
     socket: BorrowedFd<'_>,
     request: &impl Serialize,
     descriptors: &[BorrowedFd<'_>],
+    slow: impl FnOnce(),
 ) -> Result<Option<A>, Failure> {
     if *hangs {
         let error = io::ErrorKind::TimedOut.into();
         return Err(Failure::at("asking the spawner")(error));
     }
     wire::send(socket, request, descriptors).map_err(Failure::at("asking the spawner"))?;
-    let heard = wire::wait(socket, ANSWER_DEADLINE)
+    let in_time = match wire::wait(socket, SOON) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            slow();
+            wire::wait(socket, ANSWER_DEADLINE)
+        }
+        other => other,
+    };
+    let heard = in_time
         .and_then(|()| wire::receive(socket))
         .map_err(Failure::at("hearing from the spawner"));
     // An answer that comes later would be taken for that to another question.
@@ -338,6 +353,8 @@ fn serve() -> io::Result<()> {
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
     let mut mover: Option<OwnedFd> = None;
+    // Since a sandbox was made.
+    let mut outside: Option<First> = None;
     loop {
         let mut watched = vec![PollFd::new(&socket, PollFlags::IN)];
         if let Some(init) = &sandbox {
@@ -361,7 +378,7 @@ fn serve() -> io::Result<()> {
             Some((Request::Another, descriptors)) => match another(descriptors) {
                 Ok(Other::It(own)) => {
                     (socket, placement) = (own, Placement::default());
-                    (sandbox, mover) = (None, None);
+                    (sandbox, mover, outside) = (None, None, None);
                 }
                 Ok(Other::Made(answer, pidfd)) => {
                     wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
@@ -377,6 +394,9 @@ fn serve() -> io::Result<()> {
                 let mut mappings = Mappings::default();
                 let namespaces = descriptors.split_off(descriptors.len().min(4));
                 mappings.keep(known.clone(), namespaces);
+                if outside.take().is_some() {
+                    placement.enter();
+                }
                 match spawn(
                     &floor,
                     &placement,
@@ -394,6 +414,10 @@ fn serve() -> io::Result<()> {
                         descriptors.push(pidfd.as_fd());
                         wire::send(socket.as_fd(), &answer, &descriptors)?;
                         sandbox = Some(pidfd);
+                        // What is left to do is to take something from the sandbox: not among those that
+                        // it is taken from, and before them.
+                        placement.leave();
+                        outside = Some(First::begin(0));
                     }
                     Err(failure) => {
                         wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?;
@@ -412,7 +436,8 @@ fn serve() -> io::Result<()> {
                     reap(&child);
                 }
                 if last.is_none() {
-                    placement.leave_and_remove();
+                    placement.leave();
+                    placement.remove();
                 }
                 return Ok(());
             }
@@ -487,7 +512,7 @@ fn move_trees(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
         Forked::Child => {
             let died = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
             let kept = process::close_all_but(socket.as_raw_fd());
-            let _first = process::First::begin(0);
+            let _first = First::begin(0);
             let served = died
                 .map_err(io::Error::from)
                 .and(kept)

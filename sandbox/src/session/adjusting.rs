@@ -19,7 +19,7 @@ use policy::Decision;
 use vault::Vault;
 use vault::volume::Uncommitted;
 
-use super::watchdog::Watchdog;
+use super::watchdog::{Watchdog, Watched};
 use super::{Session, because};
 use crate::adjust::Change;
 use crate::error::{SessionError, describe};
@@ -131,7 +131,7 @@ impl Session {
         change: &Change,
         because: Vec<String>,
     ) -> Result<Option<Failure>, SessionError> {
-        let _in_time = self.watchdog.as_ref().map(Watchdog::watch);
+        let _in_time = self.watched()?;
         self.journal.announce(Record::Adjusting {
             change: change.clone(),
             because,
@@ -189,11 +189,17 @@ impl Session {
         )
     }
 
+    /// Has the sandbox killed unless the answer is dropped in time.
+    fn watched(&self) -> Result<Option<Watched>, SessionError> {
+        let watched = self.watchdog.as_ref().map(Watchdog::watch).transpose();
+        Ok(watched.map_err(Failure::at("setting the watchdog"))?)
+    }
+
     /// A vault given back: asked for first, and shown once its key is there.
     fn give_data_back(&mut self, name: String, because: Vec<String>) -> Result<(), SessionError> {
         let change = Change::Release(name.clone());
         if let Some((_, vault)) = self.arrived.take_if(|(arrived, _)| *arrived == name) {
-            let _in_time = self.watchdog.as_ref().map(Watchdog::watch);
+            let _in_time = self.watched()?;
             self.journal.settle()?;
             let ordered = Instant::now();
             let given = self.vaults.give_back(&name, vault);

@@ -5,9 +5,17 @@
 //! does nothing but wait kills the sandbox when a change is not made and recorded in time. The session
 //! finds it ended.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 
 /// How long a change may take, with its record.
 pub(super) const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -17,17 +25,14 @@ pub type Killer = Box<dyn FnMut() + Send>;
 
 /// Waits for changes to be made in time.
 pub(super) struct Watchdog {
-    state: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
-struct State {
-    /// When the change under way has to be made.
-    until: Option<Instant>,
-    /// The thread sleeps until it is woken.
-    idle: bool,
-    over: bool,
+struct Shared {
+    /// Set while a change is under way: to begin one wakes nobody.
+    timer: OwnedFd,
+    over: AtomicBool,
 }
 
 impl Watchdog {
@@ -35,78 +40,80 @@ impl Watchdog {
     ///
     /// # Errors
     ///
-    /// When no thread can be started.
-    pub(super) fn start(mut kill: Killer) -> std::io::Result<Self> {
-        let state = Arc::<(Mutex<State>, Condvar)>::default();
-        let watched = Arc::clone(&state);
+    /// When no thread can be started, or there is no timer.
+    pub(super) fn start(mut kill: Killer) -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
+        let over = AtomicBool::new(false);
+        let shared = Arc::new(Shared { timer, over });
+        let watched = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("sandbox-watchdog".into())
             .spawn(move || {
-                let (state, changed) = &*watched;
-                let mut state = lock(state);
-                while !state.over {
-                    let Some(until) = state.until else {
-                        state.idle = true;
-                        state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                        state.idle = false;
-                        continue;
-                    };
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        state.until = None;
-                        kill();
-                        continue;
+                loop {
+                    let waited = rustix::io::read(&watched.timer, &mut [0; 8]);
+                    if watched.over.load(Ordering::Acquire) {
+                        return;
                     }
-                    let waited = changed.wait_timeout(state, left);
-                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    if waited != Err(rustix::io::Errno::INTR) {
+                        kill();
+                    }
                 }
             })?;
         Ok(Self {
-            state,
+            shared,
             thread: Some(thread),
         })
     }
 
     /// A change begins; it ends when the answer is dropped.
-    pub(super) fn watch(&self) -> Watched {
-        let mut state = lock(&self.state.0);
-        state.until = Some(Instant::now() + CHANGE_DEADLINE);
-        // If it sleeps until the end of an earlier change, it will look again then, which is soon enough.
-        if state.idle {
-            self.state.1.notify_one();
-        }
-        drop(state);
-        Watched(Arc::clone(&self.state))
+    ///
+    /// # Errors
+    ///
+    /// When the timer cannot be set: nobody would notice that the change hangs.
+    pub(super) fn watch(&self) -> io::Result<Watched> {
+        self.shared.set(CHANGE_DEADLINE)?;
+        Ok(Watched(Arc::clone(&self.shared)))
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        lock(&self.state.0).over = true;
-        self.state.1.notify_one();
-        if let Some(thread) = self.thread.take() {
+        self.shared.over.store(true, Ordering::Release);
+        let woken = self.shared.set(Duration::from_nanos(1));
+        if let (Ok(()), Some(thread)) = (woken, self.thread.take()) {
             let _ = thread.join();
         }
     }
 }
 
 /// A change under way.
-pub(super) struct Watched(Arc<(Mutex<State>, Condvar)>);
+pub(super) struct Watched(Arc<Shared>);
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Nobody has to be woken for that: the thread looks again when the time is over.
-        lock(&self.0.0).until = None;
+        // If it cannot be, the sandbox is killed though the change was made.
+        let _ = self.0.set(Duration::ZERO);
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    /// Sets the timer; 0 is never.
+    fn set(&self, within: Duration) -> io::Result<()> {
+        let it_value = Timespec::try_from(within).map_err(io::Error::other)?;
+        let it_interval = Timespec::default();
+        let times = Itimerspec {
+            it_interval,
+            it_value,
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &times)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+    use std::time::Instant;
 
     use super::*;
 
@@ -117,9 +124,9 @@ mod tests {
             let _ = killed.send(Instant::now());
         }));
         let watchdog = watchdog.expect("a thread");
-        drop(watchdog.watch());
+        drop(watchdog.watch().expect("a timer"));
         let began = Instant::now();
-        let hanging = watchdog.watch();
+        let hanging = watchdog.watch().expect("a timer");
         let at = kills.recv_timeout(4 * CHANGE_DEADLINE).expect("a kill");
         assert!(at - began >= CHANGE_DEADLINE, "too early");
         drop(hanging);

@@ -58,9 +58,22 @@ impl Registers {
             self.0.rdi, self.0.rsi, self.0.rdx, self.0.r10, self.0.r8, self.0.r9,
         ] = arguments;
         self.0.rax = nr.into();
+        self.executing(at)
+    }
+
+    /// These registers as they have to be to execute what stands at `at`, outside of any system call, with
+    /// 0 for [`kept`](Self::kept).
+    #[must_use]
+    pub fn executing(mut self, at: u64) -> Self {
         self.0.orig_rax = u64::MAX;
         self.0.rip = at;
+        self.0.rbx = 0;
         self
+    }
+
+    /// What a script keeps in `rbx`.
+    pub fn kept(&self) -> u64 {
+        self.0.rbx
     }
 }
 

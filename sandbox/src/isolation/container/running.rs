@@ -208,13 +208,16 @@ impl Instance for Running {
             cgroup: cgroup.map(Path::to_owned),
             frozen: self.frozen && cgroup.is_some(),
         };
+        // Who is to stop has to run first.
         self.cgroup.give_way(false);
-        let inject = || self.spawner.inject(&self.namespaces, target, layer.clone());
+        let (cgroup, mut lifted) = (&self.cgroup, None);
+        let slow = || lifted = Some(cgroup.lift_cpu());
         let injected = self
-            .cgroup
-            .first_in_line(inject)
-            .map_err(Failure::at("lifting the CPU limit for a moment"))
-            .flatten();
+            .spawner
+            .inject(&self.namespaces, target, layer.clone(), slow);
+        let limited = lifted.map_or(Ok(()), |before| self.cgroup.limit_cpu(before?));
+        let limited = limited.map_err(Failure::at("lifting the CPU limit for a moment"));
+        let injected = injected.and(limited);
         if injected.is_err() {
             // Those that were found are held already; this holds whoever was not. What comes next is
             // the caller's to decide.

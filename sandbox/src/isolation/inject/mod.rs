@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! seize ─▶ list again until nothing is new ─▶ all are stopped
-//!                                              │ each process: scratch page, Landlock in each
-//!                                              │ thread, filter over all threads, what came of it
+//!                                              │ each process: filter over all threads, Landlock
+//!                                              │ in each thread, what came of it
 //! let go ◀─ registers and signals as they were ◀┘
 //! ```
 //!
@@ -18,7 +18,11 @@
 
 // Registers and instructions are the processor's own.
 #[cfg(target_arch = "x86_64")]
+mod lent;
+#[cfg(target_arch = "x86_64")]
 mod remote;
+#[cfg(target_arch = "x86_64")]
+mod script;
 mod tasks;
 #[cfg(target_arch = "x86_64")]
 mod tracer;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ impl<'t> Tasks<'t> {
     pub fn list(&self) -> Result<Vec<i32>, Failure> {
         match self {
             Self::Listed { target, cgroup } => {
-                let list = fs::read_to_string(cgroup.join("cgroup.threads")).map_err(listing())?;
+                let list = read(cgroup.join("cgroup.threads")).map_err(listing())?;
                 let numbers = list.split_whitespace().filter_map(|word| word.parse().ok());
                 let mut tasks: Vec<i32> = numbers.collect();
                 tasks.retain(|tid| *tid != target.init);
@@ -214,9 +214,21 @@ fn listing() -> impl FnOnce(io::Error) -> Failure {
     Failure::at("listing the tasks")
 }
 
+/// Reads a file of the kernel's, most of which fit into a page: at once, and not bit by bit as a file whose
+/// length is told as 0.
+pub(super) fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    let file = fs::File::open(path)?;
+    file.take(MOST_TOLD).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// More than the kernel tells in one file: the threads of 2^22 tasks take half of it.
+const MOST_TOLD: u64 = 64 << 20;
+
 /// The value of a field of a task's `status`, up to the first blank.
 pub(super) fn status(tid: i32, name: &str) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let text = read(format!("/proc/{tid}/status")).ok()?;
     field(&text, name).map(str::to_owned)
 }
 

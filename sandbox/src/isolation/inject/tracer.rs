@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::remote::Lent;
+use super::lent::Lent;
 use super::tasks::status;
 use crate::isolation::spawner::Failure;
 use crate::sys::ptrace::{self, Stop};

@@ -47,7 +47,7 @@ fn is_understood(program: &Path, arguments: &[&str]) -> bool {
     let help = help.unwrap();
     let flags = rest.iter().filter(|argument| argument.starts_with("--"));
     let known = |flag: &&str| text(&help).contains(flag.split('=').next().unwrap());
-    help.status.success() && flags.into_iter().all(|flag| known(flag))
+    help.status.success() && flags.into_iter().all(known)
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Control {
     }
 
     /// The same for whatever answers in a session's place.
-    pub(crate) fn serving(session: impl Service + Send + 'static) -> Result<Self, ControlError> {
+    pub(crate) fn serving(session: impl Service + 'static) -> Result<Self, ControlError> {
         let folder = folder()?;
         // A name that is taken belongs to another session of this process, or of a dead one.
         let path = (1..=MAX_NUMBER)

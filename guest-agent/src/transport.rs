@@ -10,6 +10,7 @@ mod timely;
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::fs::Mode;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::agent::{Agent, AgentError, Caller, Number};
@@ -302,7 +302,7 @@ impl Listener {
         let router = http::router(Arc::clone(&service));
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let machines = match &self.machines {
-            Some(machines) => Some(AsyncFd::register(Arc::clone(&machines.port))?),
+            Some(machines) => Some(machines.watched()?),
             None => None,
         };
         loop {
@@ -375,20 +375,32 @@ impl Machines {
             allowed: vsock.allow_cids.clone(),
         }))
     }
+
+    fn watched(&self) -> io::Result<Watched> {
+        let same = self.port.as_fd().try_clone_to_owned()?;
+        Ok((Arc::clone(&self.port), awaited(same)?))
+    }
 }
+
+/// The port for other machines, and the same descriptor as the runtime waits for it.
+type Watched = (Arc<MachinePort>, tokio::net::UnixStream);
 
 /// Takes a connection of another machine; waits for ever where there is no port for them.
 async fn of_machine(
-    port: Option<&AsyncFd<Arc<MachinePort>>>,
+    machines: Option<&Watched>,
 ) -> io::Result<(tokio::net::UnixStream, Option<u32>)> {
-    let Some(port) = port else {
+    let Some((port, watched)) = machines else {
         return std::future::pending().await;
     };
-    let accepted = port.async_io(Interest::READABLE, |port| port.accept());
+    let accepted = watched.async_io(Interest::READABLE, || port.accept());
     let (stream, cid) = accepted.await?;
-    // Read and written as any stream socket is; it is never asked for credentials.
-    let stream = tokio::net::UnixStream::from_std(UnixStream::from(stream))?;
-    Ok((stream, Some(cid)))
+    Ok((awaited(stream)?, Some(cid)))
+}
+
+/// A socket of another family, to be waited for, read and written, which is the same for all of them. It is
+/// never asked for an address or credentials.
+fn awaited(socket: OwnedFd) -> io::Result<tokio::net::UnixStream> {
+    tokio::net::UnixStream::from_std(UnixStream::from(socket))
 }
 
 impl Drop for Listener {

@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -118,12 +118,6 @@ impl MachinePort {
     /// [`io::ErrorKind::WouldBlock`] when there is none.
     pub fn accept(&self) -> io::Result<(OwnedFd, u32)> {
         sys::accept_vsock(self.0.as_fd())
-    }
-}
-
-impl AsRawFd for MachinePort {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 }
 

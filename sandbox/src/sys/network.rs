@@ -165,11 +165,10 @@ pub fn listen_vsock(port: u32) -> io::Result<OwnedFd> {
     address.svm_cid = libc::VMADDR_CID_ANY;
     address.svm_port = port;
     let length = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    let address = (&raw const address).cast();
     // SAFETY: the kernel reads `length` bytes, the size of the structure that is pointed to.
-    check(
-        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }
-            as libc::c_long,
-    )?;
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), address, length) };
+    check(bound.into())?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

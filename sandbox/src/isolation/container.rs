@@ -227,6 +227,7 @@ impl Parked {
             stdio: refill.map(|refill| (stdio, refill)),
             namespaces,
             frozen: false,
+            halted: None,
             gate,
             pid: self.pid,
             pidfd: self.pidfd,

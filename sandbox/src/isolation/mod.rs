@@ -147,6 +147,10 @@ pub trait Instance: Send {
         false
     }
 
+    /// Stops every task, to [`tighten`](Instance::tighten) the sandbox next; what stands against that is told
+    /// there. Does not wait for it. Nothing lets them go but that, and the end.
+    fn halt(&mut self) {}
+
     /// Puts a further layer on every task that there is, for good. Returns when all have it.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Placement;
 use super::floor::Floor;
-use super::inject::{self, Layer, Target};
+use super::inject::{Halted, Layer, Target};
 use super::namespace::{Mapping, Mappings};
 use super::trees::{self, Namespaces, Wish};
 use super::{child, namespace, rootfs, wire};
@@ -49,8 +49,10 @@ enum Request {
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr, and a user namespace for each
     /// of these mappings.
     Launch(Box<Floor>, Vec<Mapping>),
-    /// Put a layer on every task. Descriptors: the namespaces.
-    Inject(Box<(Target, Layer)>),
+    /// Stop every task; not answered. Descriptors: the namespaces.
+    Halt(Target),
+    /// Put a layer on the tasks that were stopped, and let them go.
+    Inject(Box<Layer>),
     /// Kill what is left and end; the supervisor removes the cgroups.
     End,
 }
@@ -259,29 +261,49 @@ impl Spawner {
         heard.unwrap_or_else(|| Err(ended()))
     }
 
-    /// Puts a layer on every task of the running sandbox but its init. Returns when all have it.
+    /// Has every task of the running sandbox but its init stop, to put a layer on it next. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// When the spawner cannot be asked. That a task does not stop is told by what comes next.
+    pub fn halt(&mut self, namespaces: &Namespaces, target: Target) -> Result<(), Failure> {
+        let descriptors = namespaces.descriptors();
+        ask(
+            self.hangs,
+            self.socket.as_fd(),
+            &Request::Halt(target),
+            &descriptors,
+        )
+    }
+
+    /// Puts a layer on every task that was stopped. Returns when all have it. When that takes long, `slow` is
+    /// called once meanwhile.
     ///
     /// # Errors
     ///
     /// [`Failure`] when one task does not have it; the sandbox is frozen then, or its tasks stopped. Or
     /// when nothing is heard in time, as above.
-    ///
-    /// When it takes long, `slow` is called once meanwhile.
-    pub fn inject(
-        &mut self,
-        namespaces: &Namespaces,
-        target: Target,
-        layer: Layer,
-        slow: impl FnOnce(),
-    ) -> Result<(), Failure> {
-        let request = Request::Inject(Box::new((target, layer)));
-        let (socket, descriptors) = (self.socket.as_fd(), namespaces.descriptors());
-        match asked(&mut self.hangs, socket, &request, &descriptors, slow)? {
+    pub fn inject(&mut self, layer: Layer, slow: impl FnOnce()) -> Result<(), Failure> {
+        let request = Request::Inject(Box::new(layer));
+        match asked(&mut self.hangs, self.socket.as_fd(), &request, &[], slow)? {
             Some(Answer::Done) => Ok(()),
             Some(Answer::Failed(failure)) => Err(failure),
             Some(Answer::Spawned { .. }) | None => Err(ended()),
         }
     }
+}
+
+fn ask(
+    hangs: bool,
+    socket: BorrowedFd<'_>,
+    request: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Failure> {
+    if hangs {
+        let error = io::ErrorKind::TimedOut.into();
+        return Err(Failure::at("asking the spawner")(error));
+    }
+    wire::send(socket, request, descriptors).map_err(Failure::at("asking the spawner"))
 }
 
 /// What is answered in time; `None` when whoever was asked has ended. When no answer comes soon, `slow` is
@@ -293,11 +315,7 @@ fn asked<A: DeserializeOwned>(
     descriptors: &[BorrowedFd<'_>],
     slow: impl FnOnce(),
 ) -> Result<Option<A>, Failure> {
-    if *hangs {
-        let error = io::ErrorKind::TimedOut.into();
-        return Err(Failure::at("asking the spawner")(error));
-    }
-    wire::send(socket, request, descriptors).map_err(Failure::at("asking the spawner"))?;
+    ask(*hangs, socket, request, descriptors)?;
     let in_time = match wire::wait(socket, SOON) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             slow();
@@ -353,6 +371,7 @@ fn serve() -> io::Result<()> {
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
     let mut mover: Option<OwnedFd> = None;
+    let mut halted: Option<Result<Halted, Failure>> = None;
     // Since a sandbox was made.
     let mut outside: Option<First> = None;
     loop {
@@ -378,7 +397,7 @@ fn serve() -> io::Result<()> {
             Some((Request::Another, descriptors)) => match another(descriptors) {
                 Ok(Other::It(own)) => {
                     (socket, placement) = (own, Placement::default());
-                    (sandbox, mover, outside) = (None, None, None);
+                    (sandbox, mover, outside, halted) = (None, None, None, None);
                 }
                 Ok(Other::Made(answer, pidfd)) => {
                     wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
@@ -424,9 +443,19 @@ fn serve() -> io::Result<()> {
                     }
                 }
             }
-            Some((Request::Inject(order), descriptors)) => {
-                let injected = Namespaces::received(descriptors)
-                    .and_then(|namespaces| inject::inject(&namespaces, &order.0, &order.1));
+            Some((Request::Halt(target), descriptors)) => {
+                let namespaces = Namespaces::received(descriptors);
+                halted = Some(namespaces.and_then(|all| Halted::begin(&all, target)));
+            }
+            Some((Request::Inject(layer), _)) => {
+                let injected = match halted.take() {
+                    Some(halted) => halted.and_then(|halted| halted.inject(&layer)),
+                    None => Err(Failure {
+                        step: "tightening".into(),
+                        error: "no task was stopped".into(),
+                        errno: None,
+                    }),
+                };
                 let answer = injected.map_or_else(Answer::Failed, |()| Answer::Done);
                 wire::send(socket.as_fd(), &answer, &[])?;
             }

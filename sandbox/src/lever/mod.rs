@@ -16,6 +16,19 @@ use crate::isolation::spawner::Failure;
 use crate::plan::FileAccess;
 use data::Vaults;
 
+/// Does what a change takes and is no part of its effect, while its record is on the way to the disk: nothing is
+/// taken yet, and what does not work out is told by [`pull`].
+pub fn prepare(change: &Change, instance: &mut dyn Instance) {
+    let tightens = match change {
+        Change::Exec(allowed) => !allowed && !instance.exec_returns(),
+        Change::Tighten(what) => what.is_known(),
+        _ => false,
+    };
+    if tightens {
+        instance.halt();
+    }
+}
+
 /// Carries out one change. Returns when it is in force.
 ///
 /// # Errors

@@ -51,6 +51,14 @@ pub fn tighten(instance: &mut dyn Instance, what: &Tightening) -> Result<(), Fai
 }
 
 impl Tightening {
+    /// Whether all that it names is there to be taken.
+    pub fn is_known(&self) -> bool {
+        match self {
+            Self::Exec => true,
+            Self::Calls(names) => names.iter().all(|name| table::is_syscall_name(name)),
+        }
+    }
+
     /// What the tasks have to take on for it.
     ///
     /// # Errors

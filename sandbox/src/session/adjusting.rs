@@ -132,6 +132,9 @@ impl Session {
         because: Vec<String>,
     ) -> Result<Option<Failure>, SessionError> {
         let _in_time = self.watched()?;
+        if let Some(instance) = self.instance.as_deref_mut() {
+            lever::prepare(change, instance);
+        }
         self.journal.announce(Record::Adjusting {
             change: change.clone(),
             because,

@@ -37,6 +37,8 @@ pub(super) struct Running {
     pub stdio: Option<([OwnedFd; 3], Refill)>,
     pub namespaces: Namespaces,
     pub frozen: bool,
+    /// What came of stopping every task, while they are to be tightened next.
+    pub halted: Option<Result<(), Failure>>,
     pub gate: Option<Gate>,
     pub pid: Pid,
     pub pidfd: OwnedFd,
@@ -54,6 +56,26 @@ impl Running {
         // A frozen init hears nothing, and must keep nobody waiting.
         wire::send_now(self.control.as_fd(), message)
             .map_err(Failure::at("speaking to the sandbox"))
+    }
+
+    /// Has every task stop, to be tightened.
+    fn halt_tasks(&mut self) -> Result<(), Failure> {
+        let cgroup = self.cgroup.on_v2();
+        if self.frozen && cgroup.is_none() && self.cgroup.freezes() {
+            return Err(Failure {
+                step: "tightening".into(),
+                error: "a sandbox that is frozen by cgroup v1 has to be thawed first".into(),
+                errno: None,
+            });
+        }
+        let target = Target {
+            init: self.pid.as_raw_nonzero().get(),
+            cgroup: cgroup.map(Path::to_owned),
+            frozen: self.frozen && cgroup.is_some(),
+        };
+        // Who is to stop has to run first.
+        self.cgroup.give_way(false);
+        self.spawner.halt(&self.namespaces, target)
     }
 
     /// Tells the init, unless it has just ended: then nothing is left to signal or to freeze.
@@ -194,27 +216,18 @@ impl Instance for Running {
         self.gate.is_some()
     }
 
-    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
-        let cgroup = self.cgroup.on_v2();
-        if self.frozen && cgroup.is_none() && self.cgroup.freezes() {
-            return Err(Failure {
-                step: "tightening".into(),
-                error: "a sandbox that is frozen by cgroup v1 has to be thawed first".into(),
-                errno: None,
-            });
+    fn halt(&mut self) {
+        if self.halted.is_none() {
+            self.halted = Some(self.halt_tasks());
         }
-        let target = Target {
-            init: self.pid.as_raw_nonzero().get(),
-            cgroup: cgroup.map(Path::to_owned),
-            frozen: self.frozen && cgroup.is_some(),
-        };
-        // Who is to stop has to run first.
-        self.cgroup.give_way(false);
+    }
+
+    fn tighten(&mut self, layer: &Layer) -> Result<(), Failure> {
+        self.halt();
+        let halted = self.halted.take().unwrap_or(Ok(()));
         let (cgroup, mut lifted) = (&self.cgroup, None);
         let slow = || lifted = Some(cgroup.lift_cpu());
-        let injected = self
-            .spawner
-            .inject(&self.namespaces, target, layer.clone(), slow);
+        let injected = halted.and_then(|()| self.spawner.inject(layer.clone(), slow));
         let limited = lifted.map_or(Ok(()), |before| self.cgroup.limit_cpu(before?));
         let limited = limited.map_err(Failure::at("lifting the CPU limit for a moment"));
         let injected = injected.and(limited);

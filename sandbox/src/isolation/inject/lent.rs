@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
 use super::script::Step;
-use super::tracer::{PATIENCE, Tracer, failure, or_gone};
+use super::tracer::{Tracer, failure, or_gone};
 use crate::isolation::spawner::Failure;
 use crate::sys::ptrace::{self, Registers, SYSCALL_INSTRUCTION, Stop};
 
@@ -46,9 +47,6 @@ impl Tracer {
         let Some(task) = self.tasks.get_mut(&tid) else {
             return Err(Unfinished::Gone);
         };
-        if task.lent.is_some() {
-            return Ok(());
-        }
         let Some(registers) = gone(ptrace::registers(tid), tid)? else {
             return Err(failure(format!("task {tid} is in 32-bit mode")).into());
         };
@@ -180,7 +178,9 @@ impl Tracer {
         loop {
             self.resume(tid, &how)?;
             // It has not stopped yet: no need to look.
-            self.wait(PATIENCE)?;
+            if !self.wait(TURN)? {
+                self.move_away(tid);
+            }
             let stop = self.stop_of(tid)?.ok_or(Unfinished::Gone)?;
             if stop == Stop::Signal(libc::SIGTRAP) {
                 let registers = gone(ptrace::registers(tid), tid)?.ok_or(Unfinished::Gone)?;
@@ -191,6 +191,17 @@ impl Tracer {
             // Somebody else's signal came first.
             self.hold(tid, stop)?;
         }
+    }
+
+    /// Moves a task that lent its registers to other processors than this thread's: somebody else has that.
+    fn move_away(&self, tid: i32) {
+        let task = self.tasks.get(&tid);
+        let Some(mut others) = task.and_then(|task| task.lent.as_ref()?.processors) else {
+            return;
+        };
+        others.unset(rustix::thread::sched_getcpu());
+        // Where there is no other it stays.
+        let _ = rustix::thread::sched_setaffinity(Pid::from_raw(tid), &others);
     }
 
     /// Gives a task back what it lent. When it is let go, the kernel has it look for signals first, and
@@ -278,6 +289,9 @@ fn gone<T>(result: io::Result<T>, tid: i32) -> Result<T, Unfinished> {
         _ => Failure::at(format!("tracing task {tid}"))(error).into(),
     })
 }
+
+/// How long a task may take for its turn before it is moved to another processor: most take a tenth.
+const TURN: Duration = Duration::from_micros(200);
 
 /// Most bytes of one mapping that are searched.
 const MOST_CODE: u64 = 1 << 20;

@@ -1,7 +1,7 @@
 //! A further layer on every task of a running sandbox, whether it wants it or not.
 //!
 //! ```text
-//! seize ─▶ list again until nothing is new ─▶ all are stopped
+//! seize ─▶ list again until nothing is new ─▶ all are stopped      meanwhile the order is recorded
 //!                                              │ each process: filter over all threads, Landlock
 //!                                              │ in each thread, what came of it
 //! let go ◀─ registers and signals as they were ◀┘
@@ -35,6 +35,8 @@ use serde::{Deserialize, Serialize};
 use super::spawner::Failure;
 use super::trees::Namespaces;
 use crate::syscall::{Program, SeccompData, syscall_number};
+#[cfg(target_arch = "x86_64")]
+use lent::Here;
 pub use tasks::Target;
 #[cfg(target_arch = "x86_64")]
 use tasks::Tasks;
@@ -56,35 +58,117 @@ pub struct Layer {
     pub probe: Option<(u32, i32)>,
 }
 
-/// Puts a layer on every task of a sandbox but its init. Returns when all have it.
-///
-/// # Errors
-///
-/// [`Failure`] when one task could not be given it; none of them executes an instruction then.
+/// The tasks of a sandbox, of which none executes an instruction. Whatever is left of them when this process
+/// ends is killed.
 #[cfg(target_arch = "x86_64")]
-pub fn inject(namespaces: &Namespaces, target: &Target, layer: &Layer) -> Result<(), Failure> {
-    let mut tracer = Tracer::new(Instant::now() + DEADLINE);
-    let tasks = Tasks::of(target, namespaces)?;
-    let done = every_task(&mut tracer, &tasks, layer);
-    if done.is_err() {
-        tasks.hold();
-    }
-    let released = tracer.release_all();
-    done.and(released)
+pub struct Halted {
+    tracer: Tracer,
+    tasks: Tasks,
+    _here: Here,
 }
 
-/// Puts a layer on every task of a sandbox: not on this architecture.
-///
-/// # Errors
-///
-/// Always.
+#[cfg(target_arch = "x86_64")]
+impl Halted {
+    /// Stops every task of a sandbox but its init.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when one task did not stop; none of them executes an instruction then.
+    pub fn begin(namespaces: &Namespaces, target: Target) -> Result<Self, Failure> {
+        let mut halted = Self {
+            tracer: Tracer::new(Instant::now() + DEADLINE),
+            tasks: Tasks::of(target, namespaces)?,
+            _here: Here::stay(),
+        };
+        match halted.stop_everyone() {
+            Ok(()) => Ok(halted),
+            Err(failure) => {
+                halted.end(Err(failure.clone()))?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Puts a layer on them and lets them go. Returns when all have it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when one task could not be given it; none of them executes an instruction then.
+    pub fn inject(mut self, layer: &Layer) -> Result<(), Failure> {
+        self.tracer.begin_anew(Instant::now() + DEADLINE);
+        let done = self.treat_everyone(layer);
+        self.end(done)
+    }
+
+    fn stop_everyone(&mut self) -> Result<(), Failure> {
+        // Listed anew until a pass over what is there, begun when everything known had stopped, finds
+        // nothing unknown: then nothing untreated is left that could make another task.
+        loop {
+            let mut fresh = false;
+            for tid in self.tasks.list()? {
+                fresh |= self.tracer.seize(tid)?;
+            }
+            fresh |= self.tracer.settle(true)?;
+            if !fresh {
+                break;
+            }
+            self.tracer.in_time()?;
+        }
+        remote::borrow(&mut self.tracer)
+    }
+
+    fn treat_everyone(&mut self, layer: &Layer) -> Result<(), Failure> {
+        let (tracer, tasks) = (&mut self.tracer, &self.tasks);
+        tasks.thaw()?;
+        remote::treat(tracer, layer)?;
+        if tracer.all_treated() {
+            return tasks.let_run(tracer.processes());
+        }
+        // What is left waits in the kernel for something that another task may have to do, as a parent in
+        // vfork(2) does. It executes nothing before it stops; the others have the layer, and so has all
+        // that they make from now on.
+        tasks.let_run(tracer.processes())?;
+        tracer.release_treated()?;
+        while !tracer.all_treated() {
+            tracer.settle(false)?;
+            remote::treat(tracer, layer)?;
+            tracer.in_time()?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self, done: Result<(), Failure>) -> Result<(), Failure> {
+        if done.is_err() {
+            self.tasks.hold();
+        }
+        let released = self.tracer.release_all();
+        done.and(released)
+    }
+}
+
+/// The tasks of a sandbox, stopped: not on this architecture.
 #[cfg(not(target_arch = "x86_64"))]
-pub fn inject(_: &Namespaces, _: &Target, _: &Layer) -> Result<(), Failure> {
-    Err(Failure {
-        step: "tightening".into(),
-        error: "only x86-64 has it".into(),
-        errno: None,
-    })
+pub struct Halted(std::convert::Infallible);
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Halted {
+    /// # Errors
+    ///
+    /// Always.
+    pub fn begin(_: &Namespaces, _: Target) -> Result<Self, Failure> {
+        Err(Failure {
+            step: "tightening".into(),
+            error: "only x86-64 has it".into(),
+            errno: None,
+        })
+    }
+
+    /// # Errors
+    ///
+    /// Never called.
+    pub fn inject(self, _: &Layer) -> Result<(), Failure> {
+        match self.0 {}
+    }
 }
 
 /// What on this host, or in this filter, stands against putting a layer on a sandbox.
@@ -129,37 +213,4 @@ pub fn obstacle(filter: &Program, privileged: bool) -> Option<String> {
         .iter()
         .find(|(name, arguments)| refused(name, *arguments));
     name.map(|(name, _)| format!("the policy denies `{name}`, and only root gets past that"))
-}
-
-#[cfg(target_arch = "x86_64")]
-fn every_task(tracer: &mut Tracer, tasks: &Tasks<'_>, layer: &Layer) -> Result<(), Failure> {
-    // Listed anew until a pass over what is there, begun when everything known had stopped, finds
-    // nothing unknown: then nothing untreated is left that could make another task.
-    loop {
-        let mut fresh = false;
-        for tid in tasks.list()? {
-            fresh |= tracer.seize(tid)?;
-        }
-        fresh |= tracer.settle(true)?;
-        if !fresh {
-            break;
-        }
-        tracer.in_time()?;
-    }
-    tasks.thaw()?;
-    remote::treat(tracer, layer)?;
-    if tracer.all_treated() {
-        return tasks.let_run(tracer.processes());
-    }
-    // What is left waits in the kernel for something that another task may have to do, as a parent in
-    // vfork(2) does. It executes nothing before it stops; the others have the layer, and so has all
-    // that they make from now on.
-    tasks.let_run(tracer.processes())?;
-    tracer.release_treated()?;
-    while !tracer.all_treated() {
-        tracer.settle(false)?;
-        remote::treat(tracer, layer)?;
-        tracer.in_time()?;
-    }
-    Ok(())
 }

@@ -3,26 +3,42 @@
 use std::collections::BTreeMap;
 
 use super::Layer;
-use super::lent::{Here, TRAP, Unfinished};
+use super::lent::{TRAP, Unfinished};
 use super::script::{Operands, Script, Step, TOGETHER};
 use super::tasks::{self, field};
 use super::tracer::{Tracer, failure, or_gone};
 use crate::isolation::spawner::Failure;
 use crate::sys::ptrace;
 
+/// Takes the registers of every task that has stopped, to put a layer on it.
+pub(super) fn borrow(tracer: &mut Tracer) -> Result<(), Failure> {
+    let stopped = tracer.tasks.iter();
+    let stopped = stopped.filter(|(_, task)| task.stop.is_some() && !task.treated);
+    let fresh = stopped.filter(|(_, task)| task.lent.is_none());
+    for tid in fresh.map(|(tid, _)| *tid).collect::<Vec<_>>() {
+        let Some(known) = Known::of(tid) else {
+            continue;
+        };
+        if let Some(task) = tracer.tasks.get_mut(&tid) {
+            (task.process, task.filters) = (known.process, known.filters);
+            task.steps = known.steps;
+        }
+        match tracer.lend(tid) {
+            Ok(()) | Err(Unfinished::Gone) => {}
+            Err(Unfinished::Failed(failure)) => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
 /// Puts the layer on every task that has stopped and does not have it. Of a process that is killed
 /// meanwhile nothing is wanted.
 pub(super) fn treat(tracer: &mut Tracer, layer: &Layer) -> Result<(), Failure> {
-    let _here = Here::stay();
+    borrow(tracer)?;
     let mut processes = BTreeMap::<i32, Vec<i32>>::new();
-    for (tid, task) in &mut tracer.tasks {
-        if task.stop.is_some() && !task.treated {
-            let Some(known) = Known::of(*tid) else {
-                continue;
-            };
-            (task.process, task.filters) = (known.process, known.filters);
-            task.steps = known.steps;
-            processes.entry(known.process).or_default().push(*tid);
+    for (tid, task) in &tracer.tasks {
+        if task.lent.is_some() {
+            processes.entry(task.process).or_default().push(*tid);
         }
     }
     for threads in processes.into_values() {
@@ -39,9 +55,6 @@ fn put_on(tracer: &mut Tracer, layer: &Layer, threads: &[i32]) -> Result<(), Unf
     let Some(&first) = threads.first() else {
         return Ok(());
     };
-    for &tid in threads {
-        tracer.lend(tid)?;
-    }
     let gate = tracer.gate(first)?;
     let steps = |tid: &i32| tracer.tasks.get(tid).is_some_and(|task| task.steps);
     let script = threads

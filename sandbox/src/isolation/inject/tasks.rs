@@ -31,12 +31,9 @@ pub struct Target {
 }
 
 /// The tasks of a sandbox, among which nothing escapes.
-pub(super) enum Tasks<'t> {
+pub(super) enum Tasks {
     /// All that are in this cgroup.
-    Listed {
-        target: &'t Target,
-        cgroup: &'t Path,
-    },
+    Listed { target: Target, cgroup: PathBuf },
     /// All that are in this pid namespace, stopped, and those of them that were stopped before.
     Stopped {
         namespace: Namespace,
@@ -50,10 +47,10 @@ pub(super) struct Namespace {
     init: i32,
 }
 
-impl<'t> Tasks<'t> {
+impl Tasks {
     /// Begins to look.
-    pub fn of(target: &'t Target, namespaces: &Namespaces) -> Result<Self, Failure> {
-        if let Some(cgroup) = &target.cgroup {
+    pub fn of(target: Target, namespaces: &Namespaces) -> Result<Self, Failure> {
+        if let Some(cgroup) = target.cgroup.clone() {
             return Ok(Self::Listed { target, cgroup });
         }
         let inode = rustix::fs::fstat(&namespaces.pids);

@@ -48,6 +48,11 @@ impl Tracer {
         }
     }
 
+    /// What follows has until then.
+    pub fn begin_anew(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// Seizes a task and asks it to stop. True when it was not known, whatever became of it.
     pub fn seize(&mut self, tid: i32) -> Result<bool, Failure> {
         if self.tasks.contains_key(&tid) {

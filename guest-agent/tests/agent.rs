@@ -399,6 +399,78 @@ fn an_agent_of_an_ordinary_user_hides_its_memory_from_that_user_and_serves() {
     );
 }
 
+#[test]
+fn a_detached_session_runs_on_without_its_caller_and_is_told_of_afterwards() {
+    let service = Service::start_with("", &["--dangerously-accept-simulated"]);
+    service.proven_policy(
+        "work",
+        "trap 'exit 6' USR1; echo ready; while :; do sleep 0.05; done",
+    );
+    let wanted = json!({ "policy": "work", "detached": true, "receipt": true });
+    let (status, begun) = service.ask("POST", "sessions", &wanted);
+    assert_eq!(status, 201, "{begun}");
+    let id = begun["session"]["id"].as_str().unwrap();
+    let of = |what: &str| format!("sessions/{id}{what}");
+    let get = |what: &str| service.ask("GET", &of(what), &Value::Null);
+    // One follows at a time; whoever leaves stops nothing.
+    let mut events = service.send("GET", &of("/events"), &Value::Null).1;
+    while line(&mut events).get("output").is_none() {}
+    assert_eq!(get("/events").1["error"]["code"], "followed");
+    assert_eq!(get("/receipt").1["error"]["code"], "no-receipt");
+    drop(events);
+    within(|| {
+        let (status, mut again) = service.send("GET", &of("/events"), &Value::Null);
+        if status == 200 {
+            let signal = json!({ "signal": 10 });
+            service.ask("POST", &of("/signals"), &signal);
+            while line(&mut again).get("outcome").is_none() {}
+        }
+        status == 200
+    });
+    // It is over, and told of.
+    assert!(service.sessions().is_empty());
+    let ended = get("").1["sessions"][0]["ended"].clone();
+    assert_eq!(ended["outcome"]["ending"], json!({ "code": 6 }));
+    let audit = get("/audit?from=1&limit=2").1["audit"].clone();
+    assert_eq!(audit["records"][0]["index"], 1);
+    assert_eq!(audit["next"], 3);
+    assert_eq!(audit["key"], begun["session"]["key"]);
+    let receipt = serde_json::to_vec(&get("/receipt").1["receipt"]).unwrap();
+    casemate::receipt::Receipt::from_json(&receipt).unwrap();
+    assert_eq!(get("/leases").1["error"]["code"], "no-session");
+}
+
+#[test]
+fn the_lease_of_a_vault_is_taken_and_given_back_through_the_agent() {
+    let service = Service::start_with("", &["--dangerously-accept-simulated"]);
+    service.proven_policy(
+        "work",
+        "while :; do cat /data/greeting >/dev/null; sleep 0.05; done",
+    );
+    service.vault("work", "sales", "read");
+    let wanted = json!({ "policy": "work", "detached": true });
+    let (_, begun) = service.ask("POST", "sessions", &wanted);
+    let id = begun["session"]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{begun}"));
+    let leases = || {
+        let (_, told) = service.ask("GET", &format!("sessions/{id}/leases"), &Value::Null);
+        told["leases"][0].clone()
+    };
+    within(|| leases()["read"].as_u64().is_some_and(|read| read > 0));
+    let hold = |data: &str, held: bool| {
+        let body = json!({ "held": held, "why": "a look" });
+        service
+            .ask("POST", &format!("sessions/{id}/leases/{data}"), &body)
+            .1
+    };
+    assert_eq!(hold("other", false)["error"]["code"], "no-data");
+    assert_eq!(hold("sales", false)["leases"][0]["held"], false);
+    assert!(leases()["withdrawn"].as_str().unwrap().contains("a look"));
+    hold("sales", true);
+    within(|| leases()["held"] == true);
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o777
 }

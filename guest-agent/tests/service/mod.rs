@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use guest_agent::client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use vault::kek::Released;
+use vault::{CreateOptions, Vault};
 
 /// How long anything may take before it counts as never.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -102,6 +104,32 @@ impl Service {
         let policy = fs::read_to_string(&path).unwrap();
         let accepts = "[attestation]\naccept = [\"simulated\"]\n\n[workload]";
         fs::write(&path, policy.replace("[workload]", accepts)).unwrap();
+    }
+
+    /// Gives a policy a vault of this name, with a greeting in it, at `/data`.
+    pub fn vault(&self, policy: &str, name: &str, access: &str) {
+        let policies = self.folder.path().join("policies");
+        let key = policies.join(format!("{name}.key"));
+        fs::write(&key, "09".repeat(32)).unwrap();
+        mode(&key, 0o600);
+        let kek = Released::take(&mut [9; 32]).unwrap();
+        let vault = policies.join(format!("{name}.vault"));
+        let mut vault = Vault::create(&vault, &kek, CreateOptions::default()).unwrap();
+        vault.put("greeting", &b"hello"[..]).unwrap();
+        let reference =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/clean-room/reference.json");
+        fs::copy(reference, policies.join("reference.json")).unwrap();
+        let path = policies.join(format!("{policy}.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace(
+            "accept = [\"simulated\"]",
+            "accept = [\"simulated\"]\nreference-values = \"reference.json\"",
+        );
+        let data = format!(
+            "[data]\n{name} = {{ vault = \"{name}.vault\", at = \"/data\", access = \"{access}\", \
+             key = \"file:{name}.key\" }}\n\n[rules]"
+        );
+        fs::write(path, text.replace("[rules]", &data)).unwrap();
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -96,7 +96,9 @@ impl Run {
                 ));
             }
             if self.receipt.as_deref().is_some_and(is_signed) {
-                receipt.take().map(Place::abandon);
+                if let Some(place) = receipt.take() {
+                    place.abandon();
+                }
                 return Err(Failure::new(
                     "a signed receipt is not available with the backend `microvm` yet: ask for one in JSON",
                 ));

@@ -30,7 +30,7 @@ use etcd::Etcd;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use vault::audit::{LogKey, verify};
+use vault::audit::{LogKey, LogVerifier, verify};
 
 const DATA: &str = "name,region\nAda,north\nGrace,south\n";
 /// Only a hang takes so long.
@@ -308,9 +308,11 @@ impl Play {
     /// Has the agent run the clean room.
     fn run(&self) -> Run {
         let mut stream = UnixStream::connect(self.path("guest/agent.sock")).unwrap();
-        stream
-            .write_all(b"{\"run\":{\"policy\":\"clean-room\"}}\n")
-            .unwrap();
+        // In HTTP/1.0 what is told comes as it is, until the end of the connection.
+        let wanted = "{\"policy\":\"clean-room\"}";
+        let head = "POST /casemate/v0/sessions HTTP/1.0\r\ncontent-type: application/json";
+        let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{wanted}", wanted.len());
+        stream.write_all(request.as_bytes()).unwrap();
         let (sender, lines) = channel();
         let read = BufReader::new(stream.try_clone().unwrap());
         std::thread::spawn(move || {
@@ -386,6 +388,35 @@ impl Run {
     }
 }
 
+impl Run {
+    /// The agent was killed: nothing of the sandbox is left, and what was told of it is in its log.
+    fn is_over_and_its_log_verifies(&mut self) {
+        self.seen.extend(self.lines.iter());
+        let records: Vec<_> = self.seen.iter().map(|line| &line["record"]).collect();
+        let kind = |kind: &str| records.iter().find(|record| record["kind"] == kind);
+        let init = kind("prepared").unwrap()["pid"].to_string();
+        let deadline = Instant::now() + DEADLINE;
+        while Path::new("/proc").join(&init).exists() {
+            assert!(Instant::now() < deadline, "the sandbox outlives its agent");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let session = &self.seen[0]["session"];
+        let key = session["key"].as_str().unwrap();
+        let key: Vec<u8> = (0..32)
+            .map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let key = LogVerifier::new("casemate/run", key.try_into().unwrap()).unwrap();
+        let log = Path::new(session["log"].as_str().unwrap());
+        let log = verify(log, Some(&key), None).unwrap();
+        let told = records.iter().filter(|record| record.is_object()).count() as u64;
+        assert!(
+            log.size() + log.unsigned_tail() >= told,
+            "{told} records were told of, {} are there",
+            log.size() + log.unsigned_tail()
+        );
+    }
+}
+
 /// What the workload wrote.
 fn output(line: &Value) -> String {
     let bytes = STANDARD.decode(line["output"]["base64"].as_str().unwrap_or_default());
@@ -442,8 +473,14 @@ fn the_clean_room_keeps_its_data_while_a_broker_is_there_and_not_for_longer() {
     run.until_ordered("revoked");
     run.until_output("lost");
 
-    // The agent is gone with its sandboxes; the next one gets no key until the operator says so.
+    // The agent is gone with its sandboxes, and every record is there; the next one gets no key until the
+    // operator says so.
+    play.operator("two", "restore");
+    let mut leased = play.run();
+    leased.until_output("read");
+    play.operator("one", "revoke");
     play.kill("agent");
+    leased.is_over_and_its_log_verifies();
     play.agent();
     let mut refused = play.run();
     refused.until("refused", |line| line["error"]["message"].is_string());

@@ -23,6 +23,9 @@ pub enum Role {
     Guest,
     /// A broker that proves itself to a guest. Encoded as 2.
     Broker,
+    /// An application that asked the agent of its guest for evidence. Encoded as 3. It opens nothing: the
+    /// nonce is a digest of what the application says and of who it is, and no verifier's.
+    Application,
 }
 
 /// Everything that one piece of evidence is bound to.
@@ -62,7 +65,7 @@ impl Challenge {
     /// ```text
     ///   0  32  "casemate/attestation/report-data" (ASCII)
     ///  32   1  layout, 1
-    ///  33   1  role: 1 guest, 2 broker
+    ///  33   1  role: 1 guest, 2 broker, 3 application
     ///  34   1  1 if there is a channel, else 0
     ///  35   1  0
     ///  36  32  nonce
@@ -78,6 +81,7 @@ impl Challenge {
         let role = match self.role {
             Role::Guest => 1,
             Role::Broker => 2,
+            Role::Application => 3,
         };
         let mut message = Vec::with_capacity(196);
         message.extend_from_slice(DOMAIN);
@@ -144,6 +148,10 @@ mod tests {
         let others = [
             Challenge {
                 role: Role::Broker,
+                ..base.clone()
+            },
+            Challenge {
+                role: Role::Application,
                 ..base.clone()
             },
             Challenge {

@@ -1,31 +1,43 @@
 //! Which sessions there are, who may start and reach them, and how all of them end.
 
-use std::collections::BTreeMap;
+mod error;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use casemate::error::describe;
-use casemate::order::{By, Command, Order, OrderError};
+use casemate::order::{By, Command, Order};
+use casemate::peer::Peer;
 use casemate::receipt::Basis;
 use casemate::record::{Record, hex};
 use casemate::status::Status;
-use casemate::{Handle, Outcome, Session, SessionError};
+use casemate::{Handle, Outcome, Session, SessionError, Witness};
 use rustix::fs::FlockOperation;
+use serde_json::{Value, json};
+use vault::audit::{self, LogVerifier};
 
 use crate::api::Listed;
-use crate::assembly::{Assembled, Assembly, AssemblyError};
+use crate::assembly::{Assembled, Assembly, LOG_ORIGIN};
 use crate::config::{self, Config, ConfigError};
 use crate::control::Control;
 use crate::leases::Keeping;
+use crate::outbox::Outbox;
+use crate::sealed::Sealed;
 use crate::transport::note;
+
+pub use error::{AgentError, StartError};
 
 /// Most sessions at once.
 pub const MAX_SESSIONS: usize = 16;
+/// Most detached sessions that are told of after their end.
+const MAX_ENDED: usize = 32;
 /// Most characters of a policy's name.
 const MAX_NAME: usize = 64;
 /// The Unix signal that asks a workload to end.
@@ -40,7 +52,12 @@ pub struct Caller {
     pub uid: u32,
     /// Process id when the connection was made.
     pub pid: i32,
+    /// The session in whose sandbox it is.
+    pub inside: Option<Number>,
 }
+
+/// A session of this agent, numbered as they began.
+pub type Number = u64;
 
 impl Caller {
     /// As records name it.
@@ -52,130 +69,74 @@ impl Caller {
     }
 }
 
-/// The agent: its policies, and the sessions that run under them.
-#[derive(Debug)]
+/// The agent: its policies, and the sessions that run under them. A clone is the same agent.
+#[derive(Clone, Debug)]
 pub struct Agent {
     config: Config,
     accept_simulated: bool,
-    sessions: Mutex<Sessions>,
+    sessions: Arc<Mutex<Sessions>>,
+    /// What it must not forget, if that is configured.
+    sealed: Option<Arc<Sealed>>,
     /// Held as long as this agent lives: no second one serves from the same state.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 #[derive(Debug, Default)]
 struct Sessions {
     running: BTreeMap<String, Running>,
-    started: u64,
+    /// Detached ones that are over, the oldest first.
+    ended: VecDeque<Ended>,
+    started: Number,
     stopping: bool,
 }
 
 #[derive(Debug)]
 struct Running {
+    number: Number,
     listed: Listed,
+    /// The init of its sandbox; 0 until there is one.
+    init: Arc<AtomicI32>,
     /// None until the session is assembled.
-    handle: Option<Handle>,
+    reached: Option<Reached>,
+}
+
+/// A session that somebody may reach.
+#[derive(Clone)]
+pub(crate) struct Reached {
+    pub handle: Handle,
+    pub witness: Witness,
+    pub outbox: Arc<Outbox>,
+    pub key: [u8; 32],
+}
+
+/// A detached session that is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    number: Number,
+    pub listed: Listed,
+    pub key: [u8; 32],
+    pub outbox: Arc<Outbox>,
+    /// The line that says how it ended, and that with its receipt.
+    pub last: Vec<u8>,
+    pub receipt: Option<Vec<u8>>,
 }
 
 /// A session that was admitted, and runs as soon as it is told to.
 #[must_use]
-pub struct Admitted<'a> {
+pub struct Admitted {
     session: Session,
     log: PathBuf,
     key: [u8; 32],
-    place: Place<'a>,
+    place: Place,
     _control: Option<Control>,
     _keeping: Keeping,
 }
 
 /// A session's place among those that run; given back when dropped.
-struct Place<'a> {
-    agent: &'a Agent,
+pub(crate) struct Place {
+    agent: Agent,
     id: String,
-}
-
-/// Why the agent did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AgentError {
-    /// The name is none that a policy here could have.
-    #[error("a policy's name has 1 to 64 of the characters a-z, A-Z, 0-9, `-` and `_`")]
-    Name,
-    /// There is no such policy.
-    #[error("there is no policy `{0}`")]
-    NoPolicy(String),
-    /// As many sessions run as may.
-    #[error("{MAX_SESSIONS} sessions run already: try again when one has ended")]
-    Full,
-    /// The agent is about to end.
-    #[error("the agent is stopping")]
-    Stopping,
-    /// There is no such session, or it is somebody else's.
-    #[error("there is no session `{0}` of yours")]
-    NoSession(String),
-    /// What was ordered cannot be followed.
-    #[error(transparent)]
-    Order(#[from] OrderError),
-    /// This socket is that of one session.
-    #[error("sessions cannot be started here: ask the agent, or use `sandboxctl run`")]
-    OneSession,
-    /// The number is no Unix signal.
-    #[error("there is no signal {0}")]
-    NoSignal(i32),
-    /// The policy's file cannot be trusted.
-    #[error(transparent)]
-    PolicyFile(#[from] ConfigError),
-    /// The policy cannot be made into a session.
-    #[error(transparent)]
-    Assembly(#[from] AssemblyError),
-    /// The session cannot be prepared.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-}
-
-impl AgentError {
-    /// Stable name of the reason.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::NoPolicy(_) => "no-policy",
-            Self::Full => "full",
-            Self::Stopping => "stopping",
-            Self::NoSession(_) => "no-session",
-            Self::NoSignal(_) => "no-signal",
-            Self::Order(_) => "order",
-            Self::OneSession => "one-session",
-            Self::PolicyFile(_) => "policy-file",
-            Self::Assembly(error) => error.code(),
-            Self::Session(_) => "session",
-        }
-    }
-
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Assembly(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
-
-/// Why an agent cannot begin.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// What it keeps cannot be kept.
-    #[error("cannot use the state folder `{}`", path.display())]
-    State {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another agent uses the same state.
-    #[error("another agent runs already with the state folder `{}`", .0.display())]
-    Running(PathBuf),
+    init: Arc<AtomicI32>,
 }
 
 impl Agent {
@@ -205,11 +166,16 @@ impl Agent {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Running(state.into())),
             Err(error) => return Err(failed(path)(error.into())),
         }
+        let sealed = match config.seal() {
+            Some(seal) => Some(Arc::new(Sealed::open(seal, config.state())?)),
+            None => None,
+        };
         Ok(Self {
             config,
             accept_simulated: false,
-            sessions: Mutex::default(),
-            _lock: lock,
+            sessions: Arc::default(),
+            sealed,
+            _lock: Arc::new(lock),
         })
     }
 
@@ -224,13 +190,17 @@ impl Agent {
     /// # Errors
     ///
     /// [`AgentError`]; nothing was started, and nothing is left.
-    pub fn admit(
+    pub(crate) fn admit(
         &self,
         caller: Caller,
         policy: &str,
         stdio: [OwnedFd; 3],
-        watcher: impl FnMut(&Record, Duration) + Send + 'static,
-    ) -> Result<Admitted<'_>, AgentError> {
+        mut watcher: impl FnMut(&Record, Duration) + Send + 'static,
+        outbox: Arc<Outbox>,
+    ) -> Result<Admitted, AgentError> {
+        if caller.inside.is_some() {
+            return Err(AgentError::Inside);
+        }
         let known = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         if policy.is_empty() || policy.len() > MAX_NAME || !policy.bytes().all(known) {
             return Err(AgentError::Name);
@@ -243,7 +213,11 @@ impl Agent {
             }
             other => other?,
         }
-        let assembly = Assembly::read(&path)?;
+        let mut assembly = Assembly::read(&path)?;
+        if let Some(sealed) = &self.sealed {
+            sealed.admit(assembly.bundle())??;
+            assembly = assembly.anchored_here(Arc::clone(sealed));
+        }
         let assembly = if self.accept_simulated {
             assembly.dangerous().accept_simulated()
         } else {
@@ -257,9 +231,16 @@ impl Agent {
         } = assembly.logged_to(&folder)?;
         let key = log.public_key();
         let [input, output, error] = stdio;
+        let init = Arc::clone(&place.init);
+        let watched = move |record: &Record, at| {
+            if let Record::Prepared { pid, .. } = record {
+                init.store(*pid, Ordering::Release);
+            }
+            watcher(record, at);
+        };
         let session = session
             .stdio(input, output, error)
-            .watched_by(watcher)
+            .watched_by(watched)
             .logged_to(log)?;
         let keeping = leases.keep(&session).map_err(SessionError::Stdio)?;
         let mut sessions = self.sessions();
@@ -268,7 +249,12 @@ impl Agent {
         }
         let mut listed = None;
         if let Some(running) = sessions.running.get_mut(&place.id) {
-            running.handle = Some(session.handle());
+            running.reached = Some(Reached {
+                handle: session.handle(),
+                witness: session.witness(),
+                outbox,
+                key,
+            });
             listed = Some(running.listed.clone());
         }
         drop(sessions);
@@ -292,18 +278,17 @@ impl Agent {
     #[must_use]
     pub fn status(&self, caller: Caller, detail: bool) -> Vec<Listed> {
         let sessions = self.sessions();
-        let visible = sessions
-            .running
-            .values()
-            .filter(|running| may_reach(caller, running));
+        let visible = sessions.running.values();
+        let visible =
+            visible.filter(|running| may_reach(caller, running.number, running.listed.uid));
         let visible: Vec<_> = visible
-            .map(|running| (running.listed.clone(), running.handle.clone()))
+            .map(|running| (running.listed.clone(), running.reached.clone()))
             .collect();
         // Not under the lock: a session may make us wait.
         drop(sessions);
-        let asked = visible.into_iter().map(|(mut listed, handle)| {
-            let handle = handle.filter(|_| detail);
-            listed.status = handle.and_then(|handle| handle.status().ok());
+        let asked = visible.into_iter().map(|(mut listed, reached)| {
+            let reached = reached.filter(|_| detail);
+            listed.status = reached.and_then(|reached| reached.handle.status().ok());
             listed
         });
         asked.collect()
@@ -313,7 +298,8 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// [`AgentError::NoSession`], also when it is somebody else's; [`AgentError::Order`].
+    /// [`AgentError::NoSession`], also when it is somebody else's; [`AgentError::Order`];
+    /// [`AgentError::Inside`].
     pub fn adjust(
         &self,
         caller: Caller,
@@ -321,21 +307,93 @@ impl Agent {
         command: Command,
         why: &str,
     ) -> Result<Box<Status>, AgentError> {
-        Ok(self.handle(caller, session)?.order(Order {
+        Ok(self.commanded(caller, session)?.order(Order {
             command,
             by: caller.by(),
             why: why.to_owned(),
         })?)
     }
 
-    fn handle(&self, caller: Caller, session: &str) -> Result<Handle, AgentError> {
+    /// The session of this name, if this caller may look at it.
+    pub(crate) fn reach(
+        &self,
+        caller: Caller,
+        session: &str,
+    ) -> Result<(Listed, Reached), AgentError> {
         let sessions = self.sessions();
-        let running = sessions
-            .running
-            .get(session)
-            .filter(|running| may_reach(caller, running));
-        let handle = running.and_then(|running| running.handle.clone());
-        handle.ok_or_else(|| AgentError::NoSession(session.into()))
+        let running = sessions.running.get(session);
+        let running = running.filter(|it| may_reach(caller, it.number, it.listed.uid));
+        let reached = running.and_then(|it| Some((it.listed.clone(), it.reached.clone()?)));
+        reached.ok_or_else(|| AgentError::NoSession(session.into()))
+    }
+
+    /// The detached session of this name that is over, if this caller may look at it.
+    pub(crate) fn ended(&self, caller: Caller, session: &str) -> Option<Ended> {
+        let sessions = self.sessions();
+        let mut ended = sessions.ended.iter();
+        let ended = ended.find(|ended| ended.listed.id == session);
+        let ended = ended.filter(|it| may_reach(caller, it.number, it.listed.uid));
+        ended.cloned()
+    }
+
+    /// Some records of a session's log, as far as it is signed for.
+    pub(crate) fn records(
+        &self,
+        log: &Path,
+        key: [u8; 32],
+        from: u64,
+        limit: usize,
+    ) -> Result<Value, AgentError> {
+        let verifier = LogVerifier::new(LOG_ORIGIN, key)?;
+        let verified = audit::verify(log, Some(&verifier), None)?;
+        let mut records = Vec::new();
+        let first = usize::try_from(from).unwrap_or(usize::MAX);
+        for entry in verified.records().skip(first).take(limit) {
+            let entry = entry?;
+            records.push(json!({
+                "index": entry.seq,
+                "at": entry.record.time.as_secs_f64(),
+                "record": entry.record.payload,
+            }));
+        }
+        Ok(json!({ "audit": {
+            "key": hex(&key),
+            "checkpoint": verified.checkpoint().note(),
+            "next": from.min(verified.size()) + records.len() as u64,
+            "records": records,
+        } }))
+    }
+
+    /// Takes note of how far the log of a run has come, which is over.
+    pub(crate) fn closed(&self, log: &Path, key: [u8; 32]) {
+        let Some(sealed) = &self.sealed else { return };
+        if let Err(error) = sealed.closed(log, key) {
+            note(format_args!("{}: {}", log.display(), describe(&error)));
+        }
+    }
+
+    /// The session in whose sandbox a process is.
+    #[must_use]
+    pub fn sandbox_of(&self, peer: &Peer) -> Option<Number> {
+        let sessions = self.sessions();
+        let inits = sessions.running.values();
+        let inits: Vec<_> = inits
+            .map(|running| (running.number, running.init.load(Ordering::Acquire)))
+            .filter(|(_, init)| *init != 0)
+            .collect();
+        drop(sessions);
+        let mut inits = inits.into_iter();
+        inits
+            .find(|(_, init)| peer.is_within(*init))
+            .map(|(number, _)| number)
+    }
+
+    fn commanded(&self, caller: Caller, session: &str) -> Result<Handle, AgentError> {
+        let (_, reached) = self.reach(caller, session)?;
+        match caller.inside {
+            Some(_) => Err(AgentError::Inside),
+            None => Ok(reached.handle),
+        }
     }
 
     /// Passes a Unix signal on to the workload of one of the caller's sessions.
@@ -347,7 +405,8 @@ impl Agent {
         if !SIGNALS.contains(&signal) {
             return Err(AgentError::NoSignal(signal));
         }
-        self.handle(caller, session)?.kill_by(signal, caller.by());
+        self.commanded(caller, session)?
+            .kill_by(signal, caller.by());
         Ok(())
     }
 
@@ -358,13 +417,13 @@ impl Agent {
         let handles: Vec<_> = sessions
             .running
             .values()
-            .filter_map(|r| r.handle.clone())
+            .filter_map(|running| Some(running.reached.as_ref()?.handle.clone()))
             .collect();
         drop(sessions);
         handles.iter().for_each(|handle| handle.kill(TERM));
     }
 
-    fn place(&self, caller: Caller, policy: &str) -> Result<Place<'_>, AgentError> {
+    fn place(&self, caller: Caller, policy: &str) -> Result<Place, AgentError> {
         let mut sessions = self.sessions();
         if sessions.stopping {
             return Err(AgentError::Stopping);
@@ -390,14 +449,16 @@ impl Agent {
             log: Some(self.config.state().join("runs").join(&id)),
             status: None,
         };
-        sessions.running.insert(
-            id.clone(),
-            Running {
-                listed,
-                handle: None,
-            },
-        );
-        Ok(Place { agent: self, id })
+        let (number, init) = (sessions.started, Arc::default());
+        let running = Running {
+            number,
+            listed,
+            init: Arc::clone(&init),
+            reached: None,
+        };
+        sessions.running.insert(id.clone(), running);
+        let agent = self.clone();
+        Ok(Place { agent, id, init })
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
@@ -423,11 +484,17 @@ impl DangerousAgent {
     }
 }
 
-impl Admitted<'_> {
+impl Admitted {
     /// Its name.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.place.id
+    }
+
+    /// Public key of its log.
+    #[must_use]
+    pub fn log_key(&self) -> [u8; 32] {
+        self.key
     }
 
     /// Folder of its log.
@@ -454,15 +521,9 @@ impl Admitted<'_> {
         Stopper(self.session.handle())
     }
 
-    /// Runs the session to its end. Nothing of the sandbox is left when this returns.
-    ///
-    /// # Errors
-    ///
-    /// [`SessionError`]; the workload was not started, or is stopped.
-    pub fn run(self) -> Result<Outcome, SessionError> {
-        let outcome = self.session.run();
-        drop(self.place);
-        outcome
+    /// Runs the session to its end. Nothing of the sandbox is left when this returns, but its place.
+    pub(crate) fn run(self) -> (Result<Outcome, SessionError>, Place) {
+        (self.session.run(), self.place)
     }
 }
 
@@ -479,13 +540,48 @@ impl Stopper {
     }
 }
 
-impl Drop for Place<'_> {
+impl Place {
+    /// Ends with these words, which are kept of a detached session for a while.
+    pub fn give_back(self, last: &[u8], receipt: Option<&[u8]>) {
+        let mut sessions = self.agent.sessions();
+        let Some(running) = sessions.running.remove(&self.id) else {
+            return;
+        };
+        if let Some(reached) = running.reached.filter(|it| it.outbox.is_detached()) {
+            while sessions.ended.len() >= MAX_ENDED {
+                sessions.ended.pop_front();
+            }
+            sessions.ended.push_back(Ended {
+                number: running.number,
+                listed: running.listed,
+                key: reached.key,
+                outbox: reached.outbox,
+                last: last.to_owned(),
+                receipt: receipt.map(<[u8]>::to_owned),
+            });
+        }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         self.agent.sessions().running.remove(&self.id);
     }
 }
 
-/// A session belongs to whoever asked for it; root and the agent's own user reach all of them.
-fn may_reach(caller: Caller, running: &Running) -> bool {
-    [running.listed.uid, 0, rustix::process::geteuid().as_raw()].contains(&caller.uid)
+/// A session belongs to whoever asked for it; root and the agent's own user reach all of them. What is in
+/// a sandbox reaches its own session and no other, whoever's it is.
+fn may_reach(caller: Caller, number: Number, uid: u32) -> bool {
+    match caller.inside {
+        Some(inside) => inside == number,
+        None => [uid, 0, rustix::process::geteuid().as_raw()].contains(&caller.uid),
+    }
+}
+
+impl std::fmt::Debug for Reached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reached")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
+    }
 }

@@ -1,11 +1,9 @@
-//! What callers can ask, and what they are answered: protocol version 0.
+//! What callers can ask of sessions that run, and what they are answered.
 //!
-//! One request for each connection, as one line of JSON; answers are lines of JSON too.
+//! [`crate::http`] is how it is asked and answered over a socket; a session in a machine is asked the same,
+//! as lines of JSON over its channel.
 //!
 //! ```text
-//! {"run":{"policy":"clean-room"}}        ▶ session, then record and output as they come,
-//!                                          at last outcome or error; with {"receipt":true} before
-//!                                          that a receipt, or why there is none
 //! {"status":{}}                          ▶ sessions; with {"detail":true} also how each of them is
 //! {"kill":{"session":ID,"signal":15}}    ▶ killed
 //! {"adjust":{"session":ID,"order":{"risk":30},"why":TEXT}}    ▶ adjusted, when that is in force
@@ -13,8 +11,6 @@
 //!            {"tighten":"exec"}, {"tighten":{"calls":[NAME, …]}}
 //! anything else                          ▶ error
 //! ```
-//!
-//! Whoever closes the connection of a `run` stops its session.
 
 use std::path::PathBuf;
 
@@ -25,21 +21,13 @@ use casemate::record::Record;
 use casemate::status::Status;
 use serde::{Deserialize, Serialize};
 
-/// Most bytes of a request, its end of line included.
+/// Most bytes of a request.
 pub const MAX_REQUEST: usize = 64 << 10;
 
 /// What a caller asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// Run the workload of a policy, and follow it.
-    Run {
-        /// Name of the policy: its file without `.toml`.
-        policy: String,
-        /// Give a receipt at the end, too.
-        #[serde(default)]
-        receipt: bool,
-    },
     /// List the caller's sessions.
     Status {
         /// Ask each of them how it is, too.
@@ -64,19 +52,35 @@ pub enum Request {
     },
 }
 
+/// What a caller asks for with a new session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Wanted {
+    /// Name of the policy: its file without `.toml`.
+    pub policy: String,
+    /// Give a receipt at the end, too.
+    #[serde(default)]
+    pub receipt: bool,
+    /// Let it run on when the caller is gone.
+    #[serde(default)]
+    pub detached: bool,
+}
+
 /// One line of an answer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply<'a> {
     /// The session exists, and begins.
     Session {
-        /// Its name, for `kill`.
+        /// Its name.
         id: &'a str,
         /// Folder of its audit log.
         log: String,
         /// Public key of its audit log (Ed25519), hexadecimal.
         key: String,
     },
+    /// So many lines are not here, because nobody took them in time. The records among them are in the log.
+    Missed(u64),
     /// What the workload wrote.
     Output {
         /// Where it wrote it.
@@ -165,6 +169,44 @@ pub struct Listed {
     pub status: Option<Box<Status>>,
 }
 
+/// A vault of a session, and how its lease stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Leased {
+    /// Entry of the `[data]` table.
+    pub data: String,
+    /// Whether the workload can read it now.
+    pub held: bool,
+    /// Bytes that it has read of it.
+    pub read: u64,
+    /// The order that took it away, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<String>,
+}
+
+/// Evidence that an application asked for.
+#[derive(Debug, Serialize)]
+pub struct Vouched {
+    /// Who asked, as the agent found: [`crate::evidence`] says how that is bound.
+    pub caller: Asker,
+    /// What the application gave to be bound, hexadecimal.
+    pub payload: String,
+    /// What the evidence is bound to.
+    pub challenge: attestation::Challenge,
+    /// The evidence.
+    pub evidence: attestation::Evidence,
+}
+
+/// Who asks for evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Asker {
+    /// The session that it is given in the name of.
+    pub session: String,
+    /// Whether the caller is inside that session's sandbox; otherwise it is the user.
+    pub inside: bool,
+    /// User id of the caller.
+    pub uid: u32,
+}
+
 impl Request {
     /// Reads a request.
     ///
@@ -197,14 +239,6 @@ mod tests {
 
     #[test]
     fn requests_are_read_as_documented() {
-        let run = Request::parse(br#"{"run":{"policy":"clean-room"}}"#).unwrap();
-        assert_eq!(
-            run,
-            Request::Run {
-                policy: "clean-room".into(),
-                receipt: false,
-            }
-        );
         assert_eq!(
             Request::parse(br#"{"status":{}}"#).unwrap(),
             Request::Status { detail: false }
@@ -231,9 +265,9 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_not_half_understood() {
         for line in [
-            r#"{"run":{"policy":"a","simulated":true}}"#,
-            r#"{"run":{"policy":"a"},"kill":{"session":"a","signal":9}}"#,
-            r#"{"run":{}}"#,
+            r#"{"run":{"policy":"a"}}"#,
+            r#"{"status":{},"kill":{"session":"a","signal":9}}"#,
+            r#"{"status":{"all":true}}"#,
             r#"{"status":{}} {"status":{}}"#,
             r#"{"kill":{"session":"a","signal":1e9}}"#,
             r#"{"adjust":{"session":"a","order":"grant","why":"x"}}"#,

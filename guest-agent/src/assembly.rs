@@ -38,11 +38,15 @@ use crate::key_file;
 use crate::leases::Leases;
 use crate::local_broker::LocalBroker;
 use crate::remote_broker::{self, RemoteBroker};
+use crate::sealed::Sealed;
 
 pub use error::AssemblyError;
 
 /// Name of the log that a run is recorded in, as its checkpoints carry it.
-const LOG_ORIGIN: &str = "casemate/run";
+pub(crate) const LOG_ORIGIN: &str = "casemate/run";
+
+/// The anchor of a `[data]` entry that is what an agent remembers.
+const HERE: &str = "agent:state";
 
 /// A policy that was read on this machine, and how it is to be run here.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ pub struct Assembly {
     base: PathBuf,
     accept_simulated: bool,
     ways: BTreeMap<String, SocketAddr>,
+    anchor: Option<Arc<Sealed>>,
 }
 
 /// Reaches what weakens a session; each use is one to be reviewed.
@@ -101,6 +106,7 @@ impl Assembly {
             base,
             accept_simulated: false,
             ways: BTreeMap::new(),
+            anchor: None,
         })
     }
 
@@ -114,6 +120,13 @@ impl Assembly {
     #[must_use]
     pub fn dangerous(self) -> DangerousAssembly {
         DangerousAssembly(self)
+    }
+
+    /// Sets what remembers vaults with `anchor = "agent:state"`.
+    #[must_use]
+    pub fn anchored_here(mut self, anchor: Arc<Sealed>) -> Self {
+        self.anchor = Some(anchor);
+        self
     }
 
     /// The folder that relative paths of the policy start at.
@@ -266,7 +279,11 @@ impl Assembly {
         let data = self.bundle.tables().data.iter();
         data.filter_map(|(name, data)| Some((name, data.anchor.as_ref()?)))
             .map(|(name, uri)| {
-                let anchor = vault::anchor::named(uri, &self.base);
+                let here = self.anchor.clone().filter(|_| uri == HERE);
+                let anchor = match here {
+                    Some(here) => Some(here as Arc<dyn FreshnessAnchor>),
+                    None => vault::anchor::named(uri, &self.base),
+                };
                 let anchor = anchor.ok_or_else(|| AssemblyError::AnchorKind {
                     data: name.clone(),
                     uri: uri.clone(),

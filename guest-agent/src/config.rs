@@ -5,6 +5,14 @@
 //! state = "/var/lib/casemate"            # logs of runs, in a folder `runs`
 //! policies = "/etc/casemate/policies"    # NAME.toml is called as NAME
 //! allow-uids = [1000]                    # beside the user that the agent runs as, and root
+//!
+//! [vsock]                                # for other machines too: the host is 2
+//! port = 7733
+//! allow-cids = [2]
+//!
+//! [seal]                                 # what it must not forget: see `sealed`
+//! key = "file:/etc/casemate/seal.key"    # or "credential:NAME", of systemd, or "tpm:"
+//! anchor = "tpm:0x01800010"              # or "file:PATH", outside of `state`
 //! ```
 
 use std::collections::BTreeSet;
@@ -27,6 +35,26 @@ pub struct Config {
     state: PathBuf,
     policies: PathBuf,
     allow_uids: BTreeSet<u32>,
+    vsock: Option<Vsock>,
+    seal: Option<Seal>,
+}
+
+/// A port for other machines, and which of them may call.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Vsock {
+    /// The port.
+    pub port: u32,
+    /// Context ids of the machines that may call.
+    pub allow_cids: BTreeSet<u32>,
+}
+
+/// Where the key of the sealed state comes from, and what remembers its latest commit.
+#[derive(Clone, Debug)]
+pub struct Seal {
+    key: String,
+    anchor: String,
+    base: PathBuf,
 }
 
 /// The file, before anything in it is believed.
@@ -38,6 +66,15 @@ struct ConfigFile {
     policies: PathBuf,
     #[serde(default)]
     allow_uids: BTreeSet<u32>,
+    vsock: Option<Vsock>,
+    seal: Option<SealTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SealTable {
+    key: String,
+    anchor: String,
 }
 
 /// Why a configuration cannot be served under.
@@ -58,6 +95,9 @@ pub enum ConfigError {
     /// The socket's path is longer than the kernel takes.
     #[error("the socket's path is longer than 107 bytes: `{}`", .0.display())]
     SocketPath(PathBuf),
+    /// What remembers the state would be put back together with it.
+    #[error("the anchor of `[seal]` is in the state that it has to remember: `{}`", .0.display())]
+    Anchor(PathBuf),
     /// What should be a folder is something else.
     #[error("`{key}` is no folder: `{}`", path.display())]
     NoFolder {
@@ -102,7 +142,14 @@ impl Config {
             state: base.join(file.state),
             policies: base.join(file.policies),
             allow_uids: file.allow_uids,
+            vsock: file.vsock,
+            seal: file.seal.map(|seal| Seal::at(base, seal)),
         };
+        if let Some(file) = config.seal.as_ref().and_then(Seal::anchor_file)
+            && file.starts_with(&config.state)
+        {
+            return Err(ConfigError::Anchor(file));
+        }
         if config.socket.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(ConfigError::SocketPath(config.socket));
         }
@@ -140,10 +187,58 @@ impl Config {
         &self.policies
     }
 
+    /// Where other machines reach the agent, if they may.
+    #[must_use]
+    pub fn vsock(&self) -> Option<&Vsock> {
+        self.vsock.as_ref()
+    }
+
+    /// How what the agent must not forget is sealed, if it is.
+    #[must_use]
+    pub fn seal(&self) -> Option<&Seal> {
+        self.seal.as_ref()
+    }
+
     /// Users who may call the agent, beside its own and root.
     #[must_use]
     pub fn allow_uids(&self) -> &BTreeSet<u32> {
         &self.allow_uids
+    }
+}
+
+impl Seal {
+    fn at(base: &Path, table: SealTable) -> Self {
+        let key = match table.key.strip_prefix("file:") {
+            Some(path) => format!("file:{}", base.join(path).display()),
+            None => table.key,
+        };
+        Self {
+            key,
+            anchor: table.anchor,
+            base: base.into(),
+        }
+    }
+
+    fn anchor_file(&self) -> Option<PathBuf> {
+        Some(self.base.join(self.anchor.strip_prefix("file:")?))
+    }
+
+    /// Where the key comes from, as a URI.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What remembers the latest commit, as a URI.
+    #[must_use]
+    pub fn anchor(&self) -> &str {
+        &self.anchor
+    }
+
+    /// The folder that relative paths start at.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        &self.base
     }
 }
 
@@ -197,6 +292,24 @@ mod tests {
             error.contains("line 4") && error.contains("`allow-uids`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_remembers_the_state_is_not_in_it() {
+        let seal = |anchor: &str| {
+            let state = GOOD.replace("state = \".\"", "state = \"state\"");
+            let folder = tempfile::tempdir().unwrap();
+            fs::create_dir(folder.path().join("state")).unwrap();
+            let path = folder.path().join("agent.toml");
+            let seal = format!("[seal]\nkey = \"tpm:\"\nanchor = \"{anchor}\"\n");
+            fs::write(&path, state + &seal).unwrap();
+            Config::read(&path)
+        };
+        assert!(seal("file:anchor").is_ok() && seal("tpm:0x01800010").is_ok());
+        assert!(matches!(
+            seal("file:state/anchor"),
+            Err(ConfigError::Anchor(_))
+        ));
     }
 
     #[test]

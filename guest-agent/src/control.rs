@@ -6,15 +6,14 @@
 //! ```
 //!
 //! The folder is its owner's alone (0700), and the kernel says who connects: the user that the session
-//! runs as, and root. Requests and answers are those of [`crate::api`], without `run`.
+//! runs as, and root. Requests and answers are those of [`crate::http`] that are about a session that runs.
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use casemate::Handle;
 use casemate::order::{Command, Order};
@@ -23,12 +22,8 @@ use serde_json::Value;
 
 use crate::agent::{Agent, AgentError, Caller};
 use crate::api::{Listed, Request};
-use crate::transport::{Closer, ListenError, Listener, Service};
-
-/// Most bytes of an answer: a status with the records in it.
-const MAX_ANSWER: u64 = 4 << 20;
-/// How long a session may take to answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+use crate::client;
+use crate::transport::{Closer, ListenError, Listener, Service, note};
 
 /// Most sockets of one process.
 const MAX_NUMBER: u32 = 1000;
@@ -92,7 +87,7 @@ impl Control {
     }
 
     /// The same for whatever answers in a session's place.
-    pub(crate) fn serving(session: impl Service + Send + 'static) -> Result<Self, ControlError> {
+    pub(crate) fn serving(session: impl Service + 'static) -> Result<Self, ControlError> {
         let folder = folder()?;
         // A name that is taken belongs to another session of this process, or of a dead one.
         let path = (1..=MAX_NUMBER)
@@ -100,10 +95,15 @@ impl Control {
             .find(|path| !path.exists())
             .ok_or(ListenError::Taken(folder))?;
         let listener = Listener::private(&path)?;
-        let closer = listener.closer().map_err(ControlError::Serve)?;
+        let closer = listener.closer();
+        let serve = move || {
+            if let Err(error) = listener.serve(Arc::new(session)) {
+                note(format_args!("a session's socket is not served: {error}"));
+            }
+        };
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || listener.serve(&session))
+            .spawn(serve)
             .map_err(ControlError::Serve)?;
         Ok(Self { path, closer })
     }
@@ -252,22 +252,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Value, ControlError> {
         path: socket.into(),
         source,
     };
-    let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
-    line.push(b'\n');
-    let mut stream = UnixStream::connect(socket).map_err(failed)?;
-    stream
-        .set_read_timeout(Some(ANSWER_DEADLINE))
-        .map_err(failed)?;
-    stream
-        .set_write_timeout(Some(ANSWER_DEADLINE))
-        .map_err(failed)?;
-    stream.write_all(&line).map_err(failed)?;
-    let mut answer = Vec::new();
-    stream
-        .take(MAX_ANSWER)
-        .read_to_end(&mut answer)
-        .map_err(failed)?;
-    let answer: Value = serde_json::from_slice(&answer).map_err(|error| failed(error.into()))?;
+    let answer = client::ask(socket, request).map_err(failed)?;
     match answer["error"]["message"].as_str() {
         Some(message) => Err(ControlError::Refused(message.to_owned())),
         None => Ok(answer),

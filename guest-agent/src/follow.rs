@@ -1,18 +1,16 @@
-//! One `run`: its session, its records and outputs on their way to the caller, and the watch over the
-//! caller.
+//! One session in a thread of its own, and its records and outputs on their way to who follows it.
 //!
 //! ```text
 //!  session ─▶ records ─┐
-//!  workload ─▶ outputs ┴▶ outbox ─▶ caller
-//!  caller gone, or too slow ─▶ the session is stopped
+//!  workload ─▶ outputs ┴▶ outbox ─▶ follower
+//!  the caller of an attached session is gone, or too slow ─▶ it is stopped
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 use std::time::Duration;
 
@@ -22,12 +20,11 @@ use casemate::error::describe;
 use casemate::receipt::Receipt;
 use casemate::record::Record;
 use casemate::{Outcome, SessionError, Why};
-use rustix::event::{PollFd, PollFlags};
 
 use crate::agent::{Agent, AgentError, Caller, Stopper};
-use crate::api::{Reply, Stream};
-use crate::outbox::Outbox;
-use crate::transport::{SEND_DEADLINE, failure, note};
+use crate::api::{Reply, Stream, Wanted};
+use crate::outbox::{Next, Outbox};
+use crate::transport::{failure, note};
 
 /// Most bytes of output in one line.
 const OUTPUT_PIECE: usize = 16 << 10;
@@ -35,58 +32,94 @@ const OUTPUT_PIECE: usize = 16 << 10;
 /// The workload's outputs, where they are read.
 type Outputs = [(Stream, io::PipeReader); 2];
 
-/// Runs a session, and follows it for its caller. The session ends when the caller is gone.
-pub(crate) fn run(agent: &Agent, caller: Caller, policy: &str, receipt: bool, stream: &UnixStream) {
-    let outbox = Arc::new(Outbox::default());
-    let last = thread::scope(|scope| {
-        let sender = scope.spawn(|| send(&outbox, stream));
-        let last = follow(agent, caller, policy, receipt, stream, &outbox);
-        outbox.record(last);
-        outbox.finish();
-        sender.join()
-    });
-    if last.is_err() {
-        note(format_args!("an answer was cut short"));
+/// A session that has begun.
+pub(crate) struct Begun {
+    /// Its name.
+    pub id: String,
+    /// The first line of what is told of it.
+    pub line: Vec<u8>,
+    /// What is told of it from then on.
+    pub outbox: Arc<Outbox>,
+    pub stopper: Stopper,
+}
+
+/// Begins a session under a policy, in a thread of its own.
+pub(crate) fn begin(agent: &Agent, caller: Caller, wanted: Wanted) -> Result<Begun, AgentError> {
+    let (sender, begun) = mpsc::sync_channel(1);
+    let agent = agent.clone();
+    thread::Builder::new()
+        .name("session".into())
+        .spawn(move || run(&agent, caller, &wanted, &sender))
+        .map_err(|error| AgentError::Session(SessionError::Stdio(error)))?;
+    // A thread that ends without a word has panicked.
+    begun
+        .recv()
+        .unwrap_or(Err(AgentError::Session(SessionError::Lost)))
+}
+
+/// Follows a session, or tells that somebody does already.
+pub(crate) fn follow(outbox: Arc<Outbox>, stopper: Option<Stopper>) -> Option<Arc<Following>> {
+    let follower = outbox.follow()?;
+    Some(Arc::new(Following {
+        outbox,
+        follower,
+        stopper,
+    }))
+}
+
+/// Somebody who follows a session.
+pub(crate) struct Following {
+    outbox: Arc<Outbox>,
+    follower: u64,
+    stopper: Option<Stopper>,
+}
+
+impl Following {
+    /// Waits for the next line.
+    pub fn next(&self) -> Next {
+        self.outbox.next(self.follower)
+    }
+
+    /// Ends it. An attached session ends with its follower.
+    pub fn end(&self) {
+        if self.outbox.leave(self.follower)
+            && let Some(stopper) = &self.stopper
+        {
+            note(format_args!(
+                "the caller of a session is gone, so it is stopped"
+            ));
+            stopper.stop();
+        }
     }
 }
 
-fn send(outbox: &Outbox, mut stream: &UnixStream) {
-    let sent = stream
-        .set_write_timeout(Some(SEND_DEADLINE))
-        .and_then(|()| outbox.send_to(&mut stream));
-    if sent.is_err() {
-        outbox.abandon();
-        // Seen by whoever watches the caller.
-        let _ = stream.shutdown(Shutdown::Both);
-    }
-}
-
-/// Admits and runs a session; gives the last line of the answer.
-fn follow(
+/// Admits a session, says so, runs it, and says how it ended.
+fn run(
     agent: &Agent,
     caller: Caller,
-    policy: &str,
-    receipt: bool,
-    stream: &UnixStream,
-    outbox: &Arc<Outbox>,
-) -> Vec<u8> {
-    let (stdio, outputs) = match pipes() {
-        Ok(pipes) => pipes,
-        Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
-    };
-    let watcher = match stream.try_clone() {
-        Ok(caller) => watcher(outbox.clone(), caller),
-        Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
-    };
-    let admitted = match agent.admit(caller, policy, stdio, watcher) {
+    wanted: &Wanted,
+    begun: &SyncSender<Result<Begun, AgentError>>,
+) {
+    let outbox = Arc::new(Outbox::new(wanted.detached));
+    let admitted = pipes()
+        .map_err(|error| AgentError::Session(SessionError::Stdio(error)))
+        .and_then(|(stdio, outputs)| {
+            let watcher = watcher(Arc::clone(&outbox));
+            let told = Arc::clone(&outbox);
+            let admitted = agent.admit(caller, &wanted.policy, stdio, watcher, told)?;
+            Ok((admitted, outputs))
+        });
+    let (admitted, outputs) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
             note(format_args!(
-                "uid {} may not run {policy:?}: {}",
+                "uid {} may not run {:?}: {}",
                 caller.uid,
+                wanted.policy,
                 describe(&error)
             ));
-            return failure(&error).line();
+            let _ = begun.send(Err(error));
+            return;
         }
     };
     let id = admitted.id().to_owned();
@@ -99,33 +132,30 @@ fn follow(
         log: admitted.log().display().to_string(),
         key: admitted.key(),
     };
-    outbox.record(begins.line());
-    let stopper = admitted.stopper();
-    let (log, basis) = (admitted.log().to_owned(), admitted.basis());
-    let (ended, mut waker) = match io::pipe() {
-        Ok(pipe) => pipe,
-        Err(error) => return failure(&AgentError::Session(SessionError::Stdio(error))).line(),
-    };
-    let result = thread::scope(|scope| {
+    let _ = begun.send(Ok(Begun {
+        id: id.clone(),
+        line: begins.line(),
+        outbox: Arc::clone(&outbox),
+        stopper: admitted.stopper(),
+    }));
+    let (log, key) = (admitted.log().to_owned(), admitted.log_key());
+    let basis = admitted.basis();
+    let (result, place) = thread::scope(|scope| {
         for (which, output) in outputs {
+            let outbox = &outbox;
             scope.spawn(move || forward(which, output, outbox));
         }
-        scope.spawn(|| watch_caller(stream, &ended, &stopper, outbox, &id));
-        let result = admitted.run();
-        // The watch over the caller ends with the session.
-        let _ = waker.write_all(&[0]);
-        result
+        admitted.run()
     });
-    if receipt {
-        let reply = match Receipt::of(&log, &basis) {
-            Ok(receipt) => Reply::Receipt(Box::new(receipt)),
-            Err(error) => Reply::NoReceipt {
-                why: describe(&error),
-            },
-        };
-        outbox.record(reply.line());
-    }
-    match result {
+    agent.closed(&log, key);
+    let receipt = wanted.receipt.then(|| match Receipt::of(&log, &basis) {
+        Ok(receipt) => Reply::Receipt(Box::new(receipt)).line(),
+        Err(error) => {
+            let why = describe(&error);
+            Reply::NoReceipt { why }.line()
+        }
+    });
+    let last = match result {
         Ok(outcome) => {
             note(format_args!("{id}: {}", outcome.why));
             outcome_line(&outcome)
@@ -134,53 +164,21 @@ fn follow(
             note(format_args!("{id}: {}", describe(&error)));
             failure(&AgentError::Session(error)).line()
         }
-    }
+    };
+    // The place first: whoever has read the last line finds that nothing runs any more.
+    place.give_back(&last, receipt.as_deref());
+    receipt.map(|line| outbox.record(line));
+    outbox.record(last);
+    outbox.finish();
 }
 
-/// Hands records to the outbox. The session does not wait for its caller.
-fn watcher(
-    outbox: Arc<Outbox>,
-    caller: UnixStream,
-) -> impl FnMut(&Record, Duration) + Send + 'static {
+/// Hands records to the outbox. The session does not wait for who follows it.
+fn watcher(outbox: Arc<Outbox>) -> impl FnMut(&Record, Duration) + Send + 'static {
     move |record, at| {
-        let line = Reply::Record {
-            at: at.as_secs_f64(),
-            record,
-        }
-        .line();
-        if !outbox.record(line) {
-            // A caller who does not follow is gone: the watch over it stops the session.
-            let _ = caller.shutdown(Shutdown::Both);
-        }
+        let at = at.as_secs_f64();
+        // A caller who does not follow is given up, and whoever sends to it stops the session.
+        outbox.record(Reply::Record { at, record }.line());
     }
-}
-
-/// Stops the session when its caller closes the connection, or is given up.
-fn watch_caller(
-    stream: &UnixStream,
-    ended: &io::PipeReader,
-    stopper: &Stopper,
-    outbox: &Outbox,
-    id: &str,
-) {
-    loop {
-        // A caller that only says that it will not write more is still there: that is no hang-up.
-        let mut watched = [
-            PollFd::new(stream, PollFlags::empty()),
-            PollFd::new(ended, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut watched, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Ok(_) if !watched[1].revents().is_empty() => return,
-            Ok(0) => continue,
-            _ => break,
-        }
-    }
-    note(format_args!(
-        "{id}: the caller is gone, so the session is stopped"
-    ));
-    outbox.abandon();
-    stopper.stop();
 }
 
 /// Passes on what the workload writes, until nobody can write any more.

@@ -3,17 +3,16 @@
 //! ```text
 //!  policy file ─▶ Assembly ─▶ casemate::Session            the library: also under `sandboxctl run`
 //!                                  ▲
-//!  caller ─▶ transport ─▶ api ─▶ agent ─▶ its records, line by line        the service
+//!  caller ─▶ transport ─▶ http ─▶ agent ─▶ its records, line by line        the service
 //! ```
 //!
 //! [`assembly`] turns a policy file on this machine into a session that only has to be run. The binary
 //! `casemate-guest-agent` does so for callers on a Unix socket: [`transport`] knows who they are,
-//! [`api`] what they can ask, [`agent`] what they may.
+//! [`http`] and [`api`] what they can ask, [`agent`] what they may.
 //!
 //! Each session also has a socket of its own, for its own user and root: [`control`].
 //!
-//! What a session does is decided in `casemate` and `policy`. HTTP with an OpenAPI description, and
-//! vsock, come later, as further transports to the same [`agent`].
+//! What a session does is decided in `casemate` and `policy`.
 
 #![forbid(unsafe_code)]
 
@@ -21,16 +20,20 @@ pub mod agent;
 pub mod api;
 pub mod assembly;
 pub mod brokers;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod endorsements;
+pub mod evidence;
 mod follow;
+pub mod http;
 pub mod leases;
 mod line;
 pub mod local_broker;
 pub mod lockdown;
 mod outbox;
 pub mod remote_broker;
+pub mod sealed;
 pub mod transport;
 pub mod view;
 pub mod vm;

@@ -61,16 +61,15 @@ fn serve(cli: &Cli) -> Result<(), Box<dyn Error>> {
     } else {
         agent
     };
-    let agent = Arc::new(agent);
-    stop_on_signals(agent.clone(), listener.closer()?)?;
+    stop_on_signals(agent.clone(), listener.closer())?;
     note(format_args!("listens on `{}`", config.socket().display()));
-    listener.serve(&*agent);
+    listener.serve(Arc::new(agent))?;
     note(format_args!("ends; nothing of its sessions is left"));
     Ok(())
 }
 
 /// The first signal asks the workloads to end, and after a while stops them; the second one at once.
-fn stop_on_signals(agent: Arc<Agent>, closer: Closer) -> Result<(), std::io::Error> {
+fn stop_on_signals(agent: Agent, closer: Closer) -> Result<(), std::io::Error> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let follow = move || {
         for signal in signals.forever() {

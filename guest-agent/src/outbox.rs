@@ -1,20 +1,25 @@
-//! What waits to be sent to the caller of a run.
+//! What waits to be told of a session.
 //!
-//! A session never waits for its caller: records have room of their own, and a caller who falls too far
-//! behind is given up. The workload's outputs are what waits instead, as in a pipe.
+//! A session never waits for whoever follows it. Of an attached one every record is told, and a caller who
+//! falls too far behind is given up, which ends it. Of a detached one the newest lines are kept, whether
+//! somebody follows or not. The workload's outputs wait as in a pipe, while there is somebody to wait for.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::api::Reply;
 
 /// Most records that wait; with records of at most a few dozen KiB.
 const MAX_RECORDS: usize = 1024;
 /// Most pieces of output that wait.
 const MAX_OUTPUTS: usize = 8;
+/// Most bytes that are kept of a detached session.
+const MAX_KEPT: usize = 1 << 20;
 
-/// A queue of lines between a session and the thread that sends them.
-#[derive(Debug, Default)]
+/// A queue of lines between a session and who follows it.
+#[derive(Debug)]
 pub(crate) struct Outbox {
+    detached: bool,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -23,6 +28,12 @@ pub(crate) struct Outbox {
 struct Inner {
     lines: VecDeque<Line>,
     outputs: usize,
+    bytes: usize,
+    /// Lines dropped since one was taken last.
+    missed: u64,
+    /// Who follows: numbers are given out once.
+    follower: Option<u64>,
+    followers: u64,
     state: State,
 }
 
@@ -42,43 +53,71 @@ enum State {
     Abandoned,
 }
 
+/// What a follower gets next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A line.
+    Line(Vec<u8>),
+    /// That was all.
+    End,
+    /// There may have been more, but not for this follower.
+    Cut,
+}
+
 impl Outbox {
+    pub fn new(detached: bool) -> Self {
+        Self {
+            detached,
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Whether the session goes on without a follower.
+    pub fn is_detached(&self) -> bool {
+        self.detached
+    }
+
     /// Adds a line that must not wait. False, and nobody listens any more, when too many do.
     pub fn record(&self, bytes: Vec<u8>) -> bool {
         let mut inner = self.lock();
-        if inner.state == State::Open && inner.lines.len() - inner.outputs >= MAX_RECORDS {
+        let full = inner.lines.len() - inner.outputs >= MAX_RECORDS;
+        if inner.state == State::Open && full && !self.detached {
             inner.state = State::Abandoned;
         }
-        if inner.state != State::Open {
-            self.changed.notify_all();
-            return false;
-        }
-        inner.lines.push_back(Line {
-            bytes,
-            output: false,
-        });
-        self.changed.notify_all();
-        true
+        self.add(inner, bytes, false)
     }
 
-    /// Adds a piece of output, and waits until there is room for it. False when nobody listens.
+    /// Adds a piece of output, and waits until there is room for it if somebody follows. False when nobody
+    /// listens any more.
     pub fn output(&self, bytes: Vec<u8>) -> bool {
         let mut inner = self.lock();
-        while inner.state == State::Open && inner.outputs >= MAX_OUTPUTS {
+        while inner.state == State::Open
+            && inner.outputs >= MAX_OUTPUTS
+            && (!self.detached || inner.follower.is_some())
+        {
             inner = self
                 .changed
                 .wait(inner)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        self.add(inner, bytes, true)
+    }
+
+    fn add(&self, mut inner: MutexGuard<'_, Inner>, bytes: Vec<u8>, output: bool) -> bool {
+        self.changed.notify_all();
         if inner.state != State::Open {
             return false;
         }
-        inner.lines.push_back(Line {
-            bytes,
-            output: true,
-        });
-        inner.outputs += 1;
-        self.changed.notify_all();
+        while self.detached
+            && (inner.lines.len() >= MAX_RECORDS || inner.bytes + bytes.len() > MAX_KEPT)
+            && inner.take().is_some()
+        {
+            inner.missed += 1;
+        }
+        inner.bytes += bytes.len();
+        inner.outputs += usize::from(output);
+        inner.lines.push_back(Line { bytes, output });
         true
     }
 
@@ -91,41 +130,49 @@ impl Outbox {
         self.changed.notify_all();
     }
 
-    /// Gives the caller up.
-    pub fn abandon(&self) {
-        self.lock().state = State::Abandoned;
-        self.changed.notify_all();
-    }
-
-    /// Sends lines as they come, until the outbox is finished and empty, or abandoned.
-    ///
-    /// # Errors
-    ///
-    /// What the caller's connection answers; the outbox is abandoned then.
-    pub fn send_to(&self, caller: &mut impl Write) -> io::Result<()> {
-        while let Some(line) = self.next() {
-            if let Err(error) = caller.write_all(&line) {
-                self.abandon();
-                return Err(error);
-            }
+    /// Begins to follow; gives a number for [`Outbox::next`], or nothing if somebody follows already.
+    pub fn follow(&self) -> Option<u64> {
+        let mut inner = self.lock();
+        if inner.follower.is_some() || inner.state == State::Abandoned {
+            return None;
         }
-        Ok(())
+        inner.followers += 1;
+        inner.follower = Some(inner.followers);
+        inner.follower
     }
 
-    fn next(&self) -> Option<Vec<u8>> {
+    /// Ends to follow. True if an attached session has lost its caller by that.
+    pub fn leave(&self, follower: u64) -> bool {
+        let mut inner = self.lock();
+        if inner.follower != Some(follower) {
+            return false;
+        }
+        inner.follower = None;
+        let lost = !self.detached && inner.state != State::Finished;
+        if lost {
+            inner.state = State::Abandoned;
+        }
+        self.changed.notify_all();
+        lost
+    }
+
+    /// Waits for the next line.
+    pub fn next(&self, follower: u64) -> Next {
         let mut inner = self.lock();
         loop {
-            if inner.state == State::Abandoned {
-                inner.lines.clear();
-                return None;
+            if inner.state == State::Abandoned || inner.follower != Some(follower) {
+                return Next::Cut;
             }
-            if let Some(line) = inner.lines.pop_front() {
-                inner.outputs -= usize::from(line.output);
+            if inner.missed > 0 {
+                let missed = std::mem::take(&mut inner.missed);
+                return Next::Line(Reply::Missed(missed).line());
+            }
+            if let Some(line) = inner.take() {
                 self.changed.notify_all();
-                return Some(line.bytes);
+                return Next::Line(line);
             }
             if inner.state == State::Finished {
-                return None;
+                return Next::End;
             }
             inner = self
                 .changed
@@ -140,32 +187,51 @@ impl Outbox {
     }
 }
 
+impl Inner {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let line = self.lines.pop_front()?;
+        self.outputs -= usize::from(line.output);
+        self.bytes -= line.bytes.len();
+        Some(line.bytes)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
+    fn sent(outbox: &Outbox, follower: u64) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while let Next::Line(line) = outbox.next(follower) {
+            sent.extend(line);
+        }
+        sent
+    }
+
     #[test]
     fn lines_are_sent_in_order_and_to_the_last() {
-        let outbox = Outbox::default();
+        let outbox = Outbox::new(false);
         assert!(
             outbox.record(b"a".to_vec())
                 && outbox.output(b"b".to_vec())
                 && outbox.record(b"c".to_vec())
         );
         outbox.finish();
-        let mut sent = Vec::new();
-        outbox.send_to(&mut sent).unwrap();
-        assert_eq!(sent, b"abc");
+        let follower = outbox.follow().unwrap();
+        assert_eq!(outbox.follow(), None, "one follows at a time");
+        assert_eq!(sent(&outbox, follower), b"abc");
+        assert_eq!(outbox.next(follower), Next::End);
         assert!(
             !outbox.record(b"d".to_vec()),
             "nothing is added after the end"
         );
+        assert!(!outbox.leave(follower), "nothing is lost after the end");
     }
 
     #[test]
     fn a_session_never_waits_for_a_caller_who_does_not_read() {
-        let outbox = Outbox::default();
+        let outbox = Outbox::new(false);
         (0..MAX_OUTPUTS).for_each(|_| assert!(outbox.output(Vec::new())));
         (0..MAX_RECORDS)
             .for_each(|_| assert!(outbox.record(Vec::new()), "outputs take no room of records"));
@@ -174,16 +240,43 @@ mod tests {
             !outbox.output(Vec::new()),
             "and outputs do not wait for ever"
         );
+        assert_eq!(outbox.follow(), None);
+    }
+
+    #[test]
+    fn a_detached_session_keeps_the_newest_and_counts_the_rest() {
+        let outbox = Outbox::new(true);
+        for number in 0..MAX_RECORDS + 3 {
+            assert!(outbox.output(format!("{number}\n").into_bytes()));
+        }
+        let follower = outbox.follow().unwrap();
+        assert_eq!(
+            outbox.next(follower),
+            Next::Line(b"{\"missed\":3}\n".to_vec())
+        );
+        assert_eq!(outbox.next(follower), Next::Line(b"3\n".to_vec()));
+        assert!(!outbox.leave(follower), "it goes on");
+        assert_eq!(outbox.next(follower), Next::Cut);
+        let large = vec![0; MAX_KEPT / 2 + 1];
+        assert!(outbox.record(large.clone()) && outbox.record(large));
+        assert!(outbox.lock().bytes <= MAX_KEPT);
+        assert!(outbox.follow().unwrap() > follower);
     }
 
     #[test]
     fn outputs_wait_for_room() {
-        let outbox = Outbox::default();
+        let outbox = Outbox::new(false);
         (0..MAX_OUTPUTS).for_each(|_| assert!(outbox.output(b"x".to_vec())));
+        let follower = outbox.follow().unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| outbox.output(b"last".to_vec()));
-            assert_eq!(outbox.next().unwrap(), b"x");
+            assert_eq!(outbox.next(follower), Next::Line(b"x".to_vec()));
             assert!(waiting.join().unwrap());
         });
+        assert!(
+            outbox.leave(follower),
+            "an attached session has lost its caller"
+        );
+        assert!(!outbox.record(Vec::new()));
     }
 }

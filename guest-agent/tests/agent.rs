@@ -2,175 +2,31 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod service;
+
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use base64::Engine;
-use rustix::process::{Pid, Signal, Uid, kill_process};
+use guest_agent::client;
+use rustix::process::Uid;
 use serde_json::{Value, json};
+use service::{PATIENCE, Service, alive, line, program, rest, send, within};
 use vault::audit::{LogVerifier, verify};
 
-/// How long anything may take before it counts as never.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A user who is nobody in particular.
 const NOBODY: u32 = 65534;
-
-/// A running agent with policies of its own.
-struct Service {
-    folder: tempfile::TempDir,
-    process: Child,
-}
-
-impl Service {
-    /// Starts an agent and waits until it listens.
-    fn start(further: &str) -> Self {
-        Self::start_with(further, &[])
-    }
-
-    fn start_with(further: &str, arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // Others get as far as the socket, which is where they have to be refused.
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        for name in ["state", "policies"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let config =
-            format!("socket = \"a.sock\"\nstate = \"state\"\npolicies = \"policies\"\n{further}");
-        fs::write(folder.path().join("agent.toml"), config).unwrap();
-        let process = program(folder.path())
-            .args(arguments)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let service = Self { folder, process };
-        within(|| UnixStream::connect(service.socket()).is_ok());
-        service
-    }
-
-    /// A service with one policy, called `work`, that runs this shell script.
-    fn with_work(script: &str) -> Self {
-        let service = Self::start("");
-        service.policy("work", script);
-        service
-    }
-
-    fn policy(&self, name: &str, script: &str) {
-        let policy = format!(
-            "version = 1\nname = \"{name}\"\n\n[workload]\ncommand = [\"sh\", \"-c\", {script:?}]\n\
-             rootfs = \"host\"\n\n[rules]\ncedar = \"permit (principal, action, resource);\"\n"
-        );
-        fs::write(
-            self.folder.path().join(format!("policies/{name}.toml")),
-            policy,
-        )
-        .unwrap();
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("a.sock")
-    }
-
-    /// Sends one request.
-    fn ask(&self, request: &Value) -> BufReader<UnixStream> {
-        ask(&self.socket(), request)
-    }
-
-    /// Starts `work` and reads until its workload runs; gives the session's id and its init.
-    fn run_work(&self) -> (BufReader<UnixStream>, String, i64) {
-        let mut caller = self.ask(&json!({ "run": { "policy": "work" } }));
-        let session = line(&mut caller);
-        let id = session["session"]["id"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{session}"))
-            .to_owned();
-        let mut init = 0;
-        loop {
-            let line = line(&mut caller);
-            match line["record"]["kind"].as_str() {
-                Some("prepared") => init = line["record"]["pid"].as_i64().unwrap(),
-                Some("started") => return (caller, id, init),
-                _ => assert!(line["error"].is_null(), "{line}"),
-            }
-        }
-    }
-
-    fn sessions(&self) -> Vec<Value> {
-        let reply = line(&mut self.ask(&json!({ "status": {} })));
-        reply["sessions"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{reply}"))
-            .clone()
-    }
-
-    /// Asks the agent to end, and waits until it has.
-    fn terminate(&mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
-        within(|| self.process.try_wait().unwrap().is_some());
-        self.process.wait().unwrap()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_casemate-guest-agent"));
-    command
-        .arg("--config")
-        .arg(folder.join("agent.toml"))
-        .env("XDG_RUNTIME_DIR", folder);
-    command
-}
-
-fn ask(socket: &Path, request: &Value) -> BufReader<UnixStream> {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    writeln!(stream, "{request}").unwrap();
-    BufReader::new(stream)
-}
-
-fn line(caller: &mut BufReader<UnixStream>) -> Value {
-    let mut text = String::new();
-    caller.read_line(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
-}
-
-/// All further lines up to the end of the answer.
-fn rest(caller: BufReader<UnixStream>) -> Vec<Value> {
-    caller
-        .lines()
-        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
-        .collect()
-}
-
-fn within(mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "it never came to hold");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn alive(process: i64) -> bool {
-    Path::new("/proc").join(process.to_string()).exists()
-}
 
 #[test]
 fn a_run_streams_its_records_and_output_and_ends_with_its_outcome() {
     let service = Service::with_work("echo to out; echo to err >&2; exit 7");
-    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    let lines = rest(service.run(&json!({ "policy": "work" })));
     let kinds: Vec<_> = lines
         .iter()
         .filter_map(|line| line["record"]["kind"].as_str())
@@ -221,7 +77,7 @@ fn a_run_streams_its_records_and_output_and_ends_with_its_outcome() {
 #[test]
 fn much_output_reaches_a_caller_that_reads() {
     let service = Service::with_work("head -c 3000000 /dev/zero");
-    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    let lines = rest(service.run(&json!({ "policy": "work" })));
     let length = |line: &Value| {
         let base64 = line["output"]["base64"].as_str()?;
         Some(
@@ -239,9 +95,9 @@ fn much_output_reaches_a_caller_that_reads() {
 fn sessions_are_asked_and_adjusted_through_the_agent_and_through_their_own_sockets() {
     let service = Service::with_work("while :; do sleep 0.1; done");
     let (_caller, id, _) = service.run_work();
-    let detail = json!({ "status": { "detail": true } });
     let run = |socket: &Path| {
-        line(&mut ask(socket, &detail))["sessions"][0]["status"]["plan"]["run"].clone()
+        let (_, mut answer) = send(socket, "GET", "sessions?detail=true", &Value::Null);
+        line(&mut answer)["sessions"][0]["status"]["plan"]["run"].clone()
     };
     let folder = service.folder.path().join("casemate/sessions");
     let own = fs::read_dir(folder)
@@ -251,8 +107,16 @@ fn sessions_are_asked_and_adjusted_through_the_agent_and_through_their_own_socke
         .unwrap()
         .path();
     let adjust = |socket: &Path, session: &str, order: &str| {
-        let request = json!({ "adjust": { "session": session, "order": order, "why": "a look" } });
-        line(&mut ask(socket, &request))
+        let order = json!({ "order": order, "why": "a look" });
+        line(
+            &mut send(
+                socket,
+                "POST",
+                &format!("sessions/{session}/orders"),
+                &order,
+            )
+            .1,
+        )
     };
     assert_eq!(run(&own), "running");
     assert_eq!(
@@ -271,7 +135,7 @@ fn sessions_are_asked_and_adjusted_through_the_agent_and_through_their_own_socke
         adjust(&own, "another", "freeze")["error"]["code"],
         "no-session"
     );
-    let refused = line(&mut ask(&own, &json!({ "run": { "policy": "work" } })));
+    let refused = line(&mut send(&own, "POST", "sessions", &json!({ "policy": "work" })).1);
     assert_eq!(refused["error"]["code"], "one-session");
     assert_eq!(
         adjust(&own, &id, "stop")["adjusted"]["status"]["plan"]["run"],
@@ -291,18 +155,6 @@ fn a_caller_that_goes_away_stops_its_session() {
 }
 
 #[test]
-fn a_caller_that_only_stops_writing_is_still_there() {
-    let service = Service::with_work("sleep 0.3");
-    let (caller, _, _) = service.run_work();
-    caller.get_ref().shutdown(Shutdown::Write).unwrap();
-    let lines = rest(caller);
-    assert_eq!(
-        lines.last().unwrap()["outcome"]["why"],
-        "the workload ended"
-    );
-}
-
-#[test]
 fn a_caller_that_does_not_read_is_given_up_and_its_session_stopped() {
     let service = Service::with_work("yes");
     let (caller, _, init) = service.run_work();
@@ -316,7 +168,10 @@ fn kill_reaches_the_workload_of_the_session_it_names() {
         Service::with_work("trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done");
     let (mut caller, id, _) = service.run_work();
     let kill = |session: &str, signal: i32| {
-        line(&mut service.ask(&json!({ "kill": { "session": session, "signal": signal } })))
+        let signal = json!({ "signal": signal });
+        service
+            .ask("POST", &format!("sessions/{session}/signals"), &signal)
+            .1
     };
     assert_eq!(kill("nobody-1-1", 10)["error"]["code"], "no-session");
     assert_eq!(kill(&id, 0)["error"]["code"], "no-signal");
@@ -405,20 +260,29 @@ fn requests_that_are_none_are_refused_with_the_reason() {
     service.policy("broken", "true");
     let broken = service.folder.path().join("policies/broken.toml");
     fs::write(&broken, "version = 1\nnam = \"x\"\n").unwrap();
-    let refused = |request: Value| line(&mut service.ask(&request))["error"].clone();
-    assert_eq!(refused(json!({ "walk": {} }))["code"], "request");
-    assert_eq!(
-        refused(json!({ "run": { "policy": "absent" } }))["code"],
-        "no-policy"
-    );
-    for name in ["", "../work", "a/b", "work.toml", "w\u{0}", &"a".repeat(65)] {
-        assert_eq!(
-            refused(json!({ "run": { "policy": name } }))["code"],
-            "name",
-            "{name:?}"
-        );
+    let run = |wanted: Value| {
+        let (status, answer) = service.ask("POST", "sessions", &wanted);
+        (status, answer["error"].clone())
+    };
+    let refused = |policy: &str| run(json!({ "policy": policy })).1;
+    let (status, unknown) = run(json!({ "policy": "work", "simulated": true }));
+    assert_eq!((status, &unknown["code"]), (400, &json!("request")));
+    assert_eq!(run(json!({})).1["code"], "request");
+    assert_eq!(refused("absent")["code"], "no-policy");
+    for (method, path, status) in [
+        ("GET", "elsewhere", 404),
+        ("PUT", "sessions", 405),
+        ("GET", "sessions?detail=maybe", 400),
+        ("GET", "sessions/%ff", 400),
+        ("GET", "sessions/nobody-1-1", 404),
+        ("GET", "health", 200),
+    ] {
+        assert_eq!(service.ask(method, path, &Value::Null).0, status, "{path}");
     }
-    let mistakes = refused(json!({ "run": { "policy": "broken" } }));
+    for name in ["", "../work", "a/b", "work.toml", "w\u{0}", &"a".repeat(65)] {
+        assert_eq!(refused(name)["code"], "name", "{name:?}");
+    }
+    let mistakes = refused("broken");
     assert_eq!(mistakes["code"], "policy");
     assert!(
         mistakes["message"]
@@ -429,33 +293,45 @@ fn requests_that_are_none_are_refused_with_the_reason() {
     );
     // A policy that others can write is not ours to run.
     fs::set_permissions(&broken, Permissions::from_mode(0o666)).unwrap();
-    let exposed = refused(json!({ "run": { "policy": "broken" } }));
+    let exposed = refused("broken");
     assert_eq!(exposed["code"], "policy-file", "{exposed}");
-    // 64 KiB without an end.
+    // More than is read, of a body and of a header.
+    let long = json!({ "policy": "a".repeat(80 << 10) });
+    assert_eq!(run(long).0, 413);
     let mut stream = UnixStream::connect(service.socket()).unwrap();
-    let _ = stream.write_all(&vec![b' '; 80 << 10]);
+    let _ = stream.write_all(&[b"GET /", &*vec![b'a'; 80 << 10]].concat());
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
-    assert!(answer.is_empty() || answer.contains("too long"), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+        "{answer}"
+    );
     assert!(service.sessions().is_empty());
 }
 
 #[test]
 fn a_slow_caller_holds_up_nobody_and_is_dropped() {
     let service = Service::start("");
-    let mut slow = BufReader::new(UnixStream::connect(service.socket()).unwrap());
-    slow.get_mut().write_all(b"{\"status\"").unwrap();
-    assert!(service.sessions().is_empty(), "others are served meanwhile");
-    let began = Instant::now();
-    let answer = line(&mut slow);
-    assert!(
-        answer["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("in time"),
-        "{answer}"
+    let slow = |said: &str| {
+        let mut slow = UnixStream::connect(service.socket()).unwrap();
+        slow.write_all(said.as_bytes()).unwrap();
+        slow.set_read_timeout(Some(PATIENCE)).unwrap();
+        slow
+    };
+    let head = slow("GET /casemate/v0/sess");
+    let body = slow(
+        "POST /casemate/v0/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: 20\r\n\r\n{",
     );
-    assert!(began.elapsed() < PATIENCE);
+    assert!(service.sessions().is_empty(), "others are served meanwhile");
+    for mut slow in [head, body] {
+        let mut answer = String::new();
+        slow.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+            "{answer}"
+        );
+    }
 }
 
 #[test]
@@ -464,10 +340,11 @@ fn callers_beyond_the_bound_are_told_so() {
     let idle: Vec<_> = (0..guest_agent::transport::MAX_CONNECTIONS)
         .map(|_| UnixStream::connect(service.socket()).unwrap())
         .collect();
-    let refused = UnixStream::connect(service.socket()).unwrap();
-    assert_eq!(line(&mut BufReader::new(refused))["error"]["code"], "busy");
+    let busy = || service.ask("GET", "sessions", &Value::Null);
+    let (status, refused) = busy();
+    assert_eq!((status, &refused["error"]["code"]), (503, &json!("busy")));
     drop(idle);
-    within(|| line(&mut service.ask(&json!({ "status": {} })))["sessions"].is_array());
+    within(|| busy().1["sessions"].is_array());
 }
 
 #[test]
@@ -514,12 +391,84 @@ fn an_agent_of_an_ordinary_user_hides_its_memory_from_that_user_and_serves() {
     // proc(5): files of a process that is not dumpable belong to root.
     let memory = fs::metadata(format!("/proc/{}/mem", service.process.id())).unwrap();
     assert_eq!(memory.uid(), 0);
-    let lines = rest(service.ask(&json!({ "run": { "policy": "work" } })));
+    let lines = rest(service.run(&json!({ "policy": "work" })));
     assert_eq!(
         lines.last().unwrap()["outcome"]["ending"],
         json!({ "code": 0 }),
         "{lines:?}"
     );
+}
+
+#[test]
+fn a_detached_session_runs_on_without_its_caller_and_is_told_of_afterwards() {
+    let service = Service::start_with("", &["--dangerously-accept-simulated"]);
+    service.proven_policy(
+        "work",
+        "trap 'exit 6' USR1; echo ready; while :; do sleep 0.05; done",
+    );
+    let wanted = json!({ "policy": "work", "detached": true, "receipt": true });
+    let (status, begun) = service.ask("POST", "sessions", &wanted);
+    assert_eq!(status, 201, "{begun}");
+    let id = begun["session"]["id"].as_str().unwrap();
+    let of = |what: &str| format!("sessions/{id}{what}");
+    let get = |what: &str| service.ask("GET", &of(what), &Value::Null);
+    // One follows at a time; whoever leaves stops nothing.
+    let mut events = service.send("GET", &of("/events"), &Value::Null).1;
+    while line(&mut events).get("output").is_none() {}
+    assert_eq!(get("/events").1["error"]["code"], "followed");
+    assert_eq!(get("/receipt").1["error"]["code"], "no-receipt");
+    drop(events);
+    within(|| {
+        let (status, mut again) = service.send("GET", &of("/events"), &Value::Null);
+        if status == 200 {
+            let signal = json!({ "signal": 10 });
+            service.ask("POST", &of("/signals"), &signal);
+            while line(&mut again).get("outcome").is_none() {}
+        }
+        status == 200
+    });
+    // It is over, and told of.
+    assert!(service.sessions().is_empty());
+    let ended = get("").1["sessions"][0]["ended"].clone();
+    assert_eq!(ended["outcome"]["ending"], json!({ "code": 6 }));
+    let audit = get("/audit?from=1&limit=2").1["audit"].clone();
+    assert_eq!(audit["records"][0]["index"], 1);
+    assert_eq!(audit["next"], 3);
+    assert_eq!(audit["key"], begun["session"]["key"]);
+    let receipt = serde_json::to_vec(&get("/receipt").1["receipt"]).unwrap();
+    casemate::receipt::Receipt::from_json(&receipt).unwrap();
+    assert_eq!(get("/leases").1["error"]["code"], "no-session");
+}
+
+#[test]
+fn the_lease_of_a_vault_is_taken_and_given_back_through_the_agent() {
+    let service = Service::start_with("", &["--dangerously-accept-simulated"]);
+    service.proven_policy(
+        "work",
+        "while :; do cat /data/greeting >/dev/null; sleep 0.05; done",
+    );
+    service.vault("work", "sales", "read");
+    let wanted = json!({ "policy": "work", "detached": true });
+    let (_, begun) = service.ask("POST", "sessions", &wanted);
+    let id = begun["session"]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{begun}"));
+    let leases = || {
+        let (_, told) = service.ask("GET", &format!("sessions/{id}/leases"), &Value::Null);
+        told["leases"][0].clone()
+    };
+    within(|| leases()["read"].as_u64().is_some_and(|read| read > 0));
+    let hold = |data: &str, held: bool| {
+        let body = json!({ "held": held, "why": "a look" });
+        service
+            .ask("POST", &format!("sessions/{id}/leases/{data}"), &body)
+            .1
+    };
+    assert_eq!(hold("other", false)["error"]["code"], "no-data");
+    assert_eq!(hold("sales", false)["leases"][0]["held"], false);
+    assert!(leases()["withdrawn"].as_str().unwrap().contains("a look"));
+    hold("sales", true);
+    within(|| leases()["held"] == true);
 }
 
 fn mode(path: &Path) -> u32 {
@@ -536,14 +485,20 @@ fn can_become_nobody() -> bool {
 }
 
 /// What the agent answers to another user's request.
-fn as_nobody(socket: PathBuf, request: Value) -> std::io::Result<Value> {
+fn as_nobody(
+    socket: PathBuf,
+    method: &'static str,
+    path: String,
+    body: Value,
+) -> std::io::Result<Value> {
     let call = move || {
         // For this thread only, which ends with it.
         let nobody = Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
-        let mut stream = UnixStream::connect(socket)?;
-        let _ = writeln!(stream, "{request}");
-        Ok(line(&mut BufReader::new(stream)))
+        let body = (!body.is_null()).then_some(&body);
+        let path = format!("/casemate/v0/{path}");
+        let (_, mut answer) = client::send(&socket, method, &path, body)?;
+        Ok(line(&mut answer))
     };
     thread::spawn(call).join().unwrap()
 }
@@ -554,7 +509,8 @@ fn another_user_is_refused() {
         return;
     }
     let closed = Service::start("");
-    let answer = as_nobody(closed.socket(), json!({ "status": {} }));
+    let sessions = |socket| as_nobody(socket, "GET", "sessions".into(), Value::Null);
+    let answer = sessions(closed.socket());
     assert_eq!(
         answer.unwrap_err().kind(),
         std::io::ErrorKind::PermissionDenied
@@ -562,7 +518,7 @@ fn another_user_is_refused() {
     // A socket that is open to some users is not open to others.
     let open = Service::start("allow-uids = [12345]\n");
     assert_eq!(mode(&open.socket()), 0o666);
-    let answer = as_nobody(open.socket(), json!({ "status": {} }));
+    let answer = sessions(open.socket());
     assert_eq!(answer.unwrap()["error"]["code"], "caller");
 }
 
@@ -575,10 +531,37 @@ fn a_user_who_is_allowed_reaches_no_session_of_others() {
     service.policy("work", "while :; do sleep 0.1; done");
     let (_caller, id, init) = service.run_work();
     assert_eq!(service.sessions().len(), 1);
-    let asked = |request| as_nobody(service.socket(), request).unwrap();
-    assert_eq!(asked(json!({ "status": {} })), json!({ "sessions": [] }));
-    let kill = asked(json!({ "kill": { "session": id, "signal": 9 } }));
-    assert_eq!(kill["error"]["code"], "no-session");
+    let asked = |method, path: &str, body| {
+        as_nobody(service.socket(), method, path.to_owned(), body).unwrap()
+    };
+    assert_eq!(
+        asked("GET", "sessions", Value::Null),
+        json!({ "sessions": [] })
+    );
+    let of = |what: &str| format!("sessions/{id}{what}");
+    for (method, path, body) in [
+        ("GET", of(""), Value::Null),
+        ("DELETE", of(""), Value::Null),
+        ("POST", of("/signals"), json!({ "signal": 9 })),
+        (
+            "POST",
+            of("/orders"),
+            json!({ "order": "stop", "why": "x" }),
+        ),
+        ("GET", of("/events"), Value::Null),
+        ("GET", of("/audit"), Value::Null),
+        ("GET", of("/receipt"), Value::Null),
+        ("GET", of("/leases"), Value::Null),
+        (
+            "POST",
+            of("/leases/x"),
+            json!({ "held": false, "why": "x" }),
+        ),
+        ("POST", of("/evidence"), json!({ "payload": "" })),
+    ] {
+        let answer = asked(method, &path, body);
+        assert_eq!(answer["error"]["code"], "no-session", "{method} {path}");
+    }
     assert!(alive(init));
 }
 
@@ -586,13 +569,8 @@ fn a_user_who_is_allowed_reaches_no_session_of_others() {
 fn a_run_that_asks_for_a_receipt_gets_one_that_holds_or_the_reason_why_not() {
     let service = Service::start_with("", &["--dangerously-accept-simulated"]);
     service.policy("work", "exit 3");
-    service.policy("proven", "exit 4");
-    let path = service.folder.path().join("policies/proven.toml");
-    let policy = fs::read_to_string(&path).unwrap();
-    let accepts = "[attestation]\naccept = [\"simulated\"]\n\n[workload]";
-    fs::write(&path, policy.replace("[workload]", accepts)).unwrap();
-    let run =
-        |policy: &str| rest(service.ask(&json!({ "run": { "policy": policy, "receipt": true } })));
+    service.proven_policy("proven", "exit 4");
+    let run = |policy: &str| rest(service.run(&json!({ "policy": policy, "receipt": true })));
 
     let told = run("proven");
     let [.., receipt, outcome] = &told[..] else {

@@ -26,6 +26,7 @@ pub mod isolation;
 pub mod lever;
 pub mod observe;
 pub mod order;
+pub mod peer;
 pub mod plan;
 pub mod receipt;
 pub mod record;

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use vault::audit::{
-    self, Edge, Entry, KeyError, LogVerifier, MAX_ENTRY, NoteError, RecordError, VerifyError,
-    leaf_hash,
+    self, Edge, Entry, KeyError, Log, LogVerifier, MAX_ENTRY, NoteError, RecordError, Signed,
+    SignedError, Signer, VerifyError, leaf_hash,
 };
 
 use crate::record::hex;
@@ -40,10 +40,13 @@ pub const MAX_RECEIPT: usize = 64 << 20;
 const MAX_ENTRIES: usize = 32 << 20;
 /// Most policies that a run was under, reloads counted.
 const MAX_POLICIES: usize = 256;
+/// What a receipt is called in its signed form.
+const KIND: &str = "application/vnd.casemate.receipt+cbor";
 /// The layout of receipts that this version writes and reads.
 const VERSION: u32 = 1;
 
-/// A run with everything that proves it. Travels as JSON.
+/// A run with everything that proves it. Travels as JSON, or in CBOR signed with the log's key
+/// (`COSE_Sign1`).
 ///
 /// It proves nothing before [`Receipt::verify`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +78,7 @@ pub struct Basis(Arc<Mutex<Kept>>);
 #[derive(Debug)]
 struct Kept {
     origin: String,
+    signer: Signer,
     policies: Vec<Source>,
     believed: Option<(Evidence, Challenge)>,
 }
@@ -136,6 +140,15 @@ pub enum Refuted {
     /// It is not JSON of the documented form.
     #[error("it is no receipt")]
     Json(#[source] serde_json::Error),
+    /// It is not what its signature says.
+    #[error("it is no receipt that was signed")]
+    Signed(#[source] SignedError),
+    /// What was signed is no receipt.
+    #[error("what was signed is no receipt")]
+    Cbor,
+    /// Another key than the log's has signed it.
+    #[error("it was not signed with the key of its log")]
+    OtherKey,
     /// A value in it is written otherwise than a receipt has it, or said though it goes without saying.
     #[error("it is a receipt, but not in the one spelling")]
     Spelling,
@@ -194,9 +207,10 @@ pub enum Refuted {
 }
 
 impl Basis {
-    pub(crate) fn new(bundle: &Bundle, origin: &str) -> Self {
+    pub(crate) fn new(bundle: &Bundle, log: &Log) -> Self {
         Self(Arc::new(Mutex::new(Kept {
-            origin: origin.to_owned(),
+            origin: log.origin().to_owned(),
+            signer: log.signer(),
             policies: vec![Source::of(bundle)],
             believed: None,
         })))
@@ -301,6 +315,59 @@ impl Receipt {
             true => Ok(receipt),
             false => Err(Refuted::Spelling),
         }
+    }
+
+    /// Reads either form.
+    ///
+    /// # Errors
+    ///
+    /// As [`Receipt::from_json`] and [`Receipt::from_cose`].
+    pub fn read(bytes: &[u8]) -> Result<Self, Refuted> {
+        match bytes.first() {
+            Some(&audit::FIRST_BYTE) => Self::from_cose(bytes),
+            _ => Self::from_json(bytes),
+        }
+    }
+
+    /// The signed form, from whoever kept what the receipt rests on.
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than a receipt may be.
+    pub fn to_cose(&self, basis: &Basis) -> Result<Vec<u8>, ReceiptError> {
+        let message = basis.lock().signer.sign(KIND, &self.as_cbor());
+        match message.len() {
+            0..=MAX_RECEIPT => Ok(message),
+            _ => Err(ReceiptError::TooLong),
+        }
+    }
+
+    /// Reads the signed form. The key that signed it is the log's, which the evidence names.
+    ///
+    /// # Errors
+    ///
+    /// [`Refuted::TooLarge`], [`Refuted::Signed`], [`Refuted::OtherKey`], [`Refuted::Cbor`] or
+    /// [`Refuted::Spelling`].
+    pub fn from_cose(message: &[u8]) -> Result<Self, Refuted> {
+        if message.len() > MAX_RECEIPT {
+            return Err(Refuted::TooLarge);
+        }
+        let signed = Signed::open(KIND, message).map_err(Refuted::Signed)?;
+        let receipt: Self = ciborium::from_reader(signed.payload()).map_err(|_| Refuted::Cbor)?;
+        if *signed.key() != receipt.challenge.log_key {
+            return Err(Refuted::OtherKey);
+        }
+        match receipt.as_cbor() == signed.payload() {
+            true => Ok(receipt),
+            false => Err(Refuted::Spelling),
+        }
+    }
+
+    fn as_cbor(&self) -> Vec<u8> {
+        let mut cbor = Vec::new();
+        // Writing to memory does not fail, and everything in it has a form.
+        let _ = ciborium::into_writer(self, &mut cbor);
+        cbor
     }
 
     /// Checks everything that the receipt says, offline, as of a time.
@@ -483,7 +550,8 @@ impl Refuted {
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLarge => "too-large",
-            Self::Json(_) | Self::Spelling => "malformed",
+            Self::Json(_) | Self::Cbor | Self::Spelling => "malformed",
+            Self::Signed(_) | Self::OtherKey => "signature",
             Self::Version(_) => "version",
             Self::Evidence(error) => error.code(),
             Self::OtherEvidence => "other-evidence",

@@ -19,7 +19,8 @@ const LAPSED: u8 = 5;
 
 #[derive(Subcommand)]
 pub enum Receipt {
-    /// Verify a receipt, offline: evidence, policy, each decision, and every record of the run.
+    /// Verify a receipt, offline: evidence, policy, each decision, and every record of the run. In JSON, or
+    /// signed (COSE).
     ///
     /// Exit code 0: proven, and the evidence is affirmed. 3: its tier is warning. 4: contraindicated. 5:
     /// proven, but what vouches for the evidence has ended since the run; the verdict is as of the run.
@@ -59,7 +60,7 @@ impl Verify {
             .iter()
             .map(|path| crate::policy::load(path))
             .collect::<Result<Vec<_>, _>>()?;
-        let proven = receipt::Receipt::from_json(&bytes)
+        let proven = receipt::Receipt::read(&bytes)
             .and_then(|receipt| receipt.verify(&verifier, self.trust.time()));
         let proven = match proven {
             Ok(proven) => proven,
@@ -140,10 +141,13 @@ impl Place {
     /// Writes the receipt of a session that is over, or takes the file away again.
     pub fn fill(mut self, log: &Path, basis: &Basis) -> Result<(), Failure> {
         let made = receipt::Receipt::of(log, basis).map_err(Failure::from);
+        let signed = is_signed(&self.path);
         let written = made.and_then(|receipt| {
-            let mut json = serde_json::to_vec_pretty(&receipt)?;
-            json.push(b'\n');
-            self.file.write_all(&json)?;
+            let bytes = match signed {
+                true => receipt.to_cose(basis)?,
+                false => [&serde_json::to_vec_pretty(&receipt)?[..], b"\n"].concat(),
+            };
+            self.file.write_all(&bytes)?;
             Ok(self.file.sync_all()?)
         });
         written.map_err(|failure| {
@@ -152,6 +156,11 @@ impl Place {
                 .hint("the workload has ended all the same; its log says how")
         })
     }
+}
+
+/// Whether a receipt of this name is in its signed form.
+pub fn is_signed(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it == "cose")
 }
 
 fn as_json(proven: &Proven) -> Value {

@@ -22,7 +22,7 @@ use guest_agent::{Assembled, Assembly, AssemblyError, lockdown};
 
 use crate::failure::{Failure, describe};
 use crate::machine::{self, InMachine, Machine};
-use crate::receipt::Place;
+use crate::receipt::{Place, is_signed};
 
 /// Exit code when the policy stopped the workload.
 pub const STOPPED_BY_POLICY: u8 = 122;
@@ -39,8 +39,8 @@ pub struct Run {
     /// $XDG_STATE_HOME/casemate/runs]
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
-    /// File for the receipt of this run, which proves it to others; it must not exist yet. See `receipt
-    /// verify`.
+    /// File for the receipt of this run, which proves it to others; it must not exist yet. In JSON, or, if
+    /// its name ends in `.cose`, signed. See `receipt verify`.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
     /// Print each record as one line of JSON on stderr, instead of text.
@@ -93,6 +93,14 @@ impl Run {
             if self.shadow.is_some() || self.reload_on_hangup {
                 return Err(Failure::new(
                     "--shadow and --reload-on-hangup are not available with the backend `microvm` yet",
+                ));
+            }
+            if self.receipt.as_deref().is_some_and(is_signed) {
+                if let Some(place) = receipt.take() {
+                    place.abandon();
+                }
+                return Err(Failure::new(
+                    "a signed receipt is not available with the backend `microvm` yet: ask for one in JSON",
                 ));
             }
             let in_machine = InMachine {

@@ -13,6 +13,7 @@ use attestation::{ReferenceValues, UnixTime, Verifier};
 use casemate::receipt::{Receipt, Refuted};
 use play::Play;
 use serde_json::{Value, json};
+use vault::audit::{Log, LogKey, Signed};
 
 const YEAR: u64 = 365 * 24 * 60 * 60;
 
@@ -34,6 +35,11 @@ const SHARED: &str = "[files]\nwrite = [{ from = \"out\", at = \"/out\" }]\n";
 
 /// A run of [`POLICY`] that has come to its end, with its receipt; `None` where no sandbox can be made.
 fn run() -> Option<(Play, Vec<u8>)> {
+    run_to("receipt.json")
+}
+
+/// The same, with the receipt under this name.
+fn run_to(name: &str) -> Option<(Play, Vec<u8>)> {
     let play = Play::new("", "")?;
     let reference =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/clean-room/reference.json");
@@ -57,11 +63,11 @@ fn run() -> Option<(Play, Vec<u8>)> {
         "--log",
         "log",
         "--receipt",
-        "receipt.json",
+        name,
         "--dangerously-accept-simulated",
     ]);
     assert_eq!(ran.status.code(), Some(7), "{ran:?}");
-    let receipt = fs::read(play.path("receipt.json")).unwrap();
+    let receipt = fs::read(play.path(name)).unwrap();
     Some((play, receipt))
 }
 
@@ -201,6 +207,108 @@ fn every_changed_value_of_a_receipt_is_refused() {
     }
     println!("{tried} changes of {} values, all refused", places.len());
     assert!(places.len() > 60, "{places:?}");
+}
+
+#[test]
+fn every_changed_value_of_a_signed_receipt_is_refused_also_if_signed_anew() {
+    let Some((play, genuine)) = run_to("receipt.cose") else {
+        return;
+    };
+    let (verifier, at) = (verifier(&play), UnixTime(now() + 60));
+    let holds = |message: &[u8]| -> Result<(), Refuted> {
+        Receipt::read(message)?.verify(&verifier, at).map(|_| ())
+    };
+    holds(&genuine).unwrap();
+    let told = play.run(&[
+        "receipt",
+        "verify",
+        "receipt.cose",
+        "--dangerously-accept-simulated",
+        "--reference",
+        "reference.json",
+        "--policy",
+        "policy.toml",
+    ]);
+    assert_eq!(told.status.code(), Some(0), "{told:?}");
+
+    // The same with its signature as it was, and with that of somebody else.
+    let kind = "application/vnd.casemate.receipt+cbor";
+    let signed = Signed::open(kind, &genuine).unwrap();
+    let payload: ciborium::Value = ciborium::from_reader(signed.payload()).unwrap();
+    let stranger = LogKey::generate().unwrap();
+    let log = Log::create(&play.path("strange"), "casemate/run", stranger).unwrap();
+    let stranger = log.signer();
+    let (code, refused) = ("signature", holds(&stranger.sign(kind, signed.payload())));
+    assert_eq!(refused.unwrap_err().code(), code);
+    let mut tried = 0;
+    for changed in changed_in(&payload) {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&changed, &mut bytes).unwrap();
+        let kept = genuine.windows(signed.payload().len());
+        let at = kept
+            .into_iter()
+            .position(|it| it == signed.payload())
+            .unwrap();
+        let mut pasted = genuine[..at - 5].to_vec();
+        pasted.push(0x5a);
+        pasted.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+        pasted.extend(&bytes);
+        pasted.extend(&genuine[at + signed.payload().len()..]);
+        assert!(holds(&pasted).is_err(), "believed");
+        assert!(holds(&stranger.sign(kind, &bytes)).is_err(), "believed");
+        tried += 1;
+    }
+    for at in (0..genuine.len()).step_by(7) {
+        let mut message = genuine.clone();
+        message[at] ^= 1;
+        assert!(holds(&message).is_err(), "byte {at}");
+    }
+    println!("{tried} changes, all refused");
+    assert!(tried > 60);
+}
+
+/// The value with each of the values in it changed, one at a time.
+fn changed_in(value: &ciborium::Value) -> Vec<ciborium::Value> {
+    use ciborium::Value as Cbor;
+    let mut all = vec![match value {
+        Cbor::Integer(number) => Cbor::from(i128::from(*number) as i64 + 1),
+        Cbor::Text(text) => Cbor::from(format!("{text}A")),
+        Cbor::Bytes(bytes) => {
+            let mut bytes = bytes.clone();
+            match bytes.first_mut() {
+                Some(first) => *first ^= 1,
+                None => bytes.push(0),
+            }
+            Cbor::Bytes(bytes)
+        }
+        Cbor::Bool(value) => Cbor::Bool(!value),
+        _ => Cbor::from("x"),
+    }];
+    match value {
+        Cbor::Array(items) => {
+            for (at, item) in items.iter().enumerate() {
+                for changed in changed_in(item) {
+                    let mut items = items.clone();
+                    items[at] = changed;
+                    all.push(Cbor::Array(items));
+                }
+            }
+        }
+        Cbor::Map(fields) => {
+            for (at, (_, item)) in fields.iter().enumerate() {
+                for changed in changed_in(item) {
+                    let mut fields = fields.clone();
+                    fields[at].1 = changed;
+                    all.push(Cbor::Map(fields));
+                }
+                let mut fewer = fields.clone();
+                fewer.remove(at);
+                all.push(Cbor::Map(fewer));
+            }
+        }
+        _ => {}
+    }
+    all
 }
 
 /// The place of every value, from the whole to each leaf.

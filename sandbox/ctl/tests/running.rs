@@ -222,17 +222,29 @@ fn garbage_on_the_socket_is_answered_and_harms_nothing() {
     let mut running = play.start(WAITS);
     running.wait_for("the start", |record| is(record, "started"));
     let socket = play.sockets().remove(0);
-    for line in [
-        "\n",
-        "{}\n",
-        "{\"run\":{\"policy\":\"x\"}}\n",
-        "{\"kill\":{\"session\":\"other\",\"signal\":9}}\n",
+    let get = |path: &str| format!("GET /casemate/v0/{path} HTTP/1.0\r\n\r\n");
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "POST /casemate/v0/{path} HTTP/1.0\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    };
+    for (asked, status) in [
+        ("\0\r\n\r\n".to_owned(), "400"),
+        ("{\"status\":{}}\r\n\r\n".to_owned(), "400"),
+        (get("elsewhere"), "404"),
+        (get("sessions/other"), "404"),
+        (get("sessions/other/audit"), "409"),
+        (post("sessions", "{\"policy\":\"x\"}"), "409"),
+        (post("sessions", "{"), "400"),
+        (post("sessions/other/signals", "{\"signal\":9}"), "404"),
     ] {
         let mut stream = UnixStream::connect(&socket).unwrap();
-        stream.write_all(line.as_bytes()).unwrap();
+        stream.write_all(asked.as_bytes()).unwrap();
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).unwrap();
-        assert!(answer.contains("error"), "{line}: {answer}");
+        assert!(answer.contains(&format!(" {status} ")), "{asked}: {answer}");
     }
     assert_eq!(running.finish().code, Some(3));
 }

@@ -183,7 +183,7 @@ impl SessionBuilder {
         let vaults = Vaults::new(sender.clone());
         Ok(Session {
             watch: Watch::new(&self.bundle),
-            basis: Basis::new(&self.bundle, log.origin()),
+            basis: Basis::new(&self.bundle, &log),
             shadow: self.shadow.map(Shadow::of),
             bundle: self.bundle,
             base: self.base,

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use attestation::{AttestError, Attester, Challenge, Evidence, Nonce, Tee, UnixTime};
+use attestation::{AttestError, Attester, Challenge, Evidence, Nonce, Role, Tee, UnixTime};
 use vault::anchor::FreshnessAnchor;
 use vault::{Access, OpenOptions, Vault};
 
@@ -41,10 +41,26 @@ impl Witness {
         nonce: Nonce,
         channel: Option<[u8; 32]>,
     ) -> Result<(Challenge, Evidence), AttestError> {
-        let challenge = Challenge {
+        self.attest(Challenge {
             channel,
             ..current(&self.identity).challenge(nonce)
-        };
+        })
+    }
+
+    /// Gives evidence for what somebody who is served by this session says, as a digest. It is of another
+    /// role than the session's own: no key is released for it, and no receipt rests on it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttestError`] when no evidence can be had.
+    pub fn vouch(&self, said: [u8; 32]) -> Result<(Challenge, Evidence), AttestError> {
+        self.attest(Challenge {
+            role: Role::Application,
+            ..current(&self.identity).challenge(said)
+        })
+    }
+
+    fn attest(&self, challenge: Challenge) -> Result<(Challenge, Evidence), AttestError> {
         let evidence = Turns(&self.attester).attest(&challenge.report_data())?;
         Ok((challenge, evidence))
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Pid;
 
 use super::check;
@@ -121,3 +122,81 @@ pub fn bring_loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     }))
     .map(drop)
 }
+
+/// Opens a handle to the process that made the connection at the other end of a Unix socket
+/// (`SO_PEERPIDFD`, Linux 6.5).
+///
+/// # Errors
+///
+/// `ENOPROTOOPT` on a kernel without it; `ESRCH` or `EINVAL` when that process is gone.
+pub fn peer_process(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut number: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of_val(&number)).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes, the size of the integer that is pointed to.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    } as libc::c_long)?;
+    // SAFETY: success is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Listens on a port of this machine for other machines. See vsock(7).
+///
+/// # Errors
+///
+/// `EAFNOSUPPORT` or `ENODEV` where there is no such device, `EADDRINUSE`.
+pub fn listen_vsock(port: u32) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::VSOCK,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    let family = u16::try_from(libc::AF_VSOCK).map_err(io::Error::other)?;
+    // SAFETY: all zeroes is a value of this structure of integers.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = family;
+    address.svm_cid = libc::VMADDR_CID_ANY;
+    address.svm_port = port;
+    let length = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    let address = (&raw const address).cast();
+    // SAFETY: the kernel reads `length` bytes, the size of the structure that is pointed to.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), address, length) };
+    check(bound.into())?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Takes a connection of another machine; gives it with the context id of that machine.
+///
+/// # Errors
+///
+/// `EAGAIN` when there is none.
+pub fn accept_vsock(socket: BorrowedFd<'_>) -> io::Result<(OwnedFd, u32)> {
+    // SAFETY: all zeroes is a value of this structure of integers.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes, the size of the structure that is pointed to.
+    let fd = check(unsafe {
+        libc::accept4(
+            socket.as_raw_fd(),
+            (&raw mut address).cast(),
+            &raw mut length,
+            libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+        )
+    } as libc::c_long)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: success is a new descriptor that nobody else owns.
+    Ok((unsafe { OwnedFd::from_raw_fd(fd) }, address.svm_cid))
+}
+
+/// How many connections may wait to be taken.
+const BACKLOG: i32 = 64;
+/// As in `asm-generic/socket.h`.
+const SO_PEERPIDFD: libc::c_int = 77;

@@ -308,7 +308,7 @@ mod tests {
         let long = layer((0..400).map(|nr| 2 * nr));
         assert!(Operands::length(&long.filter) > PAGE);
         let here = std::process::id().cast_signed();
-        let code = layer as *const () as u64;
+        let code = Assembly::of as *const () as u64;
         assert!(Script::put(&long, here, code).is_none());
     }
 

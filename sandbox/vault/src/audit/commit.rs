@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) dir: PathBuf,
     pub(super) origin: String,
     pub(super) boot: [u8; 16],
-    pub(super) key: LogKey,
+    pub(super) key: Arc<LogKey>,
     limits: Limits,
     queue: Mutex<Queue>,
     /// Wakes those who append: records became durable, room was made, or the log stopped.
@@ -107,7 +107,7 @@ impl Shared {
             dir: dir.to_owned(),
             origin: origin.to_owned(),
             boot,
-            key,
+            key: Arc::new(key),
             limits,
             queue: Mutex::new(queue),
             durable: Condvar::new(),

@@ -18,6 +18,7 @@
 
 mod checkpoint;
 mod commit;
+mod cose;
 mod disk;
 mod error;
 pub(crate) mod fuzz;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use serde_json::json;
 
 pub use checkpoint::{Checkpoint, Head, MAX_NOTE, MAX_SIGNATURES, NoteError};
+pub use cose::{FIRST_BYTE, Signed, SignedError, Signer};
 pub use error::LogError;
 pub use key::{KeyError, LogKey, LogVerifier};
 pub use merkle::{
@@ -239,6 +241,11 @@ impl Log {
         }
         shared.store().sweep()?;
         Ok(checkpoint)
+    }
+
+    /// Signs in the name of this log, also when it is closed.
+    pub fn signer(&self) -> Signer {
+        Signer::new(Arc::clone(&self.shared.key))
     }
 
     fn draft(&self, record: &Record) -> Result<Draft, LogError> {

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate::isolation::child::Ending;
 use casemate::isolation::container::Container;
@@ -224,4 +225,56 @@ fn no_tree_of_links_shows_a_file_that_is_not_below_a_grant() {
         ..Config::default()
     };
     TestRunner::new(config).run(&tree(), case).unwrap();
+}
+
+#[test]
+fn places_that_are_exchanged_while_they_are_mounted_show_nothing_else() {
+    let _alone = launched::alone();
+    let host = tempfile::Builder::new().prefix("floor").tempdir().unwrap();
+    let [outer, inner, secret] = ["outer", "inner", "secret"].map(|name| host.path().join(name));
+    for folder in [&outer, &inner, &secret] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(inner.join("file"), "granted").unwrap();
+    fs::write(secret.join("file"), "secret").unwrap();
+    // Where the inner grant is to be mounted there is a folder at one moment and a link at the next.
+    let (place, link) = (outer.join("place"), outer.join("link"));
+    fs::create_dir(&place).unwrap();
+    symlink(format!("../../../../../..{}", secret.display()), &link).unwrap();
+    let grants = [
+        (outer.clone(), "/granted".to_owned()),
+        (inner.clone(), "/granted/place".to_owned()),
+    ];
+    let script = format!(
+        "cat /granted/place/file /granted/link/file {}/file 2> /dev/null; true",
+        secret.display()
+    );
+    let room = Room::new(&script, &grants);
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let over = AtomicBool::new(false);
+    let mut shown = BTreeSet::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let here = rustix::fs::CWD;
+            while !over.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(here, &place, here, &link, flags).unwrap();
+            }
+        });
+        for _ in 0..60 {
+            // Refused, or shown where it is to be, or where a link leads below the same root.
+            shown.insert(match room.try_run(Container::prepare().unwrap()) {
+                Ok(told) => told.output,
+                Err(failure) => format!("refused: {}", failure.error),
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let secrets = shown.iter().filter(|output| output.contains("secret"));
+    assert_eq!(secrets.count(), 0, "{shown:?}");
+    assert!(
+        shown.iter().any(|output| output.contains("granted")),
+        "{shown:?}"
+    );
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
 }

@@ -35,9 +35,14 @@ fn installed(program: &str, in_ci: bool) -> bool {
 /// Runs a script with a writable folder at `/scratch`, and these lines for the policy. What it prints at its
 /// end is the last line.
 fn last_line(script: &str, tables: &str) -> String {
+    last_line_with(script, &[], tables)
+}
+
+/// The same, with these folders of the host to read.
+fn last_line_with(script: &str, read: &[&str], tables: &str) -> String {
     let work = tempfile::tempdir().unwrap();
     let write = format!(
-        "write = [{{ from = {:?}, at = \"/scratch\" }}]",
+        "read = {read:?}\nwrite = [{{ from = {:?}, at = \"/scratch\" }}]",
         work.path()
     );
     let command = [
@@ -109,6 +114,38 @@ fn node_and_java_run_under_the_profile_for_compilers() {
         let script = "java -Xmx64m -XX:-UsePerfData -version 2>&1; echo $?";
         assert_eq!(last_line(script, jit), "0");
     }
+    if installed("javac", false) {
+        let script = "cat > Sum.java <<'END'
+import java.util.concurrent.*;
+import java.util.stream.*;
+class Sum {
+  public static void main(String[] words) throws Exception {
+    ExecutorService pool = Executors.newFixedThreadPool(4);
+    long sum = 0;
+    for (Future<Long> part : pool.invokeAll(IntStream.range(0, 8).mapToObj(n ->
+        (Callable<Long>) () -> LongStream.range(0, 200_000).map(i -> (i + n) % 7).sum()).toList())) sum += part.get();
+    pool.shutdown();
+    System.out.println(sum);
+  }
+}
+END
+javac -J-Xmx128m -J-XX:-UsePerfData Sum.java; java -Xmx64m -XX:-UsePerfData Sum";
+        // Eight times 200,000 numbers, three on average; the last few of each are no whole round of seven.
+        let parts = (0..8u64).map(|n| (0..200_000).map(|i| (i + n) % 7).sum::<u64>());
+        let settings = java_settings();
+        let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+        let sum = last_line_with(script, &settings, jit);
+        assert_eq!(sum, parts.sum::<u64>().to_string());
+    }
+}
+
+/// Where Debian has the settings of its JVMs, to which links in their folders lead.
+fn java_settings() -> Vec<String> {
+    let entries = std::fs::read_dir("/etc").unwrap().flatten();
+    let paths = entries.map(|entry| entry.path().display().to_string());
+    paths
+        .filter(|path| path.starts_with("/etc/java-"))
+        .collect()
 }
 
 #[test]
@@ -123,6 +160,32 @@ fn curl_reaches_the_server_that_is_granted_and_no_other() {
     let tables = format!("[network]\nconnect = [\"127.0.0.1:{granted}\"]");
     // "Failed to connect to host" is 7.
     assert_eq!(last_line(&script, &tables), "granted 7");
+}
+
+#[test]
+fn curl_is_a_client_and_starts_nothing_under_the_profile_for_clients() {
+    if !installed("curl", false) {
+        return;
+    }
+    let (granted, other) = (server("granted"), server("other"));
+    let tables = format!(
+        "[syscalls]\nprofile = \"network-client\"\n[network]\nconnect = [\"127.0.0.1:{granted}\"]"
+    );
+    let run = |command: &[&str]| Room::of(command, "", &tables).run(Container::prepare().unwrap());
+    let told = run(&[
+        "/usr/bin/curl",
+        "-sS",
+        &format!("http://127.0.0.1:{granted}/"),
+    ]);
+    assert_eq!((told.ending, &*told.output), (Ending::Code(0), "granted"));
+    let told = run(&[
+        "/usr/bin/curl",
+        "-sS",
+        &format!("http://127.0.0.1:{other}/"),
+    ]);
+    assert_eq!(told.ending, Ending::Code(7), "{}", told.output);
+    let told = run(&["/bin/sh", "-c", "(:) && echo forked"]);
+    assert!(!told.output.contains("forked"), "{}", told.output);
 }
 
 /// Answers every request with one word. Its port.

@@ -1,10 +1,12 @@
 //! From a decision to a plan: the floor, in force from exec on, and the position of each lever.
 
+mod shared;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use policy::{Access, Action, Bundle, Decision, Endpoint, Grant, Resource, Tables};
+use policy::{Access, Action, BackendName, Bundle, Decision, Endpoint, Grant, Resource, Tables};
 use serde::{Deserialize, Serialize};
 
 use crate::enforcement::Enforcement;
@@ -12,6 +14,7 @@ use crate::isolation::cgroup::Limits;
 use crate::isolation::floor::{Bind, DataMount, Floor, Rootfs};
 use crate::isolation::namespace;
 use crate::isolation::network;
+use crate::isolation::process;
 use crate::isolation::rootfs::{HostEntry, host_entry};
 use crate::lever::exec;
 use crate::lever::tighten::Tightening;
@@ -228,7 +231,7 @@ pub(crate) const OWN_ETC: [&str; 4] = [
 ];
 /// Folders of a root file system that are always made new.
 const OWN_FOLDERS: [&str; 5] = ["proc", "sys", "dev", "tmp", "run"];
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+pub(crate) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Size of `/tmp` and of `/dev/shm` in bytes, unless the memory limit is smaller.
 const SCRATCH: u64 = 64 << 20;
 /// Most descriptors of one process: enough for any program, too few to exhaust the host.
@@ -271,18 +274,31 @@ pub fn floor(
     let tables = bundle.tables();
     enforceable(plan)?;
     let uid = rustix::process::getuid();
-    let privileged = uid.is_root();
-    let (host_uid, host_gid) = if privileged {
-        let id = namespace::sandbox_uid();
-        (id, id)
-    } else {
-        (uid.as_raw(), rustix::process::getgid().as_raw())
+    let shares = tables.isolation.backend == BackendName::Process;
+    let of_its_own = match (uid.is_root(), shares) {
+        (false, _) => None,
+        (true, true) => namespace::any_sandbox_uid(),
+        (true, false) => namespace::sandbox_uid(),
     };
-    let mut rootfs = base_rootfs(tables, base)?;
-    let mut rights = base_rights(&rootfs);
+    let privileged = of_its_own.is_some();
+    let (host_uid, host_gid) = match of_its_own {
+        Some(id) => (id, id),
+        None => (uid.as_raw(), rustix::process::getgid().as_raw()),
+    };
+    let (mut rootfs, mut rights) = match shares {
+        true => (Rootfs::default(), shared::rights(tables)?),
+        false => {
+            let rootfs = base_rootfs(tables, base)?;
+            let rights = base_rights(&rootfs);
+            (rootfs, rights)
+        }
+    };
     let mut granted = Vec::new();
     let mut grant = |file: &policy::FileGrant, writable: bool, table| -> Result<(), PlanError> {
         let from = base.join(&file.from);
+        if shares {
+            shared::in_place(&from, &file.at)?;
+        }
         let from = from.canonicalize().map_err(|source| PlanError::Path {
             table,
             path: from,
@@ -313,8 +329,11 @@ pub fn floor(
         }
     }
     no_execution_of_writable(&mut granted);
-    let root_trees = rootfs
-        .binds
+    let root_trees = match shares {
+        true => shared::executed(),
+        false => rootfs.binds.clone(),
+    };
+    let root_trees = root_trees
         .iter()
         .filter(|bind| bind.executable && !bind.device);
     if let Some((written, tree)) = written_root(&granted, root_trees) {
@@ -330,7 +349,13 @@ pub fn floor(
             (false, false) => Rights::READ,
         };
         rights.push((bind.at.clone(), may));
-        rootfs.binds.push(bind);
+        if !shares {
+            rootfs.binds.push(bind);
+        }
+    }
+    let home = shares.then(process::home);
+    if let Some(home) = &home {
+        rights.push((home.clone(), Rights::READ_WRITE));
     }
     for (name, data) in tables
         .data
@@ -374,16 +399,23 @@ pub fn floor(
         hostname: "casemate".into(),
         rootfs,
         landlock: rights,
-        limits: resource_limits(tables),
+        // The processes of an ordinary user are counted together, the sandbox's or not.
+        limits: resource_limits(tables, !shares || privileged),
         unix_connect: reaches_unix_paths(&profile),
         compiles: profile.name() == Profile::COMPILERS,
         network,
         filter: asking.compile(true)?,
         silent_filter: silent.compile(false)?,
         command: tables.workload.command.clone(),
-        environment: environment(tables),
+        environment: environment(tables, home.as_deref().unwrap_or("/tmp")),
+        home,
         directory: text(&tables.workload.cwd)?,
     })
+}
+
+/// Refuses tables that take namespaces, for the backend that has none.
+pub(crate) fn shareable(tables: &Tables) -> Result<(), PlanError> {
+    shared::rights(tables).map(drop)
 }
 
 /// Refuses a plan that grants what cannot be enforced.
@@ -429,6 +461,9 @@ fn allowed(tables: &Tables) -> Result<Profile, PlanError> {
     let mut profile = Profile::named(&tables.syscalls.profile)?.without_broker();
     if landlock::abi() < landlock::UNIX_CONNECT_ABI {
         profile = profile.without_unix_connect();
+    }
+    if tables.isolation.backend == BackendName::Process {
+        profile = profile.without_namespaces();
     }
     Ok(profile.allow(&tables.syscalls.allow)?)
 }
@@ -603,25 +638,27 @@ fn base_rights(rootfs: &Rootfs) -> Vec<(String, Rights)> {
     rights
 }
 
-fn resource_limits(tables: &Tables) -> Vec<(u32, u64)> {
-    vec![
+fn resource_limits(tables: &Tables, own_user: bool) -> Vec<(u32, u64)> {
+    // Counted per user and user namespace: a bound on processes where no cgroup gives one.
+    let processes = (libc::RLIMIT_NPROC, tables.isolation.pids + 2);
+    let mut limits = vec![
         (libc::RLIMIT_CORE, 0),
         (libc::RLIMIT_NOFILE, MAX_FILES),
-        // Counted per user namespace: a bound on processes where no cgroup gives one.
-        (libc::RLIMIT_NPROC, tables.isolation.pids + 2),
         (libc::RLIMIT_MSGQUEUE, 0),
         (libc::RLIMIT_MEMLOCK, 1 << 20),
         (libc::RLIMIT_NICE, 0),
         (libc::RLIMIT_RTPRIO, 0),
-    ]
+    ];
+    limits.extend(own_user.then_some(processes));
+    limits
 }
 
-fn environment(tables: &Tables) -> Vec<String> {
+fn environment(tables: &Tables, home: &str) -> Vec<String> {
     let mut variables = BTreeMap::from([
-        ("HOME".to_owned(), "/tmp".to_owned()),
+        ("HOME".to_owned(), home.to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
-        ("TMPDIR".to_owned(), "/tmp".to_owned()),
+        ("TMPDIR".to_owned(), home.to_owned()),
     ]);
     variables.extend(tables.workload.env.clone());
     variables

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use policy::{BackendName, Bundle, Facts, Rootfs};
 
-use crate::error::{SessionError, describe};
+use crate::error::describe;
 use crate::plan::{self, Plan, PlanError};
 
 /// One thing that would keep a policy from being run.
@@ -34,10 +34,10 @@ impl Refusal {
 pub fn anywhere(bundle: &Bundle) -> Vec<Refusal> {
     let tables = bundle.tables();
     let mut refusals = Vec::new();
-    let backend = tables.isolation.backend.as_str();
-    // A machine has a container in it.
-    if tables.isolation.backend == BackendName::Process {
-        refusals.push(Refusal::of(backend, SessionError::Backend(backend)));
+    if tables.isolation.backend == BackendName::Process
+        && let Err(error) = plan::shareable(tables)
+    {
+        refusals.push(Refusal::of(tables.isolation.backend.as_str(), error));
     }
     if let Err(error) = plan::enforceable(&Plan::under(&bundle.decide(&Facts::best()))) {
         refusals.push(Refusal::of("", error));
@@ -138,10 +138,10 @@ mod tests {
         );
         for (tables, rules, entry, why) in [
             (
-                "[isolation]\nbackend = \"process\"",
+                "[isolation]\nbackend = \"process\"\n[network]\nconnect = [\"a.example:443\"]",
                 ALL,
                 "process",
-                "not available",
+                "has no namespaces",
             ),
             (
                 "",

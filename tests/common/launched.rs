@@ -92,6 +92,16 @@ impl Room {
 
     /// Runs it with a line of input, to its end. Nothing is left of it then.
     pub fn run_with(&self, backend: impl Backend, line: &str) -> Launched {
+        self.try_run_with(backend, line).unwrap()
+    }
+
+    /// Runs it without input, if it can be launched.
+    #[allow(dead_code)] // Not every test expects otherwise.
+    pub fn try_run(&self, backend: impl Backend) -> Result<Launched, Failure> {
+        self.try_run_with(backend, "")
+    }
+
+    fn try_run_with(&self, backend: impl Backend, line: &str) -> Result<Launched, Failure> {
         let (mut input, mut output) =
             (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         writeln!(input, "{line}").unwrap();
@@ -99,17 +109,15 @@ impl Room {
         let errors: OwnedFd = output.try_clone().unwrap().into();
         let (events, heard) = mpsc::sync_channel(64);
         let unserved = || Failure::at("serving a vault")(std::io::ErrorKind::Unsupported.into());
-        let mut instance = Box::new(backend)
-            .launch(Launch {
-                floor: &self.floor,
-                limits: self.limits,
-                stdio: [input.into(), output.try_clone().unwrap().into(), errors],
-                gate: None,
-                serve: &mut |_, _| Err(unserved()),
-                connect: &self.connect,
-                events,
-            })
-            .unwrap();
+        let mut instance = Box::new(backend).launch(Launch {
+            floor: &self.floor,
+            limits: self.limits,
+            stdio: [input.into(), output.try_clone().unwrap().into(), errors],
+            gate: None,
+            serve: &mut |_, _| Err(unserved()),
+            connect: &self.connect,
+            events,
+        })?;
         let init = instance.pid().as_raw_nonzero().get();
         instance.start().unwrap();
         let ending = loop {
@@ -123,11 +131,11 @@ impl Room {
         let mut written = String::new();
         output.rewind().unwrap();
         output.read_to_string(&mut written).unwrap();
-        Launched {
+        Ok(Launched {
             ending,
             output: written,
             init,
-        }
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -479,14 +479,35 @@ fn wait_for(folder: &Path, frozen: bool) -> io::Result<()> {
 }
 
 fn unique_name() -> String {
+    format!("casemate-{}", unique())
+}
+
+/// Something that no other sandbox has, and by which [`is_left_over`] knows whose it is: this process' id, its
+/// pid namespace, and chance.
+pub(super) fn unique() -> String {
     let mut random = [0u8; 4];
     // Names need to differ, not to be secret.
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
-    format!(
-        "casemate-{}-{:08x}",
-        std::process::id(),
-        u32::from_ne_bytes(random)
-    )
+    let (pid, namespace) = (std::process::id(), pid_namespace());
+    format!("{pid}-{namespace:x}-{:08x}", u32::from_ne_bytes(random))
+}
+
+/// Whether what has this name belonged to a process that is gone. Of a process in another pid namespace nobody
+/// can tell.
+pub(super) fn is_left_over(unique: &str) -> bool {
+    let mut parts = unique.split('-');
+    let (Some(pid), Some(namespace)) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    let is_number = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
+    is_number
+        && u64::from_str_radix(namespace, 16) == Ok(pid_namespace())
+        && !Path::new("/proc").join(pid).exists()
+}
+
+fn pid_namespace() -> u64 {
+    // Without `/proc` all are as one, and none is found to be gone there.
+    fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino())
 }
 
 /// Removes empty cgroups whose supervisor and spawner were both killed.
@@ -496,13 +517,10 @@ fn sweep(parent: &Path) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name
+        let unique = name
             .to_str()
-            .and_then(|n| n.strip_prefix("casemate-")?.split('-').next());
-        if let Some(pid) = pid
-            && pid.bytes().all(|b| b.is_ascii_digit())
-            && !Path::new("/proc").join(pid).exists()
-        {
+            .and_then(|name| name.strip_prefix("casemate-"));
+        if unique.is_some_and(is_left_over) {
             // Fails, and rightly, when something still runs in it.
             let _ = fs::remove_dir(entry.path());
         }
@@ -689,6 +707,22 @@ mod tests {
             "full avg10=3.00",
         ] {
             assert_eq!(stalled_share(garbage), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_process_of_this_pid_namespace_left_is_known_as_left_over() {
+        let own = unique();
+        assert!(!is_left_over(&own));
+        let namespace = pid_namespace();
+        // No process id is as high.
+        assert!(is_left_over(&format!("4194305-{namespace:x}-00000000")));
+        assert!(!is_left_over(&format!(
+            "4194305-{:x}-00000000",
+            namespace ^ 1
+        )));
+        for garbage in ["", "-", "x", "4194305", "4194305-", "-1-2", "4194305-zz-0"] {
+            assert!(!is_left_over(garbage), "{garbage}");
         }
     }
 

@@ -14,7 +14,9 @@
 //!   reap, forward signals, tell how it ended
 //! ```
 //!
-//! When the init ends, the kernel kills everything else in its process namespace.
+//! When the init ends, the kernel kills everything else in its process namespace. For a floor without
+//! namespaces it is a *keeper* instead: the second and the third step fall away, the workload becomes
+//! its user by itself, and the keeper ends what the workload leaves behind ([`super::process`]).
 
 use std::ffi::CString;
 use std::fs::File;
@@ -29,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::floor::{Floor, INSIDE_ID};
 use super::namespace;
 use super::network;
+use super::process::descendants;
 use super::rootfs::{self, DataPlace, Prepared};
 use super::spawner::Failure;
 use super::wire;
@@ -36,7 +39,9 @@ use crate::enforcement::Item;
 use crate::sys::process::{self, Forked, Service};
 use crate::sys::seccomp::{self, LoadFlags};
 use crate::sys::signal;
-use crate::syscall::landlock::{LandlockError, LandlockPlan, Rights, Scopes, UNIX_CONNECT_ABI};
+use crate::syscall::landlock::{
+    LandlockError, LandlockPlan, Rights, SIGNAL_ABI, Scopes, UNIX_CONNECT_ABI,
+};
 use crate::syscall::memory;
 
 /// What the init says to its supervisor.
@@ -52,10 +57,12 @@ pub enum FromInit {
     /// The sandbox's network is up; the socket that its resolver is to serve comes along.
     Resolver,
     /// Everything is in force; the workload waits. The user, the mount and the pid namespace come along,
-    /// and the seccomp listener, if there is one.
+    /// if it has its own, and the seccomp listener, if there is one.
     Prepared {
         /// What was enforced.
         items: Vec<Item>,
+        /// Whether the listener comes along.
+        listens: bool,
     },
     /// A step failed; not one instruction of the workload's program ran.
     Failed(Failure),
@@ -115,7 +122,7 @@ pub fn init(
     stdio: [OwnedFd; 3],
 ) -> ! {
     let last = match prepare(floor, usual, prepared, mapped, &control, stdio) {
-        Ok(workload) => attend(workload, &control),
+        Ok(workload) => attend(workload, &control, floor.home.is_some()),
         Err(failure) => FromInit::Failed(failure),
     };
     // When this process ends, whatever the workload left behind is killed; only then it is over.
@@ -137,7 +144,10 @@ fn prepare(
     usual
         .map_or(Ok(()), Service::apply)
         .map_err(Failure::at("giving up the spawner's priority"))?;
-    if !floor.privileged {
+    let shares = floor.home.is_some();
+    if shares {
+        descendants::gather().map_err(Failure::at("becoming the parent of what is left behind"))?;
+    } else if !floor.privileged {
         namespace::map_own_user(floor)?;
     }
     // Also catches a spawner that ended before the line above: its end of the pipe is then closed.
@@ -145,6 +155,20 @@ fn prepare(
         process::exit_now(1);
     }
     drop(mapped);
+    let (items, namespaces) = match shares {
+        true => (super::process::items(floor), Vec::new()),
+        false => inhabit(floor, prepared, control)?,
+    };
+    begin(floor, items, namespaces, control, stdio)
+}
+
+/// Makes the namespaces and the root file system the sandbox's own. Gives the user, the mount and the pid
+/// namespace besides what is in force.
+fn inhabit(
+    floor: &Floor,
+    prepared: Prepared,
+    control: &OwnedFd,
+) -> Result<(Vec<Item>, Vec<OwnedFd>), Failure> {
     let fuse = rootfs::open_fuse(floor.rootfs.data.len());
     // Whoever holds these can change the mounts later; this process itself gives up the right to.
     let namespaces = ["user", "mnt", "pid"].map(|kind| File::open(format!("/proc/self/ns/{kind}")));
@@ -185,6 +209,19 @@ fn prepare(
         drop(descriptor);
         expect(control, |said| matches!(said, ToInit::Served));
     }
+    let namespaces = [user, mounts, pids].map(OwnedFd::from);
+    Ok((items, namespaces.into()))
+}
+
+/// Forks the workload, follows it until it is confined, and waits for the word to start it.
+fn begin(
+    floor: &Floor,
+    mut items: Vec<Item>,
+    namespaces: Vec<OwnedFd>,
+    control: &OwnedFd,
+    stdio: [OwnedFd; 3],
+) -> Result<Workload, Failure> {
+    let shares = floor.home.is_some();
     connect(stdio).map_err(at("connecting stdin, stdout and stderr"))?;
 
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
@@ -203,7 +240,10 @@ fn prepare(
     };
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(at("protecting the init"))?;
-    process::drop_capabilities().map_err(Failure::at("dropping the init's capabilities"))?;
+    if !shares {
+        // A keeper has to signal another user's processes.
+        process::drop_capabilities().map_err(Failure::at("dropping the init's capabilities"))?;
+    }
 
     let mut report = File::from(report);
     let listener = match hear(&mut report, &pidfd)? {
@@ -219,15 +259,15 @@ fn prepare(
     // The descriptor table is shared: the listener the workload made is this process' own, and closing
     // it here takes it from the workload, before that runs.
     let listener = listener.map(process::adopt);
-    let descriptors: Vec<_> = [user.as_fd(), mounts.as_fd(), pids.as_fd()]
-        .into_iter()
-        .chain(listener.iter().map(AsFd::as_fd))
-        .collect();
-    wire::send(control.as_fd(), &FromInit::Prepared { items }, &descriptors)
+    let descriptors = namespaces.iter().chain(&listener).map(AsFd::as_fd);
+    let descriptors: Vec<_> = descriptors.collect();
+    let listens = listener.is_some();
+    let prepared = FromInit::Prepared { items, listens };
+    wire::send(control.as_fd(), &prepared, &descriptors)
         .map_err(Failure::at("reporting what is in force"))?;
-    drop((user, mounts, pids, listener));
+    drop((namespaces, listener));
     let signals = signal::collect().map_err(Failure::at("watching signals"))?;
-    wait_to_start(control);
+    wait_to_start(control, shares);
     rustix::io::write(&start, &[1]).map_err(at("starting the workload"))?;
     // Likewise.
     std::mem::forget((go, start));
@@ -259,7 +299,7 @@ fn connect([input, output, error]: [OwnedFd; 3]) -> rustix::io::Result<()> {
 }
 
 /// Waits for the word to start. Without a cgroup the workload can be frozen before it.
-fn wait_to_start(control: &OwnedFd) {
+fn wait_to_start(control: &OwnedFd, shares: bool) {
     loop {
         match wire::receive::<ToInit>(control.as_fd()) {
             Ok(Some((ToInit::Start, stdio))) => {
@@ -271,7 +311,7 @@ fn wait_to_start(control: &OwnedFd) {
                 }
                 return;
             }
-            Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
+            Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop, shares),
             _ => process::exit_now(1),
         }
     }
@@ -346,7 +386,13 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
         process::set_limit(*resource, *value).map_err(Failure::at("setting resource limits"))?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    process::drop_capabilities().map_err(Failure::at("dropping capabilities"))?;
+    if floor.home.is_some() {
+        super::process::give_up_privileges(floor)?;
+        // A change of user clears it.
+        tie_to_parent()?;
+    } else {
+        process::drop_capabilities().map_err(Failure::at("dropping capabilities"))?;
+    }
     rustix::thread::set_no_new_privs(true).map_err(at("setting no_new_privs"))?;
     items.push(Item::full(
         2,
@@ -360,10 +406,12 @@ fn confine(floor: &Floor) -> Result<(Vec<Item>, Option<i32>), Failure> {
         true => memory::inspect(Some(&floor.filter)),
         false => memory::protect(Some(&floor.filter)).map_err(Failure::at("protecting memory"))?,
     };
-    items.push(if protection.is_full() {
+    // Only mounts can say that nothing of a file is executed, mapped neither.
+    let mapped = floor.home.as_ref().map(|_| "mapping-of-written-files");
+    let open: Vec<_> = protection.open().chain(mapped).collect();
+    items.push(if open.is_empty() {
         Item::full(3, "memory-protection", "written memory is never executable")
     } else {
-        let open: Vec<_> = protection.open().collect();
         Item::partly(
             3,
             "memory-protection",
@@ -398,6 +446,9 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
     };
     let enforced = match restrict() {
         Ok(enforced) => enforced,
+        Err(error) if floor.home.is_some() => {
+            return Err(super::process::without_landlock(io::Error::other(error)));
+        }
         Err(error @ LandlockError::Unavailable(_)) => {
             return Ok(Item::not(3, "landlock", crate::error::describe(&error)));
         }
@@ -412,7 +463,10 @@ fn restrict_files(floor: &Floor) -> Result<Item, Failure> {
     let sockets = (floor.unix_connect && abi < UNIX_CONNECT_ABI).then_some(
         "reach Unix sockets in folders that may only be read, as the policy allows by name",
     );
-    let open: Vec<_> = gaps.chain(sockets).collect();
+    // Elsewhere a pid namespace hides them.
+    let signals = (floor.home.is_some() && !floor.privileged && abi < SIGNAL_ABI)
+        .then_some("signal the other processes of its user");
+    let open: Vec<_> = gaps.chain(sockets).chain(signals).collect();
     Ok(if open.is_empty() {
         Item::full(
             3,
@@ -509,7 +563,7 @@ impl Execution {
 }
 
 /// Lives as the sandbox's init until the workload ends: reaps, forwards, pauses.
-fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
+fn attend(mut workload: Workload, control: &OwnedFd, shares: bool) -> FromInit {
     loop {
         let mut watched = [
             PollFd::new(control, PollFlags::IN),
@@ -524,6 +578,11 @@ fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if pid != workload.pid {
                 continue;
+            }
+            if shares && let Err(error) = descendants::end() {
+                return FromInit::Failed(Failure::at("ending what the workload left behind")(
+                    error,
+                ));
             }
             if let Some(failure) = exec_failure(&mut workload.report) {
                 return FromInit::Failed(failure);
@@ -541,7 +600,7 @@ fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
                         let _ = rustix::process::kill_process_group(workload.pid, signal);
                     }
                 }
-                Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop),
+                Ok(Some((ToInit::Pause(stop), _))) => pause_all(stop, shares),
                 Ok(Some((ToInit::Served | ToInit::Start, _))) => {}
                 // The supervisor is gone; so is the sandbox.
                 Ok(None) | Err(_) => process::exit_now(1),
@@ -551,8 +610,21 @@ fn attend(mut workload: Workload, control: &OwnedFd) -> FromInit {
 }
 
 /// Stops or continues everything in this process namespace but the init itself. The kernel does it
-/// under one lock, so that no fork slips by. See kill(2), "pid equals -1".
-fn pause_all(stop: bool) {
+/// under one lock, so that no fork slips by. See kill(2), "pid equals -1". In a process namespace that is
+/// the host's, everything below the keeper.
+fn pause_all(stop: bool, shares: bool) {
+    if shares {
+        let done = if stop {
+            descendants::stop()
+        } else {
+            descendants::go_on()
+        };
+        if done.is_err() {
+            // What cannot be stopped ends.
+            process::exit_now(1);
+        }
+        return;
+    }
     process::signal_everyone(if stop { libc::SIGSTOP } else { libc::SIGCONT });
 }
 

@@ -17,6 +17,7 @@ use super::namespace::Mappings;
 use super::network::broker::Broker;
 use super::network::{Grants, Network, resolver};
 use super::pool::Refill;
+use super::process::other_backend;
 use super::spawner::{Failure, Spawner};
 use super::trees::Namespaces;
 use super::{Backend, Instance, Launch, Place, wire};
@@ -46,13 +47,22 @@ impl Container {
     ///
     /// When the spawner cannot be started.
     pub fn prepare() -> Result<Self, Failure> {
+        let mut spawner = Spawner::start().map_err(Failure::at("starting the spawner"))?;
+        spawner
+            .have_mover()
+            .map_err(Failure::at("making a socket pair"))?;
+        Self::made_by(spawner, Cgroup::create(), Arc::default())
+    }
+
+    /// The same for a sandbox that has no mounts of its own, so that nobody has to move them.
+    pub(super) fn prepare_without_mounts() -> Result<Self, Failure> {
         let spawner = Spawner::start().map_err(Failure::at("starting the spawner"))?;
         Self::made_by(spawner, Cgroup::create(), Arc::default())
     }
 
     /// Has a spawner enter the cgroups in which it will make the sandbox.
     pub(super) fn made_by(
-        mut spawner: Spawner,
+        spawner: Spawner,
         (cgroup, items): (Cgroup, Vec<Item>),
         mappings: Arc<Mutex<Mappings>>,
     ) -> Result<Self, Failure> {
@@ -76,7 +86,10 @@ impl Container {
         serve: &mut dyn FnMut(&str, Place) -> Result<Item, Failure>,
     ) -> Result<Parked, Failure> {
         let mut enforcement = Enforcement::default();
-        enforcement.extend(self.items.iter().cloned());
+        enforcement.extend(match floor.home {
+            Some(_) if !self.cgroup.limits_something() => vec![unlimited(floor)],
+            _ => self.items.clone(),
+        });
         let mut made = floor.clone();
         if let Some(memory) = limits.memory.filter(|_| !self.cgroup.limits("memory")) {
             // Per process, and all that is left without a cgroup.
@@ -93,7 +106,7 @@ impl Container {
         self.cgroup
             .limit(limits)
             .map_err(Failure::at("setting cgroup limits"))?;
-        enforcement.extend(lever_items(&self.cgroup));
+        enforcement.extend(lever_items(&self.cgroup, floor));
         let (control, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
         let (pid, pidfd) = self.launch_spawned(&made, theirs.as_fd(), stdio)?;
         drop(theirs);
@@ -101,7 +114,9 @@ impl Container {
         let mut attendants =
             Attendants::start(&control).map_err(Failure::at("starting threads"))?;
         let mut confined = confine(control.as_fd(), serve, &mut enforcement)?;
-        self.spawner.hold_trees(&made, &confined.namespaces)?;
+        if let Some(namespaces) = &confined.namespaces {
+            self.spawner.hold_trees(&made, namespaces)?;
+        }
         let listens = confined.listener.is_some();
         attendants.listen(confined.listener.take());
         Ok(Parked {
@@ -139,6 +154,16 @@ impl Container {
 
 impl Backend for Container {
     fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
+        if launch.floor.home.is_some() {
+            return Err(other_backend());
+        }
+        self.launch_any(launch)
+    }
+}
+
+impl Container {
+    /// Launches, with namespaces or without, as the floor has it.
+    pub(super) fn launch_any(self, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
         let [input, output, error] = &launch.stdio;
         let stdio = [input.as_fd(), output.as_fd(), error.as_fd()];
         let parked = self.park(launch.floor, &launch.limits, stdio, &mut *launch.serve)?;
@@ -243,7 +268,7 @@ impl Parked {
 /// What a confined sandbox handed over.
 #[derive(Debug)]
 struct Confined {
-    namespaces: Namespaces,
+    namespaces: Option<Namespaces>,
     listener: Option<OwnedFd>,
     resolver: Option<OwnedFd>,
 }
@@ -271,12 +296,15 @@ fn confine(
                 wire::send(control, &ToInit::Served, &[])
                     .map_err(Failure::at("speaking to the sandbox"))?;
             }
-            Some((FromInit::Prepared { items }, descriptors)) => {
+            Some((FromInit::Prepared { items, listens }, mut descriptors)) => {
                 enforcement.extend(items);
-                let mut namespaces = descriptors;
-                let listener = (namespaces.len() > 3).then(|| namespaces.pop()).flatten();
+                let listener = listens.then(|| descriptors.pop()).flatten();
+                let namespaces = match descriptors.is_empty() {
+                    true => None,
+                    false => Some(Namespaces::received(descriptors)?),
+                };
                 return Ok(Confined {
-                    namespaces: Namespaces::received(namespaces)?,
+                    namespaces,
                     listener,
                     resolver,
                 });
@@ -296,8 +324,22 @@ fn ended() -> Failure {
     }
 }
 
+/// What is left without cgroups and without namespaces.
+fn unlimited(floor: &Floor) -> Item {
+    let processes = match floor.privileged {
+        true => "processes are limited together",
+        false => "processes are not limited",
+    };
+    let rest = "private memory is limited for each process, and the CPU not at all";
+    Item::not(
+        2,
+        "cgroup",
+        format!("no cgroup can be made by this user: {processes}, {rest}"),
+    )
+}
+
 /// What the levers that need cgroups can do on this host.
-fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
+fn lever_items(cgroup: &Cgroup, floor: &Floor) -> Vec<Item> {
     let mut items = Vec::new();
     items.push(if cgroup.freezes() {
         Item::full(2, "freeze", "cgroup freezer")
@@ -309,11 +351,14 @@ fn lever_items(cgroup: &Cgroup) -> Vec<Item> {
     } else {
         Item::not(2, "resources", "limits cannot be changed while it runs")
     });
-    items.push(Item::full(
-        2,
-        "files",
-        "granted trees can be taken while it runs, and given back; files open already stay open",
-    ));
+    items.push(match floor.home {
+        None => Item::full(
+            2,
+            "files",
+            "granted trees can be taken while it runs, and given back; files open already stay open",
+        ),
+        Some(_) => Item::not(2, "files", "granted trees cannot be taken while it runs"),
+    });
     items
 }
 
@@ -338,7 +383,11 @@ fn inodes(stdio: &[OwnedFd; 3]) -> io::Result<[u64; 3]> {
 
 /// What the levers on system calls can do under this floor.
 fn lever_items_of_calls(floor: &Floor, gate: bool) -> Vec<Item> {
-    let tighten = match inject::obstacle(&floor.filter, floor.privileged) {
+    let obstacle = match floor.home {
+        None => inject::obstacle(&floor.filter, floor.privileged),
+        Some(_) => Some("its tasks have no namespace by which all are found".into()),
+    };
+    let tighten = match obstacle {
         None => Item::full(
             3,
             "tighten",

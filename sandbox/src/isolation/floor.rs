@@ -18,12 +18,15 @@ pub struct Floor {
     pub host_uid: u32,
     /// Group id on the host that [`INSIDE_ID`] stands for.
     pub host_gid: u32,
-    /// Whether the supervisor has the privileges of the host's root.
+    /// Whether the supervisor is root, and can give the sandbox a user of its own.
     pub privileged: bool,
     /// Host name inside.
     pub hostname: String,
     /// What the root file system is made of.
     pub rootfs: Rootfs,
+    /// Folder of the host that is the workload's own where it has no namespaces and no root file system, and
+    /// lives in the host's (the backend `process`). `rootfs` has nothing then.
+    pub home: Option<String>,
     /// What the workload may touch, as Landlock sees it: paths inside.
     pub landlock: Vec<(String, Rights)>,
     /// Resource limits: number of the resource (`RLIMIT_*`), value.

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod network;
 pub mod nursery;
 pub mod pool;
+pub mod process;
 pub mod rootfs;
 pub mod spawner;
 pub mod trees;
@@ -43,6 +44,12 @@ pub trait Backend: Send {
     ///
     /// [`Failure`] names the step; nothing is left behind.
     fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure>;
+}
+
+impl Backend for Box<dyn Backend> {
+    fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
+        (*self).launch(launch)
+    }
 }
 
 /// What a launch needs.
@@ -165,6 +172,11 @@ pub trait Instance: Send {
     /// Lets the workload stand back on the CPU while something is taken from it, or no more.
     fn give_way(&mut self, now: bool) {
         let _ = now;
+    }
+
+    /// Whether the workload has mounts of its own, so that what happens on them is the workload's doing.
+    fn has_mounts(&self) -> bool {
+        true
     }
 
     /// What the sandbox met of its limits so far.

@@ -27,9 +27,44 @@ pub const ALL: NamespaceFlags = (libc::CLONE_NEWUSER
 /// subordinate ranges use, one per sandbox, so that limits and keyrings counted by user stay apart.
 const FIRST_SANDBOX_UID: u32 = 0x6361_0000;
 
-/// The user id on the host for a sandbox that root starts.
-pub fn sandbox_uid() -> u32 {
-    FIRST_SANDBOX_UID + (std::process::id() & 0xffff)
+/// The user id on the host for a sandbox that root starts; `None` where it does not exist, as in a
+/// container with users of its own. Root is there what others are: it can give a sandbox no user but its own.
+pub fn sandbox_uid() -> Option<u32> {
+    existing(FIRST_SANDBOX_UID + (std::process::id() & 0xffff))
+}
+
+/// The user id on the host for a sandbox of root's that shares the host's user namespace: another for each, as
+/// far as chance has it.
+pub fn any_sandbox_uid() -> Option<u32> {
+    let mut random = [0u8; 2];
+    // Two sandboxes of the same user are kept apart by Landlock still.
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    existing(FIRST_SANDBOX_UID + u32::from(u16::from_ne_bytes(random)))
+}
+
+fn existing(id: u32) -> Option<u32> {
+    // A host that tells nothing has no `/proc`, and mapping would fail all the same.
+    let maps = ["uid", "gid"].map(|kind| fs::read_to_string(format!("/proc/self/{kind}_map")));
+    let there = |map: &io::Result<String>| map.as_ref().is_ok_and(|map| is_mapped(map, id));
+    maps.iter().all(there).then_some(id)
+}
+
+/// Whether an id exists in a user namespace of this map. See user_namespaces(7).
+fn is_mapped(map: &str, wanted: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(wanted))
+    })
+}
+
+/// Whether a user id is that of a sandbox of root's.
+pub fn is_sandbox_uid(uid: u32) -> bool {
+    uid & 0xffff_0000 == FIRST_SANDBOX_UID
 }
 
 /// Lets exactly one user and group exist in the user namespace of `pid`. For root, from outside.
@@ -161,4 +196,22 @@ fn write(path: &str, content: &str) -> Result<(), Failure> {
         .open(path)
         .and_then(|mut file| file.write_all(content.as_bytes()))
         .map_err(Failure::at("mapping the sandbox's user"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_given_only_where_it_exists() {
+        let whole = "         0          0 4294967295\n";
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert!(is_mapped(whole, FIRST_SANDBOX_UID));
+        assert!(!is_mapped(rootless, FIRST_SANDBOX_UID));
+        assert!(is_mapped(rootless, 65534));
+        for garbage in ["", "a b c", "1 2", "0 0 18446744073709551616"] {
+            assert!(!is_mapped(garbage, 7), "{garbage}");
+        }
+        assert!(is_mapped("18446744073709551615 0 5\n0 0 10", 7));
+    }
 }

@@ -1,12 +1,11 @@
 //! Where a program that starts many sandboxes gets them from.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cgroup::Cgroup;
 use super::container::Container;
 use super::namespace::Mappings;
-use super::spawner::{Failure, Spawner};
+use super::spawner::{Asked, Failure, Spawner};
 
 /// A spawner that makes no sandbox, but forks the spawner of each.
 ///
@@ -22,8 +21,8 @@ pub struct Nursery {
 #[derive(Debug)]
 struct Ahead {
     spawner: Spawner,
-    /// The socket of the next one, which was asked for.
-    next: Option<OwnedFd>,
+    /// The next one, which was asked for.
+    next: Option<Asked>,
 }
 
 impl Nursery {
@@ -60,19 +59,19 @@ impl Nursery {
 
 impl Ahead {
     fn take(&mut self) -> Result<Spawner, Failure> {
-        let socket = match self.next.take() {
-            Some(socket) => socket,
+        let asked = match self.next.take() {
+            Some(asked) => asked,
             None => self.spawner.ask_for_another()?,
         };
-        self.spawner.take_another(socket)
+        self.spawner.take_another(asked)
     }
 }
 
 impl Drop for Ahead {
     /// Ends the one that was forked ahead, too, and waits for it.
     fn drop(&mut self) {
-        if let Some(socket) = self.next.take() {
-            drop(self.spawner.take_another(socket));
+        if let Some(asked) = self.next.take() {
+            drop(self.spawner.take_another(asked));
         }
     }
 }

@@ -24,10 +24,11 @@ use super::cgroup::Placement;
 use super::floor::Floor;
 use super::inject::{Halted, Layer, Target};
 use super::namespace::{Mapping, Mappings};
+use super::process::descendants;
 use super::trees::{self, Namespaces, Wish};
-use super::{child, namespace, rootfs, wire};
+use super::{child, namespace, process, rootfs, wire};
 use crate::plan::FileAccess;
-use crate::sys::process::{self, First, Forked, Service};
+use crate::sys::process::{self as sys, First, Forked, Service};
 
 /// How long the spawner may take to change a running sandbox.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -41,10 +42,11 @@ pub const NAME: &str = "casemate-spawner";
 /// What the supervisor asks of the spawner.
 #[derive(Serialize, Deserialize)]
 enum Request {
-    /// Fork another spawner. Descriptor: its socket.
+    /// Fork another spawner. Descriptors: its socket, and one on which trees are asked for.
     Another,
-    /// Enter these cgroups, so that what is spawned later is born in them. Descriptor: a socket, on
-    /// which trees are asked for.
+    /// Fork who moves trees. Descriptor: a socket, on which they are asked for.
+    Mover,
+    /// Enter these cgroups, so that what is spawned later is born in them.
     Enter(Placement),
     /// Make a sandbox. Descriptors: control socket, stdin, stdout, stderr, and a user namespace for each
     /// of these mappings.
@@ -95,13 +97,20 @@ impl Failure {
     }
 }
 
+/// The supervisor's ends of a spawner that was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    socket: OwnedFd,
+    trees: OwnedFd,
+}
+
 /// The supervisor's end of a spawner.
 #[derive(Debug)]
 pub struct Spawner {
     socket: OwnedFd,
     /// Our child, whoever made it.
     process: OwnedFd,
-    /// To whom moves granted trees, from [`Spawner::enter`] on.
+    /// To whom moves granted trees, if there is somebody.
     trees: Option<OwnedFd>,
     /// One of the two did not answer in time, and none is asked again.
     hangs: bool,
@@ -144,11 +153,13 @@ impl Spawner {
     /// # Errors
     ///
     /// When this one has ended.
-    pub fn ask_for_another(&self) -> Result<OwnedFd, Failure> {
-        let (ours, theirs) = wire::pair().map_err(Failure::at("making a socket pair"))?;
-        wire::send(self.socket.as_fd(), &Request::Another, &[theirs.as_fd()])
+    pub fn ask_for_another(&self) -> Result<Asked, Failure> {
+        let pair = || wire::pair().map_err(Failure::at("making a socket pair"));
+        let ((socket, its), (trees, movers)) = (pair()?, pair()?);
+        let descriptors = [its.as_fd(), movers.as_fd()];
+        wire::send(self.socket.as_fd(), &Request::Another, &descriptors)
             .map_err(Failure::at("asking the spawner"))?;
-        Ok(ours)
+        Ok(Asked { socket, trees })
     }
 
     /// Takes the one that was asked for.
@@ -156,28 +167,37 @@ impl Spawner {
     /// # Errors
     ///
     /// When this one has ended, or could not fork.
-    pub fn take_another(&self, socket: OwnedFd) -> Result<Self, Failure> {
+    pub fn take_another(&self, asked: Asked) -> Result<Self, Failure> {
         let (_, process) = self.hear_of_process(&mut Mappings::default())?;
         Ok(Self {
-            socket,
+            socket: asked.socket,
             process,
-            trees: None,
+            trees: Some(asked.trees),
             hangs: false,
         })
     }
 
-    /// Moves the spawner into the sandbox's cgroups, once it has forked who moves granted trees; does not
-    /// wait until that is done.
+    /// Has the spawner fork who moves granted trees, which has to be before it enters the sandbox's cgroups.
+    /// One that another spawner forked has it already.
     ///
     /// # Errors
     ///
     /// When the spawner has ended.
-    pub fn enter(&mut self, placement: &Placement) -> io::Result<()> {
+    pub fn have_mover(&mut self) -> io::Result<()> {
         let (ours, theirs) = wire::pair()?;
-        let enter = Request::Enter(placement.clone());
-        wire::send(self.socket.as_fd(), &enter, &[theirs.as_fd()])?;
+        wire::send(self.socket.as_fd(), &Request::Mover, &[theirs.as_fd()])?;
         self.trees = Some(ours);
         Ok(())
+    }
+
+    /// Moves the spawner into the sandbox's cgroups; does not wait until that is done.
+    ///
+    /// # Errors
+    ///
+    /// When the spawner has ended.
+    pub fn enter(&self, placement: &Placement) -> io::Result<()> {
+        let enter = Request::Enter(placement.clone());
+        wire::send(self.socket.as_fd(), &enter, &[])
     }
 
     /// Makes a sandbox, whose init speaks on `control` from then on. What it needs of `mappings` is found
@@ -364,13 +384,14 @@ fn serve() -> io::Result<()> {
     // Only its supervisor ends it, by closing the socket; then it has time to clean up.
     crate::sys::signal::block_all()?;
     // What takes something from the workload does not queue behind it.
-    let usual = process::come_first();
+    let usual = sys::come_first();
     // Nothing that the supervisor's program left open may reach a sandbox.
-    process::close_from(1)?;
+    sys::close_from(1)?;
     let mut socket = supervisor_socket()?;
     let mut placement = Placement::default();
     let mut sandbox: Option<OwnedFd> = None;
     let mut mover: Option<OwnedFd> = None;
+    let mut home: Option<String> = None;
     let mut halted: Option<Result<Halted, Failure>> = None;
     // Since a sandbox was made.
     let mut outside: Option<First> = None;
@@ -388,6 +409,10 @@ fn serve() -> io::Result<()> {
         drop(watched);
         if init_ended && let Some(init) = sandbox.take() {
             reap(&init);
+            if home.is_some() {
+                // What it left behind has become this process'.
+                let _ = descendants::end();
+            }
         }
         if !asked {
             continue;
@@ -395,17 +420,25 @@ fn serve() -> io::Result<()> {
         // A socket that fails is a supervisor that is gone.
         match wire::receive::<Request>(socket.as_fd()).unwrap_or(None) {
             Some((Request::Another, descriptors)) => match another(descriptors) {
-                Ok(Other::It(own)) => {
+                Ok(Other::It { own, movers }) => {
                     (socket, placement) = (own, Placement::default());
-                    (sandbox, mover, outside, halted) = (None, None, None, None);
+                    (sandbox, outside, halted) = (None, None, None);
+                    // Now, while nobody waits for it.
+                    mover = move_trees(movers).ok();
                 }
                 Ok(Other::Made(answer, pidfd)) => {
                     wire::send(socket.as_fd(), &answer, &[pidfd.as_fd()])?;
                 }
                 Err(failure) => wire::send(socket.as_fd(), &Answer::Failed(failure), &[])?,
             },
-            Some((Request::Enter(wanted), descriptors)) => {
-                mover = Some(move_trees(descriptors)?);
+            Some((Request::Mover, descriptors)) => {
+                let Ok([movers]) = <[OwnedFd; 1]>::try_from(descriptors) else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                // Without it the sandbox is not made: who asks for trees finds nobody.
+                mover = move_trees(movers).ok();
+            }
+            Some((Request::Enter(wanted), _)) => {
                 wanted.enter();
                 placement = wanted;
             }
@@ -413,6 +446,7 @@ fn serve() -> io::Result<()> {
                 let mut mappings = Mappings::default();
                 let namespaces = descriptors.split_off(descriptors.len().min(4));
                 mappings.keep(known.clone(), namespaces);
+                home.clone_from(&floor.home);
                 if outside.take().is_some() {
                     placement.enter();
                 }
@@ -464,6 +498,10 @@ fn serve() -> io::Result<()> {
                     let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
                     reap(&child);
                 }
+                if let Some(home) = home {
+                    let _ = descendants::end();
+                    process::remove_home(&home);
+                }
                 if last.is_none() {
                     placement.leave();
                     placement.remove();
@@ -476,22 +514,22 @@ fn serve() -> io::Result<()> {
 
 /// The side of [`another`] that returned.
 enum Other {
-    /// The other spawner, with its own socket.
-    It(OwnedFd),
+    /// The other spawner, with its own socket, and that of who will move trees.
+    It { own: OwnedFd, movers: OwnedFd },
     /// The one that was asked, and what it answers.
     Made(Answer, OwnedFd),
 }
 
 /// Forks another spawner, as a child of the supervisor, who waits for it as for this one.
-fn another(mut descriptors: Vec<OwnedFd>) -> Result<Other, Failure> {
-    let Some(socket) = descriptors.pop() else {
+fn another(descriptors: Vec<OwnedFd>) -> Result<Other, Failure> {
+    let Ok([own, movers]) = <[OwnedFd; 2]>::try_from(descriptors) else {
         return Err(missing());
     };
-    match process::fork_sibling().map_err(Failure::at("forking the spawner"))? {
+    match sys::fork_sibling().map_err(Failure::at("forking the spawner"))? {
         Forked::Child => {
             // A group of its own, as the first.
             let _ = rustix::process::setpgid(None, None);
-            Ok(Other::It(socket))
+            Ok(Other::It { own, movers })
         }
         Forked::Parent { pid, pidfd } => {
             let pid = pid.as_raw_nonzero().get();
@@ -533,20 +571,17 @@ fn reap(child: &OwnedFd) {
 }
 
 /// Makes the process that moves trees. It ends with its supervisor, and with this process.
-fn move_trees(descriptors: Vec<OwnedFd>) -> io::Result<OwnedFd> {
-    let Ok([socket]) = <[OwnedFd; 1]>::try_from(descriptors) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    match process::fork_into(0, None)? {
+fn move_trees(socket: OwnedFd) -> io::Result<OwnedFd> {
+    match sys::fork_into(0, None)? {
         Forked::Child => {
             let died = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-            let kept = process::close_all_but(socket.as_raw_fd());
+            let kept = sys::close_all_but(socket.as_raw_fd());
             let _first = First::begin(0);
             let served = died
                 .map_err(io::Error::from)
                 .and(kept)
                 .and_then(|()| trees::serve(socket.as_fd()));
-            process::exit_now(served.map_or(1, |()| 0))
+            sys::exit_now(served.map_or(1, |()| 0))
         }
         Forked::Parent { pidfd, .. } => Ok(pidfd),
     }
@@ -564,8 +599,13 @@ fn spawn(
     let Ok([control, input, output, error]) = <[OwnedFd; 4]>::try_from(descriptors) else {
         return Err(missing());
     };
+    let shares = floor.home.is_some();
+    if shares {
+        descendants::gather().map_err(Failure::at("becoming the parent of what is left behind"))?;
+        process::make_home(floor)?;
+    }
     // Root opens the granted trees here, where it may still map their owner to the sandbox's user.
-    let prepared = if floor.privileged {
+    let prepared = if floor.privileged && !shares {
         rootfs::prepare_owned(floor, mappings)?
     } else {
         rootfs::Prepared::default()
@@ -575,7 +615,8 @@ fn spawn(
     let cgroup = placement
         .birthplace()
         .map_err(Failure::at("opening the cgroup"))?;
-    let forked = process::fork_into(namespace::ALL, cgroup.as_ref().map(AsFd::as_fd))
+    let namespaces = if shares { 0 } else { namespace::ALL };
+    let forked = sys::fork_into(namespaces, cgroup.as_ref().map(AsFd::as_fd))
         .map_err(Failure::at("making the namespaces"))?;
     match forked {
         Forked::Child => {
@@ -590,7 +631,7 @@ fn spawn(
             )
         }
         Forked::Parent { pid, pidfd } => {
-            let made = if floor.privileged {
+            let made = if floor.privileged && !shares {
                 namespace::map_user(pid, floor)
             } else {
                 Ok(())

@@ -23,6 +23,7 @@ use crate::error::SessionError;
 use crate::event::{Clock, Event};
 use crate::isolation::Backend;
 use crate::isolation::container::Container;
+use crate::isolation::process::Process;
 use crate::lever::data::Vaults;
 use crate::lever::tighten::Tightening;
 use crate::order::{Answer, By, Command, Order, OrderError, Orders};
@@ -158,6 +159,7 @@ impl SessionBuilder {
         let backend = match (self.backend, tables.isolation.backend) {
             (Some(backend), _) => backend,
             (None, BackendName::Container) => Box::new(Container::prepare()?) as Box<dyn Backend>,
+            (None, BackendName::Process) => Box::new(Process::prepare()?),
             (None, other) => return Err(SessionError::Backend(other.as_str())),
         };
         let stdio = match self.stdio {

@@ -82,6 +82,9 @@ impl Watch {
                         Err(error) => items.push(blind(name, &describe(&error))),
                     }
                 }
+                LooksFor::Known(_) if !instance.has_mounts() => {
+                    items.push(blind(name, "the workload shares the host's mounts"));
+                }
                 LooksFor::Known(known) => {
                     let init = instance.pid().as_raw_nonzero().get();
                     match new_exec::Watcher::start(init, known, events.clone()) {

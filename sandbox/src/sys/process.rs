@@ -48,7 +48,8 @@ struct CloneArgs {
 ///
 /// # Errors
 ///
-/// What clone3(2) answers: `EPERM` when the host forbids one of the namespaces.
+/// What clone3(2) answers: `EPERM` when the host forbids one of the namespaces; `ENOSYS` when a filter around
+/// this process hides the call, and a cgroup was given.
 pub fn fork_into(namespaces: NamespaceFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     let mut args = CloneArgs {
         flags: namespaces,
@@ -98,8 +99,20 @@ fn fork_with(mut args: CloneArgs) -> io::Result<Forked> {
     // SAFETY: without CLONE_VM the child gets a copy of this address space and returns from the same
     // call, as with fork(2). Only the spawner and the processes it makes call this; they have one
     // thread, so no lock can be held by a thread that the child does not have.
-    let pid =
-        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    let forked =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) });
+    let pid = match forked {
+        // A sandbox around this one hides it, since it cannot see its flags. The older call has all of them
+        // but those for cgroups.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) && args.cgroup == 0 => {
+            let flags = args.flags | args.exit_signal;
+            let (none, at) = (0usize, &raw mut pidfd);
+            // SAFETY: as above; without a stack of its own the child goes on with its copy of this one, and
+            // the third argument is where the pidfd is stored (CLONE_PIDFD), on every architecture.
+            check(unsafe { libc::syscall(libc::SYS_clone, flags, none, at, none, none) })?
+        }
+        forked => forked?,
+    };
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -223,6 +236,15 @@ impl Service {
         check(unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const *self, 0) })
             .map(drop)
     }
+
+    /// Has a thread be served so again, as far as that is permitted.
+    fn restore(self, thread: i32) {
+        // Who is not root may give the policy back, but not let it be inherited again. Or it has ended.
+        let _ = self.apply_to(thread).or_else(|_| {
+            let flags = self.flags | RESET_ON_FORK;
+            Self { flags, ..self }.apply_to(thread)
+        });
+    }
 }
 
 /// As long as it lives, the thread that began it runs soon when it wakes, also while somebody else uses
@@ -240,7 +262,9 @@ impl Prompt {
 
 impl Drop for Prompt {
     fn drop(&mut self) {
-        let _ = self.0.take().map(|before| before.apply());
+        if let Some(before) = self.0.take() {
+            before.restore(0);
+        }
     }
 }
 
@@ -274,14 +298,9 @@ impl First {
 
 impl Drop for First {
     fn drop(&mut self) {
-        let Some(before) = self.before.take() else {
-            return;
-        };
-        // Who is not root may give the policy back, but not let it be inherited again. Or it has ended.
-        let _ = before.apply_to(self.thread).or_else(|_| {
-            let flags = before.flags | RESET_ON_FORK;
-            Service { flags, ..before }.apply_to(self.thread)
-        });
+        if let Some(before) = self.before.take() {
+            before.restore(self.thread);
+        }
     }
 }
 
@@ -365,6 +384,17 @@ pub fn unshare(namespaces: NamespaceFlags) -> io::Result<()> {
 ///
 /// Any error means that some capability may be left; the caller must not go on.
 pub fn drop_capabilities() -> io::Result<()> {
+    lock_capabilities()?;
+    clear_capabilities()
+}
+
+/// Keeps this process and all that it starts from ever getting a capability that it has not: bounding and
+/// ambient sets, securebits. Those that it has it keeps.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SETPCAP`. Any error means that some may still be got.
+pub fn lock_capabilities() -> io::Result<()> {
     for capability in 0..64 {
         // SAFETY: integers only. See PR_CAPBSET_DROP in prctl(2).
         let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
@@ -377,6 +407,19 @@ pub fn drop_capabilities() -> io::Result<()> {
             }
         }
     }
+    clear_ambient()?;
+    // No gain by user id 0, no keeping over a change of user id, and all of it locked.
+    // Bits: NOROOT 0, NO_SETUID_FIXUP 2, KEEP_CAPS (lock only) 5, NO_CAP_AMBIENT_RAISE 6, with their
+    // locks one bit above each. See capabilities(7), "The securebits flags".
+    let securebits: libc::c_ulong = 0b1110_1111;
+    // SAFETY: integers only. See PR_SET_SECUREBITS in prctl(2).
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_SECUREBITS, securebits, 0, 0, 0)
+    }))?;
+    Ok(())
+}
+
+fn clear_ambient() -> io::Result<()> {
     // SAFETY: integers only. See PR_CAP_AMBIENT_CLEAR_ALL in prctl(2).
     check(i64::from(unsafe {
         libc::prctl(
@@ -386,15 +429,18 @@ pub fn drop_capabilities() -> io::Result<()> {
             0,
             0,
         )
-    }))?;
-    // No gain by user id 0, no keeping over a change of user id, and all of it locked.
-    // Bits: NOROOT 0, NO_SETUID_FIXUP 2, KEEP_CAPS (lock only) 5, NO_CAP_AMBIENT_RAISE 6, with their
-    // locks one bit above each. See capabilities(7), "The securebits flags".
-    let securebits: libc::c_ulong = 0b1110_1111;
-    // SAFETY: integers only. See PR_SET_SECUREBITS in prctl(2).
-    check(i64::from(unsafe {
-        libc::prctl(libc::PR_SET_SECUREBITS, securebits, 0, 0, 0)
-    }))?;
+    }))
+    .map(drop)
+}
+
+/// Gives up the ambient, effective, permitted and inheritable capabilities. What is executed later gets
+/// none under `no_new_privs`.
+///
+/// # Errors
+///
+/// Any error means that some capability may be left; the caller must not go on.
+pub fn clear_capabilities() -> io::Result<()> {
+    clear_ambient()?;
     #[repr(C)]
     struct Header {
         version: u32,

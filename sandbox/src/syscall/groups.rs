@@ -56,6 +56,22 @@ pub(super) const PROFILES: &[(&str, &[&Group])] = &[
         ],
     ),
     (
+        // As `compute`, and it may call out, as far as `[network]` grants it.
+        "network-client",
+        &[
+            &RUN,
+            &EXEC,
+            &THREADS,
+            &FILES,
+            &MEMORY,
+            &TIME,
+            &SIGNALS,
+            &EVENTS,
+            &SOCKETS,
+            &CONFINEMENT,
+        ],
+    ),
+    (
         "jit",
         &[
             &RUN,
@@ -434,6 +450,22 @@ const IDENTITY: Group = Group {
         setreuid setuid",
     conditional: &[],
 };
+
+/// What reaches beyond a workload that has no namespaces of its own: System V IPC, message queues, and
+/// changes of what a file is like, of a file that is named and not opened.
+pub(super) const SHARED: &str = "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv \
+    msgsnd semctl semget semop semtimedop shmat shmctl shmdt shmget \
+    chmod fchmodat fchmodat2 chown lchown fchownat setxattr lsetxattr setxattrat \
+    removexattr lremovexattr removexattrat utime utimes futimesat";
+
+/// Calls that change the process which their first argument names; 0 is the caller.
+pub(super) const OF_A_PROCESS: [&str; 5] = [
+    "prlimit64",
+    "sched_setaffinity",
+    "sched_setattr",
+    "sched_setparam",
+    "sched_setscheduler",
+];
 
 /// System V IPC and message queues, private to the sandbox by its ipc namespace.
 const IPC: Group = Group {

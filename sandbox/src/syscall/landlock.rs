@@ -25,6 +25,9 @@ pub const UNIX_CONNECT_ABI: u32 = 9;
 /// The version from which Landlock asks before a TCP socket is bound or connected.
 pub const NETWORK_ABI: u32 = 4;
 
+/// The version from which Landlock keeps signals and abstract sockets inside.
+pub const SIGNAL_ABI: u32 = 6;
+
 /// The version of Landlock in this kernel; 0 if it has none.
 pub fn abi() -> u32 {
     sys::landlock::abi().unwrap_or(0)
@@ -314,10 +317,14 @@ fn gaps(abi: u32, scopes: Scopes) -> Vec<Gap> {
         gap("bind and send to UDP ports", 10, true),
     ];
     if scopes.signals {
-        all.push(gap("signal processes outside", 6, true));
+        all.push(gap("signal processes outside", SIGNAL_ABI, true));
     }
     if scopes.abstract_unix_sockets {
-        all.push(gap("connect to abstract sockets made outside", 6, true));
+        all.push(gap(
+            "connect to abstract sockets made outside",
+            SIGNAL_ABI,
+            true,
+        ));
     }
     all.retain(|gap| gap.since_abi > abi);
     all

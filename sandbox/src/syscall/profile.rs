@@ -231,6 +231,38 @@ impl Profile {
         self
     }
 
+    /// Refuses what only a namespace of its own keeps apart: System V IPC and message queues, which are the
+    /// host's then; changes of mode, owner and attributes by path, which Landlock does not ask about and
+    /// which would reach every file of the same user (what is open can be changed as before); and limits and
+    /// priorities of any process but the caller.
+    #[must_use]
+    pub fn without_namespaces(mut self) -> Self {
+        for name in groups::SHARED.split_whitespace() {
+            self.replace(name, Rule::always(Fate::Deny));
+        }
+        let only = |tests: &[ArgTest]| Rule {
+            when: vec![(tests.to_vec(), Fate::Allow)],
+            otherwise: Fate::Deny,
+        };
+        // Without a path it is the times of what is open.
+        self.replace("utimensat", only(&[ArgTest::full_without(1, u64::MAX)]));
+        for name in groups::OF_A_PROCESS {
+            self.replace(name, only(&[ArgTest::low_is(0, 0)]));
+        }
+        for (name, process) in [("setpriority", libc::PRIO_PROCESS), ("ioprio_set", 1)] {
+            let tests = [ArgTest::low_is(0, process), ArgTest::low_is(1, 0)];
+            self.replace(name, only(&tests));
+        }
+        self
+    }
+
+    /// Puts another rule in the place of the one that a call has, if it has one.
+    fn replace(&mut self, name: &str, with: Rule) {
+        if let Some(rule) = syscall_number(name).and_then(|nr| self.rules.get_mut(&nr)) {
+            *rule = with;
+        }
+    }
+
     /// Puts TCP sockets and their connections behind the supervisor, and lets UDP sockets exist in the
     /// sandbox's own network. What could use such a socket otherwise is refused, also where the profile
     /// or its list of further calls would allow it: see [`crate::isolation::network`].
@@ -643,7 +675,7 @@ mod tests {
         );
         assert_eq!(
             told(Profile::named("docker")),
-            "there is no system call profile `docker`: use `default`, `compute`, `jit`"
+            "there is no system call profile `docker`: use `default`, `compute`, `network-client`, `jit`"
         );
         assert!(told(default().allow(["clone3"])).starts_with("`clone3` cannot be allowed"));
         // A call of another architecture is a name, only not one of ours.

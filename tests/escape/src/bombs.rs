@@ -11,6 +11,7 @@ pub fn named(name: &str) -> Option<fn() -> ExitCode> {
         "memory-bomb" => memory_bomb,
         "kill-everyone" => kill_everyone,
         "linger" => linger,
+        "home" => home,
         _ => return None,
     })
 }
@@ -77,6 +78,18 @@ fn linger() -> ExitCode {
             println!("left");
             ExitCode::SUCCESS
         }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Writes to the folder that is its own, leaves that there, and says where it is.
+fn home() -> ExitCode {
+    let home = std::env::var("HOME").unwrap_or_default();
+    let left = std::fs::create_dir(format!("{home}/folder"))
+        .and_then(|()| std::fs::write(format!("{home}/folder/file"), "left"));
+    println!("{home}");
+    match left {
+        Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -4,7 +4,7 @@
 //! probe all          every vector, each in a process of its own: NAME open|closed DETAIL
 //! probe NAME         this vector
 //! probe network …    what a granted network leaves to try
-//! probe BOMB [WORD]  what a session has to end: fork-bomb, memory-bomb, kill-everyone, linger
+//! probe BOMB [WORD]  what a session has to end: fork-bomb, memory-bomb, kill-everyone, linger, home
 //! ```
 //!
 //! A vector is *open* when the attack works. Outside of a sandbox most are, which the test beside this

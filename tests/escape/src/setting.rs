@@ -8,6 +8,9 @@ use std::path::PathBuf;
 pub struct Setting {
     /// `PROBE_INSIDE`: whether this is a sandbox, so that its init may be attacked.
     pub inside: bool,
+    /// Where inside process numbers are the host's (`PROBE_SHARED`): the parent at the start, which keeps
+    /// this sandbox.
+    pub shared: Option<i32>,
     /// `PROBE_HOST_PID`: a process of the host under the supervisor's user.
     pub host_pid: i32,
     /// `PROBE_ABSTRACT`: name of a listening abstract Unix socket of the host.
@@ -20,6 +23,8 @@ pub struct Setting {
     pub read: PathBuf,
     /// `PROBE_WRITE`: a folder granted for writing, with links `absolute` and `relative` to the secret.
     pub write: PathBuf,
+    /// `PROBE_SEGMENT`: the name of a segment of System V shared memory of the host that everybody may read.
+    pub segment: i32,
     /// Descriptors beside stdin, stdout and stderr that were there at the start.
     pub inherited: Vec<i32>,
 }
@@ -33,8 +38,11 @@ impl Setting {
         Self {
             inherited: (3..4096).filter(is_open).collect(),
             inside: text("PROBE_INSIDE") == "1",
+            // SAFETY: takes nothing.
+            shared: (text("PROBE_SHARED") == "1").then(|| unsafe { libc::getppid() }),
             host_pid: text("PROBE_HOST_PID").parse().unwrap_or(i32::MAX),
             abstract_socket: text("PROBE_ABSTRACT"),
+            segment: text("PROBE_SEGMENT").parse().unwrap_or(i32::MAX),
             socket: text("PROBE_SOCKET").into(),
             secret: text("PROBE_SECRET").into(),
             read: text("PROBE_READ").into(),
@@ -44,6 +52,7 @@ impl Setting {
 
     /// The process that stands for the supervisor: the sandbox's init, or outside one to practise on.
     pub fn keeper(&self) -> i32 {
-        if self.inside { 1 } else { self.host_pid }
+        let inside = self.shared.unwrap_or(1);
+        if self.inside { inside } else { self.host_pid }
     }
 }

@@ -7,12 +7,11 @@
 
 mod world;
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use casemate::Why;
 use casemate::isolation::child::Ending;
-use world::World;
+use world::{World, capable, left_behind, verdicts};
 
 const ROOMY: &str = "memory = \"256MiB\"\npids = 64\ncpu = 2.0\ntime = \"60s\"";
 
@@ -169,35 +168,6 @@ fn a_memory_bomb_ends_inside() {
     );
     assert_eq!(run.output, "started\n");
     assert!(world.bystander_lives());
-}
-
-/// Reads `NAME verdict DETAIL`.
-fn verdicts(output: &str) -> BTreeMap<String, String> {
-    let split = |line: &str| {
-        line.split_once(' ')
-            .map(|(name, rest)| (name.to_owned(), rest.to_owned()))
-    };
-    output.lines().filter_map(split).collect()
-}
-
-/// Command lines of the host's processes with this word in them.
-fn left_behind(marker: &str) -> Vec<String> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    processes
-        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.contains(marker))
-        .collect()
-}
-
-/// Whether this process may do what root may: `CAP_SYS_ADMIN`.
-fn capable() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .unwrap();
-    u64::from_str_radix(effective.trim(), 16).unwrap() & 1 << 21 != 0
 }
 
 /// What any process of any ordinary Linux may do.

@@ -35,7 +35,8 @@ pub(super) struct Running {
     pub control: OwnedFd,
     /// What the workload gets at its start, if it has not got it yet; and the pool that waits for that.
     pub stdio: Option<([OwnedFd; 3], Refill)>,
-    pub namespaces: Namespaces,
+    /// `None` where it lives in the host's.
+    pub namespaces: Option<Namespaces>,
     pub frozen: bool,
     /// What came of stopping every task, while they are to be tightened next.
     pub halted: Option<Result<(), Failure>>,
@@ -73,9 +74,14 @@ impl Running {
             cgroup: cgroup.map(Path::to_owned),
             frozen: self.frozen && cgroup.is_some(),
         };
+        let namespaces = self.namespaces.as_ref().ok_or_else(|| Failure {
+            step: "tightening".into(),
+            error: "the backend `process` cannot find all tasks of the workload".into(),
+            errno: None,
+        })?;
         // Who is to stop has to run first.
         self.cgroup.give_way(false);
-        self.spawner.halt(&self.namespaces, target)
+        self.spawner.halt(namespaces, target)
     }
 
     /// Tells the init, unless it has just ended: then nothing is left to signal or to freeze.
@@ -240,7 +246,18 @@ impl Instance for Running {
     }
 
     fn show_tree(&mut self, at: &str, access: Option<FileAccess>) -> Result<(), Failure> {
+        if self.namespaces.is_none() {
+            return Err(Failure {
+                step: format!("taking or giving `{at}`"),
+                error: "the backend `process` has no mounts to do it with".into(),
+                errno: None,
+            });
+        }
         self.spawner.show_tree(at, access)
+    }
+
+    fn has_mounts(&self) -> bool {
+        self.namespaces.is_some()
     }
 
     fn killer(&self) -> Killer {

@@ -96,6 +96,15 @@ pub const ALL: &[Vector] = &[
         }
         Attempt::succeeds(moved)
     }),
+    // What Landlock does not ask about: the mode of a file that is not granted, set to what it is.
+    vector("attributes-of-secret", |setting| {
+        let file = sys::text(&setting.secret);
+        let set = file.and_then(|file| {
+            // SAFETY: `file` is a string that ends with a zero byte and outlives the call.
+            sys::check(unsafe { libc::chmod(file.as_ptr(), 0o644) }.into())
+        });
+        Attempt::succeeds(set)
+    }),
     vector("write-read-grant", |setting| {
         let file = setting.read.join("file");
         Attempt::any([

@@ -38,6 +38,15 @@ pub const ALL: &[Vector] = &[
     vector("proc-task-mem", |_| {
         runs(overwritten("/proc/thread-self/mem"))
     }),
+    // A segment that somebody outside made for everybody, by its name.
+    vector("shared-memory-of-host", |setting| {
+        let made = sys::call(libc::SYS_shmget, [setting.segment as usize, 1, 0, 0, 0, 0]);
+        let read = made.and_then(|made| {
+            let only = libc::SHM_RDONLY as usize;
+            sys::call(libc::SYS_shmat, [made as usize, 0, only, 0, 0, 0])
+        });
+        Attempt::succeeds(read.map(drop))
+    }),
     vector("shmat-exec", |_| runs(shared_segment())),
     vector("read-implies-exec", |_| {
         const READ_IMPLIES_EXEC: usize = 0x0040_0000;

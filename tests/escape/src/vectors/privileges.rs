@@ -10,6 +10,9 @@ pub const ALL: &[Vector] = &[
     vector("capabilities", |_| {
         let none = "0000000000000000";
         let wanted = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| (set, none));
+        if fs::metadata("/proc/self/status").is_err() || fs::read("/proc/self/status").is_err() {
+            return without_status();
+        }
         status(
             wanted
                 .into_iter()
@@ -57,6 +60,11 @@ pub const ALL: &[Vector] = &[
             let options = line.split(' ').nth(5).unwrap_or_default();
             !options.split(',').any(|option| option == "nosuid")
         });
+        // Without the list of mounts, whether it is honoured anywhere.
+        let asked = [libc::PR_GET_NO_NEW_PRIVS as usize, 0, 0, 0, 0, 0];
+        if mounts.is_empty() && sys::call(libc::SYS_prctl, asked).is_ok_and(|on| on == 1) {
+            return Attempt::Closed("no_new_privs".into());
+        }
         match honours {
             Some(mount) => Attempt::Open(mount.to_owned()),
             None => Attempt::Closed(format!("nosuid on {} mounts", mounts.lines().count())),
@@ -65,7 +73,9 @@ pub const ALL: &[Vector] = &[
     vector("other-user-namespace", |_| {
         let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let count = map.split_whitespace().nth(2).unwrap_or_default().to_owned();
-        if count == "1" {
+        if map.is_empty() {
+            Attempt::Open("nothing tells of another".into())
+        } else if count == "1" {
             Attempt::Closed("one user exists".into())
         } else {
             Attempt::Open(format!("{count} users exist"))
@@ -95,6 +105,21 @@ pub const ALL: &[Vector] = &[
         }
     }),
 ];
+
+/// The same where `/proc` cannot be read: no capability now, and no way to one.
+fn without_status() -> Attempt {
+    let (header, sets) = ([0x2008_0522_u32, 0], [u32::MAX; 6]);
+    let asked = [sys::address(&header), sys::address(&sets), 0, 0, 0, 0];
+    let got = sys::call(libc::SYS_capget, asked);
+    // SAFETY: `sets` is as the kernel left it; the compiler did not see the write.
+    let sets = unsafe { std::ptr::from_ref(&sets).read_volatile() };
+    let asked = [libc::PR_GET_NO_NEW_PRIVS as usize, 0, 0, 0, 0, 0];
+    let closed = sys::call(libc::SYS_prctl, asked);
+    match (got, sets, closed) {
+        (Ok(_), [0, 0, 0, 0, 0, 0], Ok(1)) => Attempt::Closed("none, no_new_privs".into()),
+        other => Attempt::Open(format!("{other:?}")),
+    }
+}
 
 /// Is closed if `/proc/self/status` says all of this.
 fn status<'a>(wanted: impl Iterator<Item = (&'a str, &'a str)>) -> Attempt {

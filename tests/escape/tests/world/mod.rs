@@ -1,5 +1,6 @@
 //! What there is outside of the sandboxes, and sessions that run the probe in it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
@@ -8,9 +9,12 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use attestation::{SimulatedTee, UnixTime, Verifier};
+use casemate::enforcement::State;
+use casemate::record::Record;
 use casemate::{Outcome, Session, SessionError};
 use policy::Bundle;
 use tempfile::TempDir;
@@ -21,6 +25,7 @@ pub struct World {
     folder: TempDir,
     abstract_socket: String,
     bystander: Child,
+    segment: Segment,
     _sockets: (UnixListener, [UnixDatagram; 2], [UnixListener; 2]),
     _leaks: (File, TcpListener),
 }
@@ -29,6 +34,9 @@ pub struct World {
 pub struct Run {
     /// What it wrote to stdout.
     pub output: String,
+    /// What of the floor was not wholly in force: what the record of the launch says.
+    #[allow(dead_code)] // Not every test asks.
+    pub gaps: BTreeSet<String>,
     /// How the session ended.
     pub result: Result<Outcome, SessionError>,
     /// The terminal that was its stdin, as the test holds it.
@@ -48,9 +56,14 @@ impl World {
             .tempdir()
             .unwrap();
         let path = folder.path();
-        for name in ["read", "write"] {
+        // Nothing here is kept from a sandbox by its being another user's.
+        open_to_all(path, 0o755);
+        for (name, mode) in [("read", 0o755), ("write", 0o777)] {
             fs::create_dir(path.join(name)).unwrap();
+            open_to_all(&path.join(name), mode);
         }
+        fs::copy(PROBE, path.join("probe")).unwrap();
+        open_to_all(&path.join("probe"), 0o755);
         fs::write(path.join("secret"), "of the host").unwrap();
         fs::write(path.join("read/file"), "granted").unwrap();
         std::os::unix::fs::symlink(path.join("secret"), path.join("write/absolute")).unwrap();
@@ -86,6 +99,7 @@ impl World {
         Self {
             abstract_socket,
             bystander,
+            segment: Segment::make(),
             _sockets: sockets,
             _leaks: leaks,
             folder,
@@ -103,12 +117,34 @@ impl World {
 
     /// Runs the probe in a sandbox, with these limits and other lines for the policy.
     pub fn inside(&self, isolation: &str, more: &str, arguments: &[&str]) -> Run {
-        let command: Vec<_> = ["/probe"]
+        let places = ["/probe", "/granted", "/kept"].map(PathBuf::from);
+        self.run_in("container", &places, isolation, more, arguments)
+    }
+
+    /// The same in a sandbox without namespaces: what is granted is where it is.
+    #[allow(dead_code)] // Not every test does.
+    pub fn inside_process(&self, isolation: &str, more: &str, arguments: &[&str]) -> Run {
+        let places = ["probe", "read", "write"].map(|name| self.path().join(name));
+        self.run_in("process", &places, isolation, more, arguments)
+    }
+
+    fn run_in(
+        &self,
+        backend: &str,
+        [probe, read, write]: &[PathBuf; 3],
+        isolation: &str,
+        more: &str,
+        arguments: &[&str],
+    ) -> Run {
+        let command: Vec<_> = [probe.to_str().unwrap()]
             .iter()
             .chain(arguments)
             .map(|a| format!("{a:?}"))
             .collect();
-        let environment = self.environment("/granted".as_ref(), "/kept".as_ref());
+        let mut environment = self.environment(read, write);
+        if backend == "process" {
+            environment.push(("PROBE_SHARED", "1".to_owned()));
+        }
         let environment: Vec<_> = environment
             .iter()
             .map(|(k, v)| format!("{k} = {v:?}"))
@@ -123,15 +159,15 @@ accept = ["simulated"]
 command = [{command}]
 env = {{ PROBE_INSIDE = "1", {environment} }}
 [isolation]
+backend = {backend:?}
 {isolation}
 [files]
-read = [{{ from = {probe:?}, at = "/probe" }}, {{ from = "read", at = "/granted" }}]
-write = [{{ from = "write", at = "/kept" }}]
+read = [{{ from = "probe", at = {probe:?} }}, {{ from = "read", at = {read:?} }}]
+write = [{{ from = "write", at = {write:?} }}]
 {more}
 "#,
             command = command.join(", "),
             environment = environment.join(", "),
-            probe = PROBE,
         );
         let rules = "[rules]\ncedar = \"permit (principal, action, resource);\"\n";
         let rules = if more.contains("[rules]") { "" } else { rules };
@@ -153,7 +189,19 @@ write = [{{ from = "write", at = "/kept" }}]
         let output = run.path().join("output");
         let written = File::create(&output).unwrap();
         let terminal = Terminal::open();
+        let gaps = Arc::new(Mutex::new(BTreeSet::new()));
+        let noted = Arc::clone(&gaps);
+        let watcher = move |record: &Record, _| {
+            if let Record::Prepared { enforcement, .. } = record {
+                let open = enforcement.iter().filter(|item| item.state != State::Full);
+                noted
+                    .lock()
+                    .unwrap()
+                    .extend(open.map(|item| item.id.clone()));
+            }
+        };
         let session = Session::builder(bundle)
+            .watched_by(watcher)
             .base(self.path())
             .attested_by(Box::new(tee), verifier)
             .stdio(
@@ -164,7 +212,9 @@ write = [{{ from = "write", at = "/kept" }}]
             .logged_to(log)
             .unwrap();
         let result = session.run();
+        let gaps = gaps.lock().unwrap().clone();
         Run {
+            gaps,
             output: fs::read_to_string(&output).unwrap(),
             result,
             terminal,
@@ -203,6 +253,7 @@ write = [{{ from = "write", at = "/kept" }}]
         let text = |path: PathBuf| path.to_str().unwrap().to_owned();
         vec![
             ("PROBE_HOST_PID", self.bystander.id().to_string()),
+            ("PROBE_SEGMENT", self.segment.name.to_string()),
             ("PROBE_ABSTRACT", self.abstract_socket.clone()),
             ("PROBE_SOCKET", text(self.path().join("socket"))),
             ("PROBE_SECRET", text(self.path().join("secret"))),
@@ -210,6 +261,48 @@ write = [{{ from = "write", at = "/kept" }}]
             ("PROBE_WRITE", text(write.to_owned())),
         ]
     }
+}
+
+/// System V shared memory that everybody may read, by this name.
+struct Segment {
+    name: i32,
+    id: i32,
+}
+
+impl Segment {
+    fn make() -> Self {
+        loop {
+            let mut name = [0; 4];
+            getrandom(&mut name);
+            let name = i32::from_ne_bytes(name) & i32::MAX | 1;
+            let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o444;
+            // SAFETY: takes integers.
+            let id = unsafe { libc::shmget(name, 4096, flags) };
+            if id >= 0 {
+                return Self { name, id };
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+        }
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: removing takes no third argument.
+        unsafe { libc::shmctl(self.id, libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+}
+
+fn getrandom(bytes: &mut [u8]) {
+    // SAFETY: the kernel writes as many bytes as there are.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(got, bytes.len() as isize);
+}
+
+fn open_to_all(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 impl Drop for World {
@@ -268,6 +361,40 @@ impl Terminal {
         }
         waiting
     }
+}
+
+/// Reads `NAME verdict DETAIL`, and passes over what else was printed.
+#[allow(dead_code)] // Not every test reads them.
+pub fn verdicts(output: &str) -> BTreeMap<String, String> {
+    let split = |line: &str| {
+        let (name, verdict) = line.split_once(' ')?;
+        let judged = ["open", "closed", "stuck"];
+        let judged = judged.iter().any(|word| verdict.starts_with(word));
+        judged.then(|| (name.to_owned(), verdict.to_owned()))
+    };
+    output.lines().filter_map(split).collect()
+}
+
+/// Command lines of the host's processes with this word in them.
+#[allow(dead_code)] // Not every test looks.
+pub fn left_behind(marker: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(marker))
+        .collect()
+}
+
+/// Whether this process may do what root may: `CAP_SYS_ADMIN`.
+#[allow(dead_code)] // Not every test asks.
+pub fn capable() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & 1 << 21 != 0
 }
 
 pub const PROBE: &str = env!("CARGO_BIN_EXE_probe");

@@ -1,11 +1,12 @@
 //! The same attacks under other tools, as they are by default: what each of them stops.
 //!
-//! `cargo test -p casemate-escape --test peers -- --ignored --nocapture` as root prints the table of
-//! docs/escape.md. It proves nothing of ours, so it is not part of a test run.
+//! `cargo bench -p casemate-escape --bench peers` as root prints the table of docs/escape.md, with a column
+//! for each tool that is installed. It proves nothing of ours, so it is not part of a test run.
 
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)] // What the other tests ask of a run.
+#[path = "../tests/world/mod.rs"]
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use world::{PROBE, World};
+use world::{PROBE, World, verdicts};
 
 const ROOMY: &str = "memory = \"256MiB\"\npids = 64\ncpu = 2.0\ntime = \"60s\"";
 /// What the probe needs of the host to be executed.
@@ -22,9 +23,11 @@ const SYSTEM: [&str; 5] = ["/usr", "/bin", "/sbin", "/lib", "/lib64"];
 
 type Verdicts = BTreeMap<String, String>;
 
-#[test]
-#[ignore = "compares with what is installed, for docs/escape.md"]
-fn what_each_tool_stops() {
+fn main() {
+    // `cargo test --all-targets` runs benches too, with this flag left out.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
     let world = World::new();
     let mut columns = vec![("none", verdicts(&world.outside()))];
     for (name, tool) in [
@@ -40,6 +43,10 @@ fn what_each_tool_stops() {
             None => println!("{name} is not installed"),
         }
     }
+    columns.push((
+        "casemate, `process`",
+        verdicts(&world.inside_process(ROOMY, "", &["all"]).output),
+    ));
     columns.push((
         "casemate",
         verdicts(&world.inside(ROOMY, "", &["all"]).output),
@@ -57,7 +64,7 @@ fn print(columns: &[(&str, Verdicts)]) {
     println!("| attack | {} |", heads.join(" | "));
     println!("|---|{}", "---|".repeat(columns.len()));
     let word = |verdict: Option<&String>| match verdict.map(|v| v.split(' ').next().unwrap_or("")) {
-        Some("open") => "**open**",
+        Some("open") => "open",
         Some("closed") => "",
         _ => "?",
     };
@@ -66,7 +73,7 @@ fn print(columns: &[(&str, Verdicts)]) {
             .iter()
             .map(|(_, column)| word(column.get(*name)))
             .collect();
-        if words.contains(&"**open**") {
+        if words.contains(&"open") {
             println!("| {name} | {} |", words.join(" | "));
         }
     }
@@ -76,17 +83,6 @@ fn print(columns: &[(&str, Verdicts)]) {
         .map(|(_, column)| open(column).to_string())
         .collect();
     println!("| open, of {} | {} |", names.len(), counts.join(" | "));
-}
-
-fn verdicts(output: &str) -> Verdicts {
-    let split = |line: &str| {
-        let (name, rest) = line.split_once(' ')?;
-        let judged = ["open", "closed", "stuck"]
-            .iter()
-            .any(|word| rest.starts_with(word));
-        judged.then(|| (name.to_owned(), rest.to_owned()))
-    };
-    output.lines().filter_map(split).collect()
 }
 
 fn installed(name: &str) -> Option<()> {

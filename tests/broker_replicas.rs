@@ -1,5 +1,5 @@
 //! The clean room through the agent, with its key from two brokers that share an etcd, each in a network of
-//! its own: one broker is killed, the network is cut, the key is revoked, the agent is restarted.
+//! its own: one broker is killed, the network is slow and is cut, the key is revoked, the agent is restarted.
 //!
 //! ```text
 //!  guest ──┐            ┌── one ──┐
@@ -99,6 +99,22 @@ impl Networks {
     fn join(&self, name: &str, joined: bool) {
         let state = if joined { "up" } else { "down" };
         assert!(self.ip(&["-n", &self.name("hub"), "link", "set", name, state]));
+    }
+
+    /// Makes the way from and to a network slow, with room for a few packets: the rest of a burst is lost.
+    /// `false` where this kernel cannot (`tc`, tbf).
+    fn slow(&self, name: &str, slow: bool) -> bool {
+        let (hub, own) = (self.name("hub"), self.name(name));
+        let verb = if slow { "add" } else { "delete" };
+        let tbf = "tbf rate 256kbit burst 2000 limit 6000";
+        [(&hub, name), (&own, "net")]
+            .iter()
+            .all(|(network, device)| {
+                let words = ["-n", network, "qdisc", verb, "dev", device, "root"];
+                let tbf = tbf.split(' ').filter(|_| slow);
+                let output = Command::new("tc").args(words).args(tbf).output();
+                output.is_ok_and(|output| output.status.success())
+            })
     }
 
     /// What runs a program in a network.
@@ -443,6 +459,18 @@ fn the_clean_room_keeps_its_data_while_a_broker_is_there_and_not_for_longer() {
         );
         began.elapsed() > Duration::from_secs(LEASE + 2)
     });
+
+    // The network is slow, and loses what comes at once. If a lease ends over it, it is given again.
+    if play.networks.slow("guest", true) {
+        let began = Instant::now();
+        run.until("a lease over a slow network", |_| {
+            began.elapsed() > Duration::from_secs(LEASE + 2)
+        });
+        assert!(play.networks.slow("guest", false));
+    } else {
+        eprintln!("SKIPPED: this kernel cannot make a network slow (tc, tbf)");
+    }
+    run.until_output("read");
 
     // The network is cut: what it has it may use until the lease ends, and not beyond.
     play.networks.join("guest", false);

@@ -151,6 +151,52 @@ fn a_database_runs_on_a_vault_inside_a_sandbox() {
     assert!(database.starts_with(b"SQLite format 3\0"));
 }
 
+#[test]
+fn fio_finds_what_it_wrote_to_a_vault_inside_a_sandbox() {
+    let Some(room) = room() else { return };
+    if !std::path::Path::new("/usr/bin/fio").exists() {
+        println!("skipped: there is no /usr/bin/fio");
+        return;
+    }
+    // At random and in order, in pieces of all sizes, synced now and then; each is read back and checked.
+    let policy = Policy::command(&[
+        "/usr/bin/fio",
+        "--directory=/data",
+        "--ioengine=psync",
+        "--thread",
+        "--size=4m",
+        "--fsync=64",
+        "--verify=crc32c",
+        "--output-format=terse",
+        "--name=random",
+        "--rw=randrw",
+        "--bsrange=4k-64k",
+        "--name=order",
+        "--rw=write",
+        "--bs=128k",
+    ])
+    .with_writable_data();
+    let told = room.setup(&policy).run();
+    let code = told.outcome().ending;
+    assert_eq!(
+        code,
+        Ending::Code(0),
+        "{}\n{:#?}",
+        told.stdout,
+        told.records
+    );
+    assert_eq!(recorded(&told, "lost"), 0);
+    let vault = Vault::open(&room.vault(), &room.kek(), Access::ReadOnly).unwrap();
+    for name in ["random.0.0", "order.0.0"] {
+        assert_eq!(
+            vault.info(name).map(|info| info.len),
+            Some(4 << 20),
+            "{name}"
+        );
+    }
+    vault.verify(|_| ()).unwrap();
+}
+
 /// Writes, with a child that does too, and then waits to be stopped. Nothing is synced.
 const WRITES_AND_WAITS: &str = "\
 echo more >> /data/customers.csv

@@ -7,6 +7,9 @@ mod common;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use casemate::adjust::Change;
 use casemate::isolation::child::Ending;
@@ -20,7 +23,12 @@ const RULE: &str = "forbid (principal, action == Action::\"use\", resource) \
 
 /// The CPU quota that the kernel has for the sandbox, in microseconds of each 100 milliseconds.
 fn quota(running: &Running) -> Option<u64> {
-    let own = fs::read_to_string(format!("/proc/{}/cgroup", running.init())).unwrap();
+    told(running.init(), "cpu.cfs_quota_us").or_else(|| told(running.init(), "cpu.max"))
+}
+
+/// What a file of the sandbox' cgroup begins with.
+fn told(init: i32, file: &str) -> Option<u64> {
+    let own = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap();
     let names: Vec<_> = own
         .lines()
         .filter_map(|line| line.rsplit('/').next())
@@ -28,17 +36,10 @@ fn quota(running: &Running) -> Option<u64> {
         .filter(|name| !name.is_empty())
         .collect();
     let ours = |path: &PathBuf| names.iter().any(|name| path.ends_with(name));
-    let read = |file: &str| {
-        cgroups().into_iter().filter(ours).find_map(|path| {
-            fs::read_to_string(path.join(file))
-                .ok()?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-    };
-    read("cpu.cfs_quota_us").or_else(|| read("cpu.max"))
+    cgroups().into_iter().filter(ours).find_map(|path| {
+        let text = fs::read_to_string(path.join(file)).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    })
 }
 
 fn wait_for(running: &Running, tier: Tier, times: usize) {
@@ -81,4 +82,56 @@ fn limits_fall_with_the_risk_and_rise_when_it_has_faded() {
         "{:#?}",
         told.records
     );
+}
+
+#[test]
+fn while_something_is_taken_the_session_comes_first_and_the_workload_stands_back() {
+    let Some(room) = Room::new() else { return };
+    let real_time = Command::new("chrt").args(["-f", "1", "true"]).status();
+    if !real_time.is_ok_and(|status| status.success()) {
+        println!("skipped: no real-time scheduling here");
+        return;
+    }
+    let script = Policy::shell("echo ready; read -r line").with_rules(RISK, RULE);
+    let mut setup = room.setup(&script);
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let init = Arc::<AtomicI32>::default();
+    let (seeing, whose) = (Arc::clone(&seen), Arc::clone(&init));
+    setup.watcher = Box::new(move |record| {
+        if let Record::Adjusting {
+            change: Change::Limit(Tier::Reduced),
+            ..
+        } = record
+        {
+            let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // See proc_pid_stat(5): the 41st field, of which the second is in brackets.
+            let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+            let policy = fields.skip(38).next().map(str::to_owned);
+            let idle = told(whose.load(Ordering::Acquire), "cpu.idle");
+            seeing.lock().unwrap().push((policy, idle));
+        }
+    });
+    let running = setup.start();
+    running.wait_for_output("ready");
+    init.store(running.init(), Ordering::Release);
+    if told(running.init(), "cpu.idle").is_none() {
+        println!("skipped: no cgroup that can be idle can be made here");
+        running.finish();
+        return;
+    }
+    // By the second time it has slept for long.
+    running.handle.operator("doubt");
+    wait_for(&running, Tier::Reduced, 1);
+    wait_for(&running, Tier::Full, 1);
+    running.handle.operator("doubt");
+    wait_for(&running, Tier::Reduced, 2);
+    assert_eq!(
+        told(running.init(), "cpu.idle"),
+        Some(0),
+        "stands back for good"
+    );
+    running.finish();
+    let seen = seen.lock().unwrap();
+    // `SCHED_FIFO`.
+    assert_eq!(seen.last(), Some(&(Some("1".into()), Some(1))));
 }

@@ -10,6 +10,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "checks.rs"]
+mod checks;
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,12 +21,9 @@ use attestation::selftest::{Case, Vectors};
 use attestation::{Evidence, UnixTime, Verifier};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use der::{Decode as _, Reader as _, SliceReader};
+use checks::{Check, public_key, verify};
 use differential::{snp_verdict, tdx_collateral, tdx_verdict};
-use ring::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED,
-    RSA_PSS_2048_8192_SHA384, UnparsedPublicKey, VerificationAlgorithm,
-};
+use ring::signature::ECDSA_P256_SHA256_FIXED;
 
 /// The most that an appraisal may take, in times of its signature checks.
 const BAR: f64 = 1.10;
@@ -163,14 +163,6 @@ fn appraise(verifier: &Verifier, case: &Case) {
     black_box(verifier.appraise_bound_to(black_box(evidence), data, now)).unwrap();
 }
 
-fn verify<'a>(checks: impl IntoIterator<Item = &'a Check>) {
-    for check in checks {
-        UnparsedPublicKey::new(check.algorithm, &check.key)
-            .verify(black_box(&check.message), &check.signature)
-            .unwrap();
-    }
-}
-
 fn tenths<const N: usize>(mut candidates: [&mut dyn FnMut(); N]) -> [Duration; N] {
     let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::with_capacity(ROUNDS));
     for _ in 0..ROUNDS {
@@ -186,43 +178,7 @@ fn tenths<const N: usize>(mut candidates: [&mut dyn FnMut(); N]) -> [Duration; N
     })
 }
 
-/// One signature, ready to be verified.
-struct Check {
-    algorithm: &'static dyn VerificationAlgorithm,
-    key: Vec<u8>,
-    message: Vec<u8>,
-    signature: Vec<u8>,
-}
-
 impl Check {
-    /// A certificate or a CRL: both are a signed part, an algorithm and a signature.
-    fn certificate(der: &[u8], issuer: &[u8]) -> Self {
-        let [tbs, _, signature] = elements(der);
-        let key = public_key(issuer);
-        let is_point = key.len() == 65;
-        let algorithm: &dyn VerificationAlgorithm = if is_point {
-            &ECDSA_P256_SHA256_ASN1
-        } else {
-            &RSA_PSS_2048_8192_SHA384
-        };
-        Self {
-            algorithm,
-            key,
-            message: tbs.to_vec(),
-            signature: bits(signature),
-        }
-    }
-
-    fn report(report: &[u8], vek: &[u8]) -> Self {
-        let big_endian = |at: usize| report[at..at + 48].iter().rev().copied();
-        Self {
-            algorithm: &ECDSA_P384_SHA384_FIXED,
-            key: public_key(vek),
-            message: report[..0x2a0].to_vec(),
-            signature: big_endian(0x2a0).chain(big_endian(0x2e8)).collect(),
-        }
-    }
-
     fn document(json: &[u8], name: &str, signer: &[u8]) -> Self {
         type Document = std::collections::BTreeMap<String, Box<serde_json::value::RawValue>>;
         let document: Document = serde_json::from_slice(json).unwrap();
@@ -262,33 +218,6 @@ impl Check {
 
 /// Where the signature of a quote of version 5 about TDX 1.5 begins.
 const QUOTE_SIGNATURE: usize = 48 + 6 + 648 + 4;
-
-/// The three elements of a certificate or of a CRL.
-fn elements(der: &[u8]) -> [&[u8]; 3] {
-    let mut reader = SliceReader::new(content(der)).unwrap();
-    std::array::from_fn(|_| reader.tlv_bytes().unwrap())
-}
-
-fn content(der: &[u8]) -> &[u8] {
-    der::asn1::AnyRef::from_der(der).unwrap().value()
-}
-
-/// The bytes of a BIT STRING, after the number of unused bits.
-fn bits(der: &[u8]) -> Vec<u8> {
-    content(der)[1..].to_vec()
-}
-
-fn public_key(certificate: &[u8]) -> Vec<u8> {
-    let [tbs, ..] = elements(certificate);
-    let mut fields = SliceReader::new(content(tbs)).unwrap();
-    // Version, serial, algorithm, issuer, validity, subject.
-    for _ in 0..6 {
-        fields.tlv_bytes().unwrap();
-    }
-    let mut key = SliceReader::new(content(fields.tlv_bytes().unwrap())).unwrap();
-    key.tlv_bytes().unwrap();
-    bits(key.tlv_bytes().unwrap())
-}
 
 /// PCK, PCK CA and root of a quote.
 fn pem_chain(quote: &[u8]) -> [Vec<u8>; 3] {

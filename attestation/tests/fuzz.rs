@@ -11,6 +11,8 @@
 
 #[path = "../fuzz/attached.rs"]
 mod attached;
+#[path = "../fuzz/changes.rs"]
+mod changes;
 #[path = "../fuzz/targets.rs"]
 mod targets;
 
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use attestation::selftest::Vectors;
 use attestation::{Attester as _, Evidence, SimulatedTee, UnixTime};
+use changes::{Random, changed};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 /// Counts what is allocated, by this one test of this one process.
@@ -38,7 +41,7 @@ fn allowance(length: usize) -> usize {
 #[test]
 fn no_bytes_make_a_parser_panic_or_allocate_out_of_proportion() {
     let vectors = vectors();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new();
     for (name, target) in targets::TARGETS.into_iter().chain(attached::TARGETS) {
         let seeds = seeds(name, vectors.as_ref());
         assert!(!seeds.is_empty(), "{name}");
@@ -156,50 +159,4 @@ fn table(vek: &[u8]) -> Vec<u8> {
     table.extend_from_slice(&[0; 24]);
     table.extend_from_slice(vek);
     table
-}
-
-/// The seed with a few changes of the kinds that parsers trip over.
-fn changed(seed: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut bytes = seed.to_vec();
-    for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len().max(1));
-        match random.below(8) {
-            0 => bytes.truncate(at),
-            1 => {
-                let end = bytes.len().min(at + random.below(64));
-                let piece = bytes.get(at..end).unwrap_or_default().to_vec();
-                bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece);
-            }
-            2 => {
-                let end = bytes.len().min(at + random.below(64));
-                bytes.drain(at.min(end)..end);
-            }
-            3 => bytes
-                .iter_mut()
-                .skip(at)
-                .take(4)
-                .for_each(|byte| *byte = 0xff),
-            4 => bytes.iter_mut().skip(at).take(8).for_each(|byte| *byte = 0),
-            5 => bytes.extend((0..random.below(32)).map(|it| it as u8)),
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << random.below(8);
-                }
-            }
-        }
-    }
-    bytes
-}
-
-/// xorshift64*: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        usize::try_from(number).unwrap() % end.max(1)
-    }
 }

@@ -3,40 +3,21 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/common/pages.rs"]
+mod pages;
+
 use std::collections::BTreeSet;
 use std::path::Path;
+
+use pages::quoted;
 
 const CHECKLIST: &str = include_str!("../../docs/attestation-checklist.md");
 const GUIDE: &str = include_str!("../../docs/attestation.md");
 const REFERENCE: &str = include_str!("../src/reference.rs");
 
-/// Every source of attestation, its broker included; the page's own test is not one.
-fn source() -> String {
-    fn collect(folder: &Path, text: &mut String) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, text);
-            } else if path.extension().is_some_and(|it| it == "rs")
-                && !path.ends_with("tests/pages.rs")
-            {
-                *text += &std::fs::read_to_string(path).unwrap();
-            }
-        }
-    }
-    let mut text = String::new();
-    collect(Path::new(env!("CARGO_MANIFEST_DIR")), &mut text);
-    text
-}
-
-/// What is in backticks.
-fn quoted(cell: &str) -> Vec<&str> {
-    cell.split('`').skip(1).step_by(2).collect()
-}
-
 #[test]
 fn every_line_of_the_checklist_names_a_reason_and_a_test_that_exist() {
-    let source = source();
+    let source = pages::source([Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()]);
     let mut lines = BTreeSet::new();
     for row in CHECKLIST.lines().filter(|row| row.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();

@@ -24,7 +24,7 @@ use attestation::{
     Verifier, VerifierBuilder,
 };
 use broker::key_file::KeyFileError;
-use casemate::isolation::container::Container;
+use casemate::isolation::Backend;
 use casemate::release::KeyBroker;
 use casemate::{Session, SessionBuilder};
 use policy::Bundle;
@@ -122,14 +122,15 @@ impl Assembly {
         &self.base
     }
 
-    /// Makes a session in a machine of its own: keys in files are asked of `outside`, who has them, and
-    /// brokers elsewhere are reached by these ways. Otherwise as [`Assembly::logged_to`].
+    /// Makes a session in a machine of its own, on this backend: keys in files are asked of `outside`, who
+    /// has them, and brokers elsewhere are reached by these ways. Otherwise as [`Assembly::logged_to`].
     ///
     /// # Errors
     ///
     /// [`AssemblyError`].
     pub fn in_a_machine(
         mut self,
+        backend: Box<dyn Backend>,
         folder: &Path,
         outside: impl KeyBroker + 'static,
         ways: BTreeMap<String, SocketAddr>,
@@ -138,9 +139,8 @@ impl Assembly {
         let (_, remote) = self.keys(|_| Ok(Zeroizing::default()))?;
         let leases = Leases::of(&remote);
         let assembled = self.assembled(folder, leases, |_, _, _| Brokers::new(outside, remote))?;
-        let container = Container::prepare().map_err(AssemblyError::Container)?;
         Ok(Assembled {
-            session: assembled.session.on(container),
+            session: assembled.session.on(backend),
             ..assembled
         })
     }

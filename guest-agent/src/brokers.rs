@@ -43,6 +43,13 @@ impl KeyBroker for Brokers {
         self.of(resource).challenge(resource, now)
     }
 
+    fn channel(&self, resource: &str) -> Option<[u8; 32]> {
+        match self.remote.get(resource) {
+            Some(remote) => remote.channel(resource),
+            None => self.local.channel(resource),
+        }
+    }
+
     fn release(
         &mut self,
         evidence: &Evidence,

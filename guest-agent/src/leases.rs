@@ -228,13 +228,14 @@ impl Keeper {
 
     /// Proves to the broker once more who asks; gives the session in which it was believed.
     fn attest_again(&self) -> Result<String, Refusal> {
-        let (session, nonce) = self.remote.auth()?;
-        let (challenge, evidence) = self.witness.answer(nonce).map_err(|error| Refusal {
+        let begun = self.remote.auth()?;
+        let answer = self.witness.answer(begun.nonce, begun.line.channel());
+        let (challenge, evidence) = answer.map_err(|error| Refusal {
             code: "no-evidence".into(),
             message: describe(&error),
         })?;
-        self.remote.attest(&session, &evidence, &challenge)?;
-        Ok(session)
+        self.remote.attest(&begun, &evidence, &challenge)?;
+        Ok(begun.session)
     }
 
     /// Tries to be given a lease again, until that is so or nobody is interested any more.

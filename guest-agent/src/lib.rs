@@ -26,6 +26,7 @@ pub mod control;
 pub mod endorsements;
 mod follow;
 pub mod leases;
+mod line;
 pub mod local_broker;
 pub mod lockdown;
 mod outbox;

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Speaks the KBS protocol with the session's release key: evidence is bound to the broker's nonce, to
-//! that key, to the policy bundle and to the log, and what comes back opens with that key only. So the
+//! that key, to the policy bundle, to the log and to the connection ([`crate::line`]), and what comes back opens
+//! with that key only. So the
 //! network learns nothing and can change nothing; that it is the right broker is for TLS to say, by the
 //! roots of Mozilla's programme or, with `ca`, by that file's alone (beside the policy). Several `HOST:PORT`,
 //! with commas between them, are replicas: the next one is asked when one is not there.
@@ -23,12 +24,11 @@ use attestation::{Challenge, Evidence, Nonce, SealedSecret, UnixTime};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use casemate::release::{KeyBroker, Refusal};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use crate::leases::Held;
+use crate::line::{Line, Lines};
 
 /// How a key's address begins.
 pub const SCHEME: &str = "kbs+https://";
@@ -46,18 +46,28 @@ const SESSION: &str = "kbs-session-id";
 /// One key of a broker elsewhere, for a session.
 pub struct RemoteBroker {
     remote: Arc<Remote>,
-    session: Option<String>,
+    begun: Option<Begun>,
     held: Arc<Held>,
 }
 
 /// One key of a broker elsewhere: the exchange with it.
 pub struct Remote {
-    agent: ureq::Agent,
+    lines: Lines,
+    /// For what is asked outside an exchange.
+    waiting: Line,
     /// Replicas that share their sessions.
     bases: Vec<String>,
     /// The one that answered last.
     preferred: AtomicUsize,
     resource: String,
+}
+
+/// An exchange that has begun: it goes on over the connection over which it began.
+pub(crate) struct Begun {
+    pub(crate) session: String,
+    pub(crate) nonce: Nonce,
+    pub(crate) line: Line,
+    base: String,
 }
 
 /// What a broker says about the use of a key that it released.
@@ -129,10 +139,17 @@ impl RemoteBroker {
         {
             return Err(AddressError::Form);
         }
-        let roots = match ca {
-            Some(ca) => certificates(&folder.join(ca))?,
-            None => RootCerts::WebPki,
-        };
+        let mut roots = RootCertStore::empty();
+        match ca {
+            Some(ca) => trust(&folder.join(ca), &mut roots)?,
+            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| AddressError::Ca(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .https_only(true)
@@ -140,24 +157,22 @@ impl RemoteBroker {
             .proxy(None)
             .timeout_global(Some(TIMEOUT))
             .timeout_connect(Some(CONNECT))
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
-        let agent = match ways.is_empty() {
-            true => config.into(),
-            false => {
-                let ways = Ways(ways.clone());
-                ureq::Agent::with_parts(config, DefaultConnector::default(), ways)
-            }
+        let lines = Lines {
+            config,
+            tls: Arc::new(tls),
+            ways: ways.clone(),
         };
         let remote = Remote {
-            agent,
+            waiting: lines.line(),
+            lines,
             bases: hosts.iter().map(|host| format!("https://{host}")).collect(),
             preferred: AtomicUsize::new(0),
             resource: resource.to_owned(),
         };
         Ok(Self {
             remote: Arc::new(remote),
-            session: None,
+            begun: None,
             held: Arc::default(),
         })
     }
@@ -169,10 +184,16 @@ impl RemoteBroker {
 }
 
 impl Remote {
-    /// Begins a session: its name, and the nonce that evidence has to answer.
-    pub(crate) fn auth(&self) -> Result<(String, Nonce), Refusal> {
+    /// Begins a session.
+    pub(crate) fn auth(&self) -> Result<Begun, Refusal> {
         let request = json!({ "version": "0.4.0", "tee": "casemate", "extra-params": "" });
-        let mut response = self.post("auth", None, &request)?;
+        // Each exchange has a connection of its own.
+        let line = self.lines.line();
+        let mut began_at = String::new();
+        let mut response = self.asked(|base| {
+            base.clone_into(&mut began_at);
+            sent(&line, base, "auth", None, &request)
+        })?;
         let cookies = response.headers().get_all("set-cookie").iter();
         let mut named = cookies
             .filter_map(|cookie| {
@@ -192,20 +213,25 @@ impl Remote {
             .and_then(|nonce| STANDARD.decode(nonce).ok());
         let nonce: Option<Nonce> = nonce.and_then(|nonce| nonce.try_into().ok());
         match session.zip(nonce) {
-            Some(begun) => Ok(begun),
+            Some((session, nonce)) => Ok(Begun {
+                session,
+                nonce,
+                line,
+                base: began_at,
+            }),
             None => Err(strange("it gave no nonce of 32 bytes, or no session")),
         }
     }
 
-    /// Answers the nonce of a session with evidence.
+    /// Answers the nonce of an exchange with evidence.
     pub(crate) fn attest(
         &self,
-        session: &str,
+        begun: &Begun,
         evidence: &Evidence,
         challenge: &Challenge,
     ) -> Result<(), Refusal> {
         let hex = casemate::record::hex;
-        let attestation = json!({
+        let mut attestation = json!({
             "runtime-data": {
                 "nonce": STANDARD.encode(challenge.nonce),
                 "tee-pubkey": {
@@ -222,13 +248,20 @@ impl Remote {
                 "additional_evidence": "",
             },
         });
-        self.post("attest", Some(session), &attestation).map(drop)
+        if let Some(channel) = &challenge.channel {
+            attestation["runtime-data"]["tls-exporter"] = hex(channel).into();
+        }
+        let session = Some(begun.session.as_str());
+        let sent = sent(&begun.line, &begun.base, "attest", session, &attestation);
+        // To its end, so that the connection can go on.
+        json_of(&mut accepted(sent.map_err(|error| unreachable(&error))?)?).map(drop)
     }
 
-    /// The key, sealed to who attested in a session.
-    fn released(&self, session: &str) -> Result<SealedSecret, Refusal> {
+    /// The key, sealed to who attested in an exchange.
+    fn released(&self, begun: &Begun) -> Result<SealedSecret, Refusal> {
         let path = format!("kbs/v0/resource/{}", self.resource);
-        let answer = json_of(&mut self.get(&path, session, TIMEOUT)?)?;
+        let got = got(&begun.line, &begun.base, &path, &begun.session, TIMEOUT);
+        let answer = json_of(&mut accepted(got.map_err(|error| unreachable(&error))?)?)?;
         serde_json::from_value(answer).map_err(|_| strange("it gave no sealed secret"))
     }
 
@@ -245,7 +278,8 @@ impl Remote {
             self.resource,
             wait.as_secs()
         );
-        let mut response = match self.get(&path, session, patience) {
+        let asked = self.asked(|base| got(&self.waiting, base, &path, session, patience));
+        let mut response = match asked {
             Err(refusal) if refusal.code == "http-404" => return Ok(Leased::Unknown),
             other => other?,
         };
@@ -258,37 +292,11 @@ impl Remote {
         }
     }
 
-    fn post(&self, path: &str, session: Option<&str>, body: &Value) -> Result<Response, Refusal> {
-        let body = body.to_string();
-        self.asked(|base| {
-            let mut request = self
-                .agent
-                .post(format!("{base}/kbs/v0/{path}"))
-                .content_type("application/json");
-            if let Some(session) = session {
-                request = request.header("cookie", format!("{SESSION}={session}"));
-            }
-            request.send(&body)
-        })
-    }
-
-    fn get(&self, path: &str, session: &str, patience: Duration) -> Result<Response, Refusal> {
-        self.asked(|base| {
-            self.agent
-                .get(format!("{base}/{path}"))
-                .header("cookie", format!("{SESSION}={session}"))
-                .config()
-                .timeout_global(Some(patience))
-                .build()
-                .call()
-        })
-    }
-
     /// Asks one replica after the other, until one is there. What a request was to do once is done once
     /// also if it is made twice: a nonce is spent at all of them.
     fn asked(
         &self,
-        ask: impl Fn(&str) -> Result<Response, ureq::Error>,
+        mut ask: impl FnMut(&str) -> Result<Response, ureq::Error>,
     ) -> Result<Response, Refusal> {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut last = None;
@@ -313,10 +321,13 @@ impl KeyBroker for RemoteBroker {
 
     fn challenge(&mut self, _: &str, _: UnixTime) -> Result<Nonce, Refusal> {
         // What a broker remembers of an earlier exchange is of no use: evidence is always fresh.
-        self.session = None;
-        let (session, nonce) = self.remote.auth()?;
-        self.session = Some(session);
-        Ok(nonce)
+        self.begun = None;
+        let begun = self.begun.insert(self.remote.auth()?);
+        Ok(begun.nonce)
+    }
+
+    fn channel(&self, _: &str) -> Option<[u8; 32]> {
+        self.begun.as_ref()?.line.channel()
     }
 
     fn release(
@@ -326,46 +337,64 @@ impl KeyBroker for RemoteBroker {
         _: &str,
         _: UnixTime,
     ) -> Result<SealedSecret, Refusal> {
-        let session = self.session.take().unwrap_or_default();
-        self.remote.attest(&session, evidence, challenge)?;
-        let sealed = self.remote.released(&session)?;
-        self.held.released(session);
+        let begun = self.begun.take();
+        let begun = begun.ok_or_else(|| strange("it was not asked for a nonce before"))?;
+        self.remote.attest(&begun, evidence, challenge)?;
+        let sealed = self.remote.released(&begun)?;
+        self.held.released(begun.session);
         Ok(sealed)
     }
 }
 
-/// Resolves to the way to a host, and to nothing where there is none.
-#[derive(Debug)]
-struct Ways(BTreeMap<String, SocketAddr>);
-
-impl Resolver for Ways {
-    fn resolve(
-        &self,
-        uri: &ureq::http::Uri,
-        _: &ureq::config::Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let way = uri.authority().and_then(|host| self.0.get(host.as_str()));
-        let mut addresses = self.empty();
-        addresses.push(*way.ok_or(ureq::Error::HostNotFound)?);
-        Ok(addresses)
-    }
-}
-
-fn certificates(path: &Path) -> Result<RootCerts, AddressError> {
+/// Believes the certificates in a file.
+fn trust(path: &Path, roots: &mut RootCertStore) -> Result<(), AddressError> {
     let wrong =
         |why: &dyn std::fmt::Display| AddressError::Ca(format!("`{}`: {why}", path.display()));
     let pem = crate::assembly::read_bounded(path, MAX_CA).map_err(|error| wrong(&error))?;
     let certificates = attestation::certificates_from_pem(&pem);
-    let certificates: Vec<_> = certificates
-        .ok_or_else(|| wrong(&"it is no PEM"))?
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned())
-        .collect();
-    match certificates.is_empty() {
-        true => Err(wrong(&"there are none in it")),
-        false => Ok(RootCerts::Specific(Arc::new(certificates))),
+    let certificates = certificates.ok_or_else(|| wrong(&"it is no PEM"))?;
+    for der in certificates {
+        roots.add(der.into()).map_err(|error| wrong(&error))?;
     }
+    match roots.is_empty() {
+        true => Err(wrong(&"there are none in it")),
+        false => Ok(()),
+    }
+}
+
+/// Posts to one replica.
+fn sent(
+    line: &Line,
+    base: &str,
+    path: &str,
+    session: Option<&str>,
+    body: &Value,
+) -> Result<Response, ureq::Error> {
+    let mut request = line
+        .agent
+        .post(format!("{base}/kbs/v0/{path}"))
+        .content_type("application/json");
+    if let Some(session) = session {
+        request = request.header("cookie", format!("{SESSION}={session}"));
+    }
+    request.send(&body.to_string())
+}
+
+/// Asks one replica for something.
+fn got(
+    line: &Line,
+    base: &str,
+    path: &str,
+    session: &str,
+    patience: Duration,
+) -> Result<Response, ureq::Error> {
+    line.agent
+        .get(format!("{base}/{path}"))
+        .header("cookie", format!("{SESSION}={session}"))
+        .config()
+        .timeout_global(Some(patience))
+        .build()
+        .call()
 }
 
 type Response = ureq::http::Response<ureq::Body>;

@@ -11,6 +11,9 @@ use crate::grant::{Action, Grant, Resource};
 /// The schema in Cedar's own syntax, for editors and for people.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
+/// The same in Cedar's JSON, which takes a third of the time to read.
+const SCHEMA_JSON: &str = include_str!("schema.cedarschema.json");
+
 /// The JSON Schema of a policy file, so that editors complete and check it while it is written. What
 /// is stricter than a schema can say is left to [`Bundle::parse`](crate::Bundle::parse).
 pub const BUNDLE_SCHEMA: &str = include_str!("policy.schema.json");
@@ -28,9 +31,7 @@ pub(crate) const CONTEXT: [&str; 7] = [
 
 /// Parses the schema; fails only if this crate was built with a broken one.
 pub(crate) fn parse() -> Result<Schema, String> {
-    Schema::from_cedarschema_str(SCHEMA)
-        .map(|(schema, _)| schema)
-        .map_err(|error| error.to_string())
+    Schema::from_json_str(SCHEMA_JSON).map_err(|error| error.to_string())
 }
 
 /// The entity that stands for the workload of the bundle of this name.
@@ -92,6 +93,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn both_forms_of_the_schema_say_the_same() {
+        let (schema, _) = cedar_policy::SchemaFragment::from_cedarschema_str(SCHEMA).unwrap();
+        let json: serde_json::Value = serde_json::from_str(SCHEMA_JSON).unwrap();
+        let expected = schema.to_json_value().unwrap();
+        assert_eq!(json, expected, "it should be:\n{expected:#}");
+    }
 
     #[test]
     fn the_schema_has_the_actions_and_the_context_of_this_crate() {

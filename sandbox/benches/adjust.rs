@@ -292,8 +292,10 @@ fn monotonic() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// What is left of a sandbox, namespaces above all, or of its start, is gone by then.
-const REST: Duration = Duration::from_millis(5);
+/// What is left of a sandbox, namespaces above all, is gone by then.
+const REST: Duration = Duration::from_millis(20);
+/// What a sandbox' start leaves is less.
+const A_MOMENT: Duration = Duration::from_millis(5);
 
 /// Only a hang takes so long.
 const LONG: Duration = Duration::from_secs(10);
@@ -472,11 +474,12 @@ fn measure(room: &Room, lever: &Lever, rounds: u32) -> Result<(Vec<Duration>, Ve
     };
     if !lever.returns() {
         for _ in 0..rounds {
-            // The kernel goes on for a while to clean up after the sandbox before, and after a start.
+            // The kernel goes on for a while to clean up after the sandbox before.
             std::thread::sleep(REST);
             let mut run = Run::start(room, lever)?;
             run.until(true, 0, LONG)?;
-            std::thread::sleep(REST);
+            // And after its start.
+            std::thread::sleep(A_MOMENT);
             let signalled = monotonic();
             match lever.forbid {
                 "" => drop(run.handle.tighten(Tightening::Exec, "bench")?),

@@ -31,6 +31,13 @@ pub trait KeyBroker: Send {
     /// [`Refusal`] when the broker cannot be asked or gives none.
     fn challenge(&mut self, resource: &str, now: UnixTime) -> Result<Nonce, Refusal>;
 
+    /// What names the channel over which that nonce came, and over which evidence has to go (RFC 9266,
+    /// `tls-exporter`); `None` if there is none.
+    fn channel(&self, resource: &str) -> Option<[u8; 32]> {
+        let _ = resource;
+        None
+    }
+
     /// Appraises the evidence and, if it is good enough for this resource, seals the key of the
     /// resource to the release key that the evidence is bound to.
     ///
@@ -142,7 +149,11 @@ pub fn open_vault(
         resource: resource.into(),
         refusal,
     };
-    let challenge = identity.challenge(broker.challenge(resource, now).map_err(refused)?);
+    let nonce = broker.challenge(resource, now).map_err(refused)?;
+    let challenge = Challenge {
+        channel: broker.channel(resource),
+        ..identity.challenge(nonce)
+    };
     let report_data = challenge.report_data();
     let evidence = attester
         .attest(&report_data)

@@ -160,6 +160,7 @@ impl Room {
             verifier: verifier(),
             broker: Some(Local::new(verifier(), "customers", &self.key)),
             anchor: None,
+            watcher: Box::new(|_| {}),
         }
     }
 
@@ -318,6 +319,8 @@ pub struct Setup<'r> {
     pub broker: Option<Local>,
     /// What remembers the room's vault.
     pub anchor: Option<Arc<dyn FreshnessAnchor>>,
+    /// Told of each record by the session's own thread.
+    pub watcher: Box<dyn FnMut(&Record) + Send>,
 }
 
 impl Setup<'_> {
@@ -335,11 +338,15 @@ impl Setup<'_> {
         let ((input, ours), (output, stdout), (error, stderr)) = (pipe(), pipe(), pipe());
         let heard = Heard::default();
         let mut watching = heard.clone();
+        let mut watcher = self.watcher;
         let mut builder = Session::builder(self.bundle)
             .base(self.room.path())
             .attested_by(self.tee, self.verifier)
             .stdio(input, stdout, stderr)
-            .watched_by(move |record, _| watching.record(record));
+            .watched_by(move |record, _| {
+                watcher(record);
+                watching.record(record);
+            });
         if let Some(broker) = self.broker {
             builder = builder.keys_from(broker);
         }

@@ -168,6 +168,7 @@ impl Broker {
         Ok(Attested {
             appraisal,
             policy: Some(challenge.policy_digest),
+            over_channel: challenge.channel.is_some(),
         })
     }
 
@@ -192,6 +193,7 @@ impl Broker {
         Ok(Attested {
             appraisal,
             policy: None,
+            over_channel: false,
         })
     }
 

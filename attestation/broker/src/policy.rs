@@ -12,6 +12,7 @@ use crate::release::{Standing, Unwelcome};
 pub struct ReleasePolicy {
     accepts_warning: bool,
     policies: Option<Vec<[u8; 32]>>,
+    over_channel: bool,
 }
 
 /// Reaches what weakens a policy; each use is one to be reviewed.
@@ -24,6 +25,14 @@ impl ReleasePolicy {
     #[must_use]
     pub fn only_for(mut self, policies: impl IntoIterator<Item = [u8; 32]>) -> Self {
         self.policies = Some(policies.into_iter().collect());
+        self
+    }
+
+    /// Releases only to guests whose evidence is bound to the channel that it came over: to nobody who relays
+    /// an exchange.
+    #[must_use]
+    pub fn only_over_channel(mut self) -> Self {
+        self.over_channel = true;
         self
     }
 
@@ -55,6 +64,9 @@ impl ReleasePolicy {
         let policies = self.policies.as_deref();
         if policies.is_some_and(|all| policy.is_none_or(|policy| !all.contains(&policy.0))) {
             return Err(Unwelcome::Policy);
+        }
+        if self.over_channel && !standing.over_channel {
+            return Err(Unwelcome::Channel);
         }
         match standing.tier {
             TrustTier::Affirming => Ok(()),

@@ -27,9 +27,17 @@ pub struct Release {
 pub struct Attested {
     pub(crate) appraisal: Appraisal,
     pub(crate) policy: Option<[u8; 32]>,
+    pub(crate) over_channel: bool,
 }
 
 impl Attested {
+    /// Says that what its evidence is bound to names the channel over which it came, as this caller sees it.
+    #[must_use]
+    pub fn over_channel(mut self) -> Self {
+        self.over_channel = true;
+        self
+    }
+
     /// The verdict on its evidence.
     #[must_use]
     pub fn appraisal(&self) -> &Appraisal {
@@ -45,7 +53,10 @@ impl Attested {
     /// What of it decides about secrets.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        Standing::of(&self.appraisal, self.policy.as_ref())
+        Standing {
+            over_channel: self.over_channel,
+            ..Standing::of(&self.appraisal, self.policy.as_ref())
+        }
     }
 }
 
@@ -60,6 +71,8 @@ pub struct Standing {
     pub(crate) debug: bool,
     not_after: UnixTime,
     pub(crate) policy: Option<Hex<32>>,
+    #[serde(default)]
+    pub(crate) over_channel: bool,
 }
 
 impl Standing {
@@ -69,6 +82,7 @@ impl Standing {
             debug: appraisal.debug(),
             not_after: appraisal.not_after(),
             policy: policy.copied().map(Hex),
+            over_channel: false,
         }
     }
 
@@ -132,6 +146,8 @@ pub enum Unwelcome {
     Nothing,
     /// The guest runs under a policy bundle that the secret is not for.
     Policy,
+    /// The evidence is not bound to the channel that it came over.
+    Channel,
 }
 
 impl Unwelcome {
@@ -142,6 +158,7 @@ impl Unwelcome {
             Self::Contraindicated => "contraindicated",
             Self::Nothing => "no-verdict",
             Self::Policy => "policy",
+            Self::Channel => "channel",
         }
     }
 }
@@ -154,6 +171,7 @@ impl fmt::Display for Unwelcome {
             Self::Contraindicated => "something is as it must not be",
             Self::Nothing => "nothing was checked",
             Self::Policy => "the secret is not for the policy bundle it is bound to",
+            Self::Channel => "it is not bound to the channel it came over",
         })
     }
 }

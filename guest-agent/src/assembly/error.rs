@@ -89,9 +89,6 @@ pub enum AssemblyError {
     /// The verifier cannot be made.
     #[error(transparent)]
     Verifier(#[from] BuildError),
-    /// A sandbox cannot be prepared in this machine.
-    #[error("a sandbox cannot be prepared in the machine: {0}")]
-    Container(casemate::isolation::spawner::Failure),
     /// The key of the log cannot be made.
     #[error("the log's key cannot be made")]
     LogKey(#[source] KeyError),
@@ -128,7 +125,6 @@ impl AssemblyError {
             Self::Endorsements(_) => "endorsements",
             Self::NoEvidence(_) | Self::SimulatedUnwelcome(_) | Self::Simulated(_) => "no-evidence",
             Self::Verifier(_) => "verifier",
-            Self::Container(_) => "container",
             Self::LogKey(_) | Self::LogFolder { .. } | Self::Log { .. } => "log",
         }
     }

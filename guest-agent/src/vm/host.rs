@@ -14,6 +14,7 @@ mod image;
 mod launch;
 mod machine_log;
 mod talk;
+mod template;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -26,13 +27,15 @@ use casemate::By;
 use casemate::error::describe;
 use casemate::isolation::microvm::image::ArchiveError;
 use casemate::isolation::microvm::qmp::QmpError;
-use casemate::isolation::microvm::{ChannelError, ImageError, Machine};
+use casemate::isolation::microvm::{ChannelError, ImageError, Machine, Origin};
 use casemate::isolation::spawner::Failure;
 use vault::audit::{KeyError, LogError};
 
-use super::{Ended, Start, places};
+use super::{Ended, Seed, Start, places};
 use crate::view::Look;
 use crate::{Assembly, AssemblyError};
+use launch::{Digests, Files};
+use template::{Launcher, Template};
 
 pub use expected::{Kind, measurement};
 pub use image::{Inputs, image_of, newest_kernel};
@@ -55,6 +58,8 @@ pub struct Options {
     pub tee: Option<Kind>,
     /// Its firmware.
     pub firmware: Option<PathBuf>,
+    /// A folder of templates to start from: made now if there is none of this machine yet.
+    pub templates: Option<PathBuf>,
     /// A file for every byte that crosses the channel, which is what a curious host sees.
     pub recorded: Option<PathBuf>,
 }
@@ -108,6 +113,15 @@ pub enum VmError {
     /// This host has not the hardware.
     #[error("{0}")]
     NotHere(String),
+    /// A template would not be that of its name.
+    #[error("the kernel or a program changed while the machine's template was made: try again")]
+    Changed,
+    /// What a TEE hides cannot be kept.
+    #[error(
+        "a confidential machine cannot start from a template: its memory is not to be kept, and what goes \
+         on from elsewhere is not measured"
+    )]
+    NotKept,
     /// What the hardware would measure cannot be said.
     #[error("the launch measurement cannot be computed")]
     Measure(#[from] attestation::measure::MeasureError),
@@ -219,22 +233,53 @@ fn follow(
         Some(kernel) => kernel.clone(),
         None => newest_kernel()?,
     };
+    if run.options.tee.is_some() && run.options.templates.is_some() {
+        return Err(VmError::NotKept);
+    }
     let confidential = run.options.tee.map(|kind| kind.guest_of(&bundle));
     if let Some(confidential) = &confidential {
         confidential.possible_here().map_err(VmError::NotHere)?;
     }
-    let firmware = run.options.firmware.as_deref();
-    let files = launch::Files::prepare(&image, &kernel, firmware)?;
+    // What is measured is the kernel as it was packed; and a template is booted once only.
+    let unpack = confidential.is_none() && run.options.templates.is_none();
+    let prepare = || Files::prepare(&image, &kernel, run.options.firmware.as_deref(), unpack);
+    let (files, digests) = match run.options.templates {
+        Some(_) => (None, Digests::of(&image, &kernel)?),
+        None => {
+            let files = prepare()?;
+            let digests = files.digests;
+            (Some(files), digests)
+        }
+    };
     let isolation = &bundle.tables().isolation;
-    let mut machine = Machine::sized(isolation.memory, isolation.cpu, files.image_size);
+    let mut machine = Machine::sized(isolation.memory, isolation.cpu, digests.image_size);
     machine.confidential = confidential;
-    let expected = files.expected(&machine)?;
+    if run.options.templates.is_some() {
+        machine.origin = Origin::Clone;
+    }
+    let expected = match &files {
+        Some(files) => files.expected(&machine)?,
+        None => None,
+    };
     let qemu = launch::qemu()?;
-    log.opened(&bundle, &machine, &files, expected)?;
-    let launched = launch::launch(qemu, &machine, &files)?;
+    log.opened(&bundle, &machine, digests, expected)?;
+    let template = match &run.options.templates {
+        Some(folder) => {
+            let launcher = Launcher {
+                qemu,
+                patience: run.options.patience,
+                log,
+            };
+            let template = Template::of(folder, &machine, digests, prepare, launcher)?;
+            Some(template)
+        }
+        None => None,
+    };
+    let kept = template.as_ref().map(Template::kept);
+    let launched = launch::launch(qemu, &machine, files.as_ref(), kept)?;
     log.launched(&launched.confined)?;
     if !run.look.json && !run.look.quiet {
-        show(&launched.confined, &machine, &files);
+        show(&launched.confined, &machine, digests);
     }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -248,7 +293,9 @@ fn follow(
         log,
         session_log: run.log,
         receipt: run.receipt.take(),
+        origin: machine.origin,
         start: Start {
+            seed: Seed::draw()?,
             now: now.as_secs(),
             accept_simulated: run.accept_simulated,
             look: run.look,
@@ -259,7 +306,7 @@ fn follow(
 }
 
 /// What the machine is, and what confines it, for people.
-fn show(confined: &[casemate::enforcement::Item], machine: &Machine, files: &launch::Files) {
+fn show(confined: &[casemate::enforcement::Item], machine: &Machine, digests: Digests) {
     use casemate::enforcement::State;
     use casemate::isolation::microvm::Accelerator;
     let how = match machine.accelerator {
@@ -271,7 +318,7 @@ fn show(confined: &[casemate::enforcement::Item], machine: &Machine, files: &lau
         "  machine {} MiB, {} vCPU, {how}; image {}…\n",
         machine.memory,
         machine.vcpus,
-        &hex(&files.image_digest)[..16]
+        &hex(&digests.image)[..16]
     );
     for item in confined {
         let state = match item.state {

@@ -3,6 +3,7 @@
 //! Whatever goes wrong, the machine ends: it is never left running without a session that watches over
 //! its workload.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,9 +15,14 @@ use std::time::Duration;
 
 use casemate::Handle;
 use casemate::error::describe;
+use casemate::isolation::Backend;
+use casemate::isolation::container::Container;
 use casemate::isolation::microvm::channel::Inlet;
 use casemate::isolation::microvm::image::{Archive, ArchiveError, unpack};
 use casemate::isolation::microvm::{Incoming, Link, StreamId, guest};
+use casemate::isolation::nursery::Nursery;
+use casemate::isolation::pool::{Pool, Pooled};
+use casemate::plan::{self, Plan};
 use casemate::receipt::Receipt;
 use casemate::record::hex;
 
@@ -30,8 +36,9 @@ use crate::control::OneSession;
 use crate::view::View;
 use crate::{Assembled, Assembly, lockdown, transport};
 
-/// What the guest calls the folder of its log, and where it unpacks what crosses.
+/// What the guest calls the folder of its log, and where it has what is measured and what crosses.
 const LOG: &str = "/run/log";
+const MEASURED: &str = "/measured";
 const DELIVERY: &str = "/delivery";
 /// Streams in which nothing comes.
 const OUTGOING: [StreamId; 5] = [
@@ -83,6 +90,44 @@ enum Word {
     Bye,
 }
 
+/// What is there before the host is heard: all of it comes from the measured image, and is the same in
+/// every machine of that image. None of it is secret, and nothing was drawn for it.
+struct Prepared {
+    assembly: Assembly,
+    backend: Box<dyn Backend>,
+}
+
+impl Prepared {
+    fn make() -> Result<Self, String> {
+        let assembly = Assembly::read(Path::new(POLICY_FILE)).map_err(|error| describe(&error))?;
+        lay_out(&assembly)?;
+        let backend: Box<dyn Backend> = match made(&assembly) {
+            Some(sandbox) => Box::new(sandbox),
+            None => Box::new(Container::prepare().map_err(|failure| failure.to_string())?),
+        };
+        Ok(Self { assembly, backend })
+    }
+}
+
+/// The sandbox, as far as it can be made before its session: not with trees or vaults that are yet to come.
+///
+/// It is that of a decision without evidence. If the session decides otherwise it makes another one, and if
+/// none can be made it says why.
+fn made(assembly: &Assembly) -> Option<Pooled> {
+    let bundle = assembly.bundle();
+    let tables = bundle.tables();
+    if !tables.data.is_empty() || !tables.files.write.is_empty() {
+        return None;
+    }
+    let facts = casemate::facts::gather(None, None, 0, &BTreeSet::new());
+    let plan = Plan::under(&bundle.decide(&facts));
+    let floor = plan::floor(bundle, &plan, assembly.base(), &BTreeMap::new()).ok()?;
+    let limits = plan::limits(tables, plan.tier);
+    let pool = Pool::start(Nursery::start().ok()?, floor, limits, 1).ok()?;
+    pool.wait_until_full().ok()?;
+    Some(pool.last())
+}
+
 fn follow() -> Result<(), String> {
     lockdown::confine().map_err(|error| format!("confining: {error}"))?;
     guest::prepare().map_err(|failure| failure.to_string())?;
@@ -126,6 +171,8 @@ fn follow() -> Result<(), String> {
         .name("channel".into())
         .spawn(receive)
         .map_err(|error| error.to_string())?;
+    let prepared = Prepared::make();
+    // A template is kept from here on, and each of its clones goes on here.
     let booted = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let hello = ToHost::Hello {
         protocol: PROTOCOL,
@@ -136,8 +183,9 @@ fn follow() -> Result<(), String> {
     let Ok(Word::Start(start)) = heard.recv_timeout(START_DEADLINE) else {
         return Err("the host does not say what to run".into());
     };
-    let ended = guest
-        .session(&start, stdin?, files?)
+    guest::reseed(start.seed.bytes()).map_err(|failure| failure.to_string())?;
+    let ended = prepared
+        .and_then(|prepared| guest.session(prepared, &start, stdin?, files?))
         .unwrap_or_else(Ended::Failed);
     // Those of the workload too: it may not have come so far that something ended them.
     for id in OUTGOING {
@@ -188,13 +236,13 @@ impl Guest {
     /// Runs the session, from its files to its receipt.
     fn session(
         self: &Arc<Self>,
+        prepared: Prepared,
         start: &Start,
         stdin: Inlet,
         mut files: Inlet,
     ) -> Result<Ended, String> {
         guest::set_clock(start.now).map_err(|failure| failure.to_string())?;
-        // The policy that was measured, before anything that was not.
-        let assembly = Assembly::read(Path::new(POLICY_FILE)).map_err(|error| describe(&error))?;
+        let Prepared { assembly, backend } = prepared;
         deliver(&mut files, &assembly)?;
         let written = places::written(assembly.bundle()).map_err(|error| describe(&error))?;
         let listed = listed(&assembly, start);
@@ -209,7 +257,7 @@ impl Guest {
             asked: Arc::clone(&self.asked),
         };
         let log = Path::new(LOG);
-        let assembled = assembly.in_a_machine(log, broker, ways);
+        let assembled = assembly.in_a_machine(backend, log, broker, ways);
         let Assembled {
             session,
             log: writing,
@@ -303,19 +351,29 @@ fn give_up(why: &str) -> ! {
     guest::power_off()
 }
 
-/// Unpacks what crosses beside the image, and puts each thing where the measured policy has it: never
-/// over anything that was measured.
-fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
-    let at = Path::new(DELIVERY);
-    guest::memory_at(at).map_err(|error| format!("`{DELIVERY}`: {error}"))?;
-    let mut files = io::BufReader::new(files);
-    unpack(&mut files, at, MAX_FILES).map_err(|error| describe(&error))?;
+/// Puts granted trees of the image where their files can be given to the sandbox's user, and makes room for
+/// what crosses.
+fn lay_out(assembly: &Assembly) -> Result<(), String> {
+    let at = Path::new(MEASURED);
+    for place in [at, Path::new(DELIVERY)] {
+        let wrong = |error| format!("`{}`: {error}", place.display());
+        guest::memory_at(place).map_err(wrong)?;
+    }
     for place in places::granted(assembly.bundle()).map_err(|error| describe(&error))? {
         let wrong = |error: ArchiveError| format!("`{}`: {}", place.inside, describe(&error));
         let to = at.join(&place.name);
         copy(Path::new(&place.inside), &to).map_err(wrong)?;
         guest::cover(&to, Path::new(&place.inside)).map_err(|error| wrong(error.into()))?;
     }
+    Ok(())
+}
+
+/// Unpacks what crosses beside the image, and puts each thing where the measured policy has it: never
+/// over anything that was measured.
+fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
+    let at = Path::new(DELIVERY);
+    let mut files = io::BufReader::new(files);
+    unpack(&mut files, at, MAX_FILES).map_err(|error| describe(&error))?;
     let carried = places::carried(assembly.bundle()).map_err(|error| describe(&error))?;
     for place in carried {
         guest::show(&at.join(&place.name), Path::new(&place.inside))
@@ -324,8 +382,7 @@ fn deliver(files: &mut Inlet, assembly: &Assembly) -> Result<(), String> {
     Ok(())
 }
 
-/// Copies a measured tree to where its files can be given to the sandbox's user. No name that crosses can
-/// be in its way: that would be an error.
+/// Copies a tree.
 fn copy(from: &Path, to: &Path) -> Result<(), ArchiveError> {
     if !from.is_dir() {
         fs::copy(from, to)?;

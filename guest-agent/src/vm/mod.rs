@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  host: sandboxctl run                         guest: /init
-//!  policy ─▶ image ─▶ machine ─── hello ◀──────  mounts, clock, port
-//!                               start, files ─▶  policy (measured) ─▶ session
+//!  policy ─▶ image ─▶ machine ─── hello ◀──────  mounts, port, policy (measured)   ◀ template
+//!                               start, files ─▶  seed, clock ─▶ session
 //!  log folder ◀──────────────── log, acknowledged before the effect it announces
 //!  broker, or a way to one ◀─── evidence ─▶ sealed keys
 //!  terminal ◀────────────────── stdio, signals, orders
@@ -20,14 +20,17 @@ mod log;
 mod places;
 mod ways;
 
+use std::{fmt, io};
+
 use casemate::isolation::child::Ending;
 use casemate::isolation::microvm::StreamId;
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::view::Look;
 
 /// Version of this protocol; both ends come from one build, and say so.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Where the policy and what it names by relative paths lie in the guest.
 pub const POLICY_FOLDER: &str = "/policy";
 /// The policy's file there.
@@ -122,6 +125,8 @@ pub enum ToHost {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Start {
+    /// What no other machine that goes on from the same template is told.
+    pub seed: Seed,
     /// The host's clock, in seconds since the Unix epoch. The guest has no other.
     pub now: u64,
     /// Whether a simulated TEE may stand in for one.
@@ -130,6 +135,41 @@ pub struct Start {
     pub look: Look,
     /// Whether a receipt is asked for.
     pub receipt: bool,
+}
+
+/// What the guest's random number generator is given beside its own sources.
+///
+/// The host knows it, as does whoever reads the channel: it makes two clones of a template differ, and is
+/// mixed in only.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+pub struct Seed([u8; 32]);
+
+impl Seed {
+    /// Draws one.
+    ///
+    /// # Errors
+    ///
+    /// What getrandom(2) answers.
+    pub fn draw() -> io::Result<Self> {
+        let mut seed = [0; 32];
+        let mut left = &mut seed[..];
+        while !left.is_empty() {
+            let drawn = rustix::rand::getrandom(&mut *left, rustix::rand::GetRandomFlags::empty())?;
+            left = &mut left[drawn..];
+        }
+        Ok(Self(seed))
+    }
+
+    fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(..)")
+    }
 }
 
 /// What a broker is asked.
@@ -214,7 +254,7 @@ mod tests {
             "{\"event\":{\"signal\":\"operator\"}}",
             "{\"reload\":\"version = 9\"}",
             "{\"apply\":{\"restore\":\"/data\"}}",
-            "{\"start\":{\"now\":1,\"accept-simulated\":true,\"look\":{\"json\":true,\"quiet\":false,             \"colour\":false},\"receipt\":false,\"policy\":\"version = 9\"}}",
+            "{\"start\":{\"seed\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0],\"now\":1,\"accept-simulated\":true,\"look\":{\"json\":true,\"quiet\":false,             \"colour\":false},\"receipt\":false,\"policy\":\"version = 9\"}}",
         ] {
             assert!(said(forged).is_err(), "{forged}");
         }

@@ -44,6 +44,14 @@ pub struct Machine {
     /// With `microvm`: firmware of a confidential machine, OVMF built for it.
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
+    /// With `microvm`: start from a template, a machine that was booted once with the same kernel and image
+    /// and waits to be told what to run; it is made now if there is none. Not with `--tee`.
+    #[arg(long)]
+    warm: bool,
+    /// With `--warm`: folder of the templates, which nobody else may read. [default: below
+    /// $XDG_CACHE_HOME/casemate]
+    #[arg(long, value_name = "DIR", requires = "warm")]
+    templates: Option<PathBuf>,
     /// With `microvm`: write every byte that crosses between host and guest into this file.
     #[arg(long, value_name = "FILE", hide = true)]
     record_channel: Option<PathBuf>,
@@ -69,8 +77,23 @@ impl Machine {
             patience: Duration::from_secs(self.patience.max(1)),
             tee: self.tee,
             firmware: self.firmware.clone(),
+            templates: self.warm.then(|| self.templates()).transpose()?,
             recorded: self.record_channel.clone(),
         })
+    }
+}
+
+impl Machine {
+    fn templates(&self) -> Result<PathBuf, Failure> {
+        if let Some(folder) = &self.templates {
+            return Ok(folder.clone());
+        }
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let cache = cache.or_else(home).ok_or_else(|| {
+            Failure::new("there is no place for templates").hint("give one with --templates DIR")
+        })?;
+        Ok(cache.join("casemate/templates"))
     }
 }
 

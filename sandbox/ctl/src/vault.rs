@@ -80,7 +80,7 @@ pub struct Create {
     at: At,
     /// KiB that are sealed together: 4 or 16 for databases, whose reads are small; 64 or 256 for files
     /// that are read as a whole.
-    #[arg(long, value_name = "KIB", default_value = "64", value_parser = chunk)]
+    #[arg(long, value_name = "KIB", default_value = "16", value_parser = chunk)]
     chunk: ChunkSize,
 }
 

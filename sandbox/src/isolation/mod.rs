@@ -46,6 +46,12 @@ pub trait Backend: Send {
     fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure>;
 }
 
+impl Backend for Box<dyn Backend> {
+    fn launch(self: Box<Self>, launch: Launch<'_>) -> Result<Box<dyn Instance>, Failure> {
+        (*self).launch(launch)
+    }
+}
+
 /// What a launch needs.
 pub struct Launch<'a> {
     /// What is in force from exec on.

@@ -134,15 +134,28 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
+impl Pool {
+    /// Makes no more: a backend that launches one of those that are there, which then are nobody else's.
+    pub fn last(mut self) -> Pooled {
+        self.end();
+        Pooled(Arc::clone(&self.shared))
+    }
+
+    /// Ends the thread. False if it was ended before.
+    fn end(&mut self) -> bool {
         self.shared.lock().over = true;
         self.shared.changed.notify_all();
-        if let Some(maker) = self.maker.take() {
-            let _ = maker.join();
+        let maker = self.maker.take();
+        maker.is_some_and(|maker| maker.join().is_ok())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.end() {
+            let left = std::mem::take(&mut self.shared.lock().parked);
+            drop(left);
         }
-        let left = std::mem::take(&mut self.shared.lock().parked);
-        drop(left);
     }
 }
 

@@ -31,13 +31,20 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Answers a challenge, under the policy that is in force now.
+    /// Answers a nonce that came over this channel, under the policy that is in force now.
     ///
     /// # Errors
     ///
     /// [`AttestError`] when no evidence can be had.
-    pub fn answer(&self, nonce: Nonce) -> Result<(Challenge, Evidence), AttestError> {
-        let challenge = current(&self.identity).challenge(nonce);
+    pub fn answer(
+        &self,
+        nonce: Nonce,
+        channel: Option<[u8; 32]>,
+    ) -> Result<(Challenge, Evidence), AttestError> {
+        let challenge = Challenge {
+            channel,
+            ..current(&self.identity).challenge(nonce)
+        };
         let evidence = Turns(&self.attester).attest(&challenge.report_data())?;
         Ok((challenge, evidence))
     }

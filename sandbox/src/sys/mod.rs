@@ -12,6 +12,7 @@ pub mod probe;
 pub mod process;
 #[cfg(target_arch = "x86_64")]
 pub mod ptrace;
+pub mod random;
 pub mod seccomp;
 pub mod signal;
 pub mod trace;

@@ -236,6 +236,15 @@ impl Service {
         check(unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const *self, 0) })
             .map(drop)
     }
+
+    /// Has a thread be served so again, as far as that is permitted.
+    fn restore(self, thread: i32) {
+        // Who is not root may give the policy back, but not let it be inherited again. Or it has ended.
+        let _ = self.apply_to(thread).or_else(|_| {
+            let flags = self.flags | RESET_ON_FORK;
+            Self { flags, ..self }.apply_to(thread)
+        });
+    }
 }
 
 /// As long as it lives, the thread that began it runs soon when it wakes, also while somebody else uses
@@ -253,7 +262,9 @@ impl Prompt {
 
 impl Drop for Prompt {
     fn drop(&mut self) {
-        let _ = self.0.take().map(|before| before.apply());
+        if let Some(before) = self.0.take() {
+            before.restore(0);
+        }
     }
 }
 
@@ -287,14 +298,9 @@ impl First {
 
 impl Drop for First {
     fn drop(&mut self) {
-        let Some(before) = self.before.take() else {
-            return;
-        };
-        // Who is not root may give the policy back, but not let it be inherited again. Or it has ended.
-        let _ = before.apply_to(self.thread).or_else(|_| {
-            let flags = before.flags | RESET_ON_FORK;
-            Service { flags, ..before }.apply_to(self.thread)
-        });
+        if let Some(before) = self.before.take() {
+            before.restore(self.thread);
+        }
     }
 }
 

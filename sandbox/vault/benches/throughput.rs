@@ -24,7 +24,7 @@ use vault::kek::Released;
 use vault::{ChunkSize, CreateOptions, Padding, Vault};
 
 /// The vault's default, and what it reads and writes at once.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 16 * 1024;
 const BATCH: usize = 512 * 1024;
 const TAG: usize = 16;
 
@@ -172,7 +172,7 @@ struct Bench {
 impl Bench {
     fn new(root: &Path, len: usize) -> Self {
         let options = CreateOptions {
-            chunk: ChunkSize::KiB64,
+            chunk: ChunkSize::default(),
             padding: Padding::None,
         };
         let kek = Released::take(&mut [7; 32]).unwrap();

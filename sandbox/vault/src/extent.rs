@@ -123,13 +123,54 @@ impl SealedExtent {
         scratch: &mut [u8],
         out: &mut [u8],
     ) -> Result<(), ReadError> {
-        let tags = self.tags(index / GROUP as u64)?;
-        let place = (index % GROUP as u64) as usize * TAG_LEN;
-        let tag = tags.get(place..place + TAG_LEN).ok_or(DAMAGED)?;
         let ciphertext = scratch.get_mut(..out.len()).ok_or(DAMAGED)?;
         self.file
             .read_exact_at(ciphertext, self.layout.chunk_at(index))
             .map_err(|e| short_or_io(e, index))?;
+        self.open_chunk(cipher, index, ciphertext, out)
+    }
+
+    /// Verifies and decrypts chunks from `first` on, all as long as `chunk`, read as many at once as
+    /// there is room for in `scratch`. What fails is told with how many were read before.
+    pub(crate) fn read_chunks(
+        &self,
+        cipher: &ChunkCipher,
+        first: u64,
+        chunk: usize,
+        scratch: &mut [u8],
+        out: &mut [u8],
+    ) -> Result<(), (u64, ReadError)> {
+        let batch = (scratch.len() / chunk).max(1) * chunk;
+        let mut index = first;
+        for out in out.chunks_mut(batch) {
+            let ciphertext = scratch.get_mut(..out.len()).ok_or((0, DAMAGED))?;
+            let at = self.layout.chunk_at(index);
+            let read = self.file.read_exact_at(ciphertext, at).is_ok();
+            for (place, out) in out.chunks_mut(chunk).enumerate() {
+                // What could not be read as one tells which chunk it was when read one by one.
+                let opened = if read {
+                    let ciphertext = &scratch[place * chunk..][..out.len()];
+                    self.open_chunk(cipher, index, ciphertext, out)
+                } else {
+                    self.read_chunk(cipher, index, scratch, out)
+                };
+                opened.map_err(|e| (index - first, e))?;
+                index += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_chunk(
+        &self,
+        cipher: &ChunkCipher,
+        index: u64,
+        ciphertext: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        let tags = self.tags(index / GROUP as u64)?;
+        let place = (index % GROUP as u64) as usize * TAG_LEN;
+        let tag = tags.get(place..place + TAG_LEN).ok_or(DAMAGED)?;
         let last = index + 1 == self.layout.chunks();
         if cipher.open(index, last, ciphertext, tag, out) {
             Ok(())

@@ -14,7 +14,7 @@ use crate::secret::SecretKey;
 pub type Target = fn(&[u8]);
 
 /// Every entry, by its name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("header", header),
     ("manifest", manifest_file),
     ("manifest_body", manifest_body),
@@ -26,6 +26,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("checkpoint", audit::checkpoint),
     ("proof", audit::proof),
     ("segment", audit::segment),
+    ("disclosure", audit::disclosure),
     ("device", device),
 ];
 
@@ -198,6 +199,13 @@ mod tests {
             ),
             ("proof", vec![proof]),
             ("segment", vec![segment[..3 * 4096].to_vec()]),
+            (
+                "disclosure",
+                vec![
+                    br#"{"name":"subject","salt":"00112233445566778899aabbccddeeff","value":["a",1]}"#
+                        .to_vec(),
+                ],
+            ),
             (
                 "device",
                 vec![

@@ -26,6 +26,9 @@ pub struct Object {
     spare: Mutex<Vec<Buffers>>,
 }
 
+/// Bytes of small chunks that are read from the store in one go.
+const AT_ONCE: usize = 64 * 1024;
+
 /// What reading a chunk takes: its ciphertext, and its content where only a part of that is wanted.
 struct Buffers {
     sealed: Vec<u8>,
@@ -145,10 +148,9 @@ impl Object {
             let (index, skip) = (at / chunk, (at % chunk) as usize);
             let content = (self.len - index * chunk).min(chunk) as usize;
             let wanted = (content - skip).min(buf.len() - done);
-            let out = &mut buf[done..done + wanted];
-            done += wanted;
-            let Some((number, place)) = self.place(index) else {
-                out.fill(0);
+            let Some((number, place, left)) = self.place(index) else {
+                buf[done..done + wanted].fill(0);
+                done += wanted;
                 continue;
             };
             let sealed = self.extents.get(number as usize).ok_or(DAMAGED)?;
@@ -157,6 +159,17 @@ impl Object {
                 Some(known) => cipher.insert(known),
                 None => cipher.insert((number, sealed.cipher()?)),
             };
+            let whole = left.min((buf.len() - done) as u64 / chunk);
+            if skip == 0 && whole > 1 && sealed.chunk_len(place + whole - 1) == chunk as usize {
+                let (out, chunk) = (&mut buf[done..][..(whole * chunk) as usize], chunk as usize);
+                sealed
+                    .read_chunks(cipher, place, chunk, scratch, out)
+                    .map_err(|(before, e)| e.in_chunk(index + before))?;
+                done += out.len();
+                continue;
+            }
+            let out = &mut buf[done..done + wanted];
+            done += wanted;
             let stored = sealed.chunk_len(place);
             if skip == 0 && stored <= wanted {
                 let (data, rest) = out.split_at_mut(stored);
@@ -177,12 +190,14 @@ impl Object {
         Ok(())
     }
 
-    /// The extent that holds a chunk, and its place there; `None` if the chunk was never written.
-    fn place(&self, index: u64) -> Option<(u32, u64)> {
+    /// The extent that holds a chunk, its place there, and how many go on from there, itself included;
+    /// `None` if the chunk was never written.
+    fn place(&self, index: u64) -> Option<(u32, u64, u64)> {
         let index = u32::try_from(index).ok()?;
         let after = self.runs.partition_point(|run| run.at <= index);
         let run = self.runs.get(after.checked_sub(1)?)?;
-        (index < run.end()).then(|| (run.extent, u64::from(run.from) + u64::from(index - run.at)))
+        let place = u64::from(run.from) + u64::from(index.checked_sub(run.at)?);
+        (index < run.end()).then(|| (run.extent, place, u64::from(run.end() - index)))
     }
 
     // Kept for the next read: clearing new ones costs as much as decrypting into them.
@@ -193,7 +208,7 @@ impl Object {
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
         spare.unwrap_or_else(|| Buffers {
-            sealed: vec![0; self.chunk.bytes()],
+            sealed: vec![0; self.chunk.bytes().max(AT_ONCE)],
             opened: Plaintext::zeros(self.chunk.bytes()),
         })
     }

@@ -27,6 +27,7 @@
 //! [resources."default/key/sales"]          # REPO/TYPE/TAG
 //! key-file = "sales.key"                   # 64 hexadecimal digits; or file = "…", the bytes as they are
 //! policies = ["9f86d0…"]                   # SHA-256 of the bundles it is for; or "any"
+//! over-channel = true                      # only on evidence that is bound to its TLS connection
 //! ```
 
 use std::collections::BTreeMap;
@@ -43,8 +44,6 @@ use attestation::{
 use broker::key_file::{self, KeyFileError};
 use broker::{Broker, ReleasePolicy};
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -53,8 +52,8 @@ use crate::believing::{Believing, Source, SourceError};
 
 /// Most bytes of the configuration file.
 const MAX_CONFIG: u64 = 1 << 20;
-/// Most bytes of a certificate chain or of its key.
-const MAX_PEM: u64 = 64 << 10;
+/// Signatures on certificates that are verified once: three or four for each platform.
+const REMEMBERED: usize = 4_096;
 /// Most bytes of a resource's name.
 const MAX_NAME: usize = 256;
 
@@ -157,6 +156,8 @@ struct Resource {
     file: Option<PathBuf>,
     policies: Policies,
     #[serde(default)]
+    over_channel: bool,
+    #[serde(default)]
     dangerously_accept_warning: bool,
 }
 
@@ -230,7 +231,7 @@ impl Config {
         let reference = ReferenceValues::from_json(&reference).map_err(SourceError::from)?;
         let folder = file.attestation.endorsements.as_ref();
         let folder = folder.map(|folder| EndorsementFolder::at(base.join(folder)));
-        let mut builder = Verifier::builder();
+        let mut builder = Verifier::builder().remember(REMEMBERED);
         if accept_simulated {
             builder = builder.dangerous().accept_simulated();
         }
@@ -251,7 +252,7 @@ impl Config {
             admin: base.join(file.admin),
             log: base.join(file.log),
             log_key: base.join(file.log_key),
-            tls: tls(&base.join(&file.tls.certificate), &base.join(&file.tls.key))?,
+            tls: crate::tls::server(&base.join(&file.tls.certificate), &base.join(&file.tls.key))?,
             limits: file.limits,
             store: file.store,
             base: base.to_owned(),
@@ -298,6 +299,10 @@ impl Resource {
                 ));
             }
         };
+        if self.over_channel {
+            policy = policy.only_over_channel();
+            rule.push_str(", over one connection");
+        }
         if self.dangerously_accept_warning {
             policy = policy.dangerous().accept_warning();
             rule.push_str(", also at tier warning");
@@ -344,7 +349,7 @@ fn check(limits: &Limits) -> Result<(), ConfigError> {
     }
 }
 
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConfigError> {
+pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConfigError> {
     let unreadable = |source| ConfigError::Read {
         path: path.into(),
         source,
@@ -361,7 +366,7 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConfigError> {
 }
 
 /// Reads a file that nobody but its owner can read, into memory that is zeroed.
-fn private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+pub(crate) fn private(path: &Path, most: usize) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let unreadable = |source| ConfigError::Read {
         path: path.into(),
         source,
@@ -395,21 +400,4 @@ fn secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
         true => Ok(bytes),
         false => Err(ConfigError::Length(path.into())),
     }
-}
-
-fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ConfigError> {
-    let wrong = |error: &dyn std::fmt::Display| ConfigError::Tls(error.to_string());
-    let chain = read(certificate, MAX_PEM)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
-    let key = private(key, MAX_PEM as usize)?;
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(&error))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?
-        .with_no_client_auth()
-        .with_single_cert(chain.map_err(|error| wrong(&error))?, key);
-    let mut config = config.map_err(|error| wrong(&error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use attestation::UnixTime;
-use axum::Json;
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
@@ -15,12 +13,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::service::{Leased, Refused, Service};
+use crate::tls::Channel;
 use crate::wire::{self, ErrorInformation, MAX_AUTH, MAX_BODY};
 
 /// Name of the cookie that names a session.
@@ -75,6 +75,7 @@ async fn metrics(State(service): State<Arc<Service>>) -> String {
 async fn auth(
     State(service): State<Arc<Service>>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
+    Extension(channel): Extension<Option<Channel>>,
     body: Bytes,
 ) -> Result<Response, Refused> {
     let request: wire::Request = serde_json::from_slice(&body)
@@ -82,7 +83,9 @@ async fn auth(
     if !is_known(&request.version) {
         return Err(Refused::Form("the version of the protocol is not known"));
     }
-    let task = tokio::task::spawn_blocking(move || service.challenge(&request.tee, client, now()));
+    let task = tokio::task::spawn_blocking(move || {
+        service.challenge(&request.tee, client, channel, now())
+    });
     let (id, nonce) = task.await.map_err(|_| Refused::Broken)??;
     let challenge = wire::Challenge {
         nonce: STANDARD.encode(nonce),
@@ -93,7 +96,7 @@ async fn auth(
 }
 
 /// Whether this is a version of the protocol that is spoken here: 0.1 to 0.4.
-fn is_known(version: &str) -> bool {
+pub(crate) fn is_known(version: &str) -> bool {
     let numbers: Option<Vec<u32>> = version
         .split('.')
         .map(|part| {
@@ -108,6 +111,7 @@ fn is_known(version: &str) -> bool {
 async fn attest(
     State(service): State<Arc<Service>>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
+    Extension(channel): Extension<Option<Channel>>,
     request: Request,
 ) -> Result<Response, Refused> {
     let id = session(request.headers()).ok_or(Refused::Session)?;
@@ -120,7 +124,7 @@ async fn attest(
     };
     let task = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        service.attest(&id, &body, client, now())
+        service.attest(&id, &body, client, channel, now())
     });
     let token = task.await.map_err(|_| Refused::Broken)??;
     Ok(Json(json!({ "token": token })).into_response())
@@ -129,11 +133,12 @@ async fn attest(
 async fn resource(
     State(service): State<Arc<Service>>,
     name: Result<Path<Name>, PathRejection>,
+    Extension(channel): Extension<Option<Channel>>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let id = session(&headers).ok_or(Refused::Session)?;
     let name = named(name)?;
-    let task = tokio::task::spawn_blocking(move || service.release(&id, &name, now()));
+    let task = tokio::task::spawn_blocking(move || service.release(&id, &name, channel, now()));
     let encrypted = task.await.map_err(|_| Refused::Broken)??;
     Ok(Json(encrypted).into_response())
 }
@@ -170,6 +175,8 @@ async fn lease(
         .map_err(|_| Refused::Form("`wait` is a number of seconds"))?
         .wait;
     let id = session(&headers).ok_or(Refused::Session)?;
+    // It holds the buffer that the request came in, and many wait here for long.
+    drop(headers);
     let name = named(name)?;
     // A change that comes while the first look is under way is one to look again for.
     let mut news = service.news();
@@ -195,7 +202,7 @@ async fn lease(
 }
 
 /// The session that a client names, in whichever of its cookies.
-fn session(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn session(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter();
     let mut named = cookies
         .filter_map(|cookies| cookies.to_str().ok())

@@ -23,7 +23,10 @@
 
 pub mod admin;
 pub mod believing;
+pub mod coco;
 pub mod config;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod journal;
 pub mod jwe;
@@ -33,4 +36,5 @@ pub mod service;
 pub mod sessions;
 pub mod store;
 pub mod tally;
+pub mod tls;
 pub mod wire;

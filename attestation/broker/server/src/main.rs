@@ -27,6 +27,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long those who watch the store may take to notice the end.
 const LAST_WATCH: Duration = Duration::from_secs(8);
 
+/// Descriptors beside those of connections: logs, the store, the operator's callers.
+const OWN_FILES: u64 = 64;
+
 /// Release keys to attested guests, and to nobody else.
 #[derive(Parser)]
 #[command(name = "casemate-broker", version)]
@@ -139,6 +142,7 @@ fn serve(path: &Path, accept_simulated: bool, store: Option<String>) -> Result<(
     rustix::process::setrlimit(Resource::Core, nothing)?;
     rustix::thread::set_no_new_privs(true)?;
     let mut config = Config::read(path, accept_simulated)?;
+    make_room(config.limits.connections)?;
     if let Some(store) = store {
         config.store = store;
     }
@@ -173,6 +177,22 @@ fn serve(path: &Path, accept_simulated: bool, store: Option<String>) -> Result<(
         let journal = service.into_journal();
         journal.write(&Event::Closed)?;
         journal.close()?;
+    }
+    Ok(())
+}
+
+/// Has the system give a descriptor to each connection, if this user may have so many.
+fn make_room(connections: usize) -> Result<(), Box<dyn Error>> {
+    let needed = connections as u64 + OWN_FILES;
+    let mut files = rustix::process::getrlimit(Resource::Nofile);
+    if files.current.is_some_and(|now| now < needed) {
+        files.current = Some(files.maximum.map_or(needed, |most| most.min(needed)));
+        rustix::process::setrlimit(Resource::Nofile, files)?;
+    }
+    if files.current.is_some_and(|now| now < needed) {
+        note(format_args!(
+            "fewer files can be open than `connections` asks for: raise the limit to {needed}"
+        ));
     }
     Ok(())
 }

@@ -3,15 +3,20 @@
 //! A client that is slow is given up, whatever it is slow at: the handshake, the header, the body, or
 //! reading the answer. One connection too many is closed at once: nothing waits in a line without end.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::{Extension, Router};
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -21,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Limits;
+use crate::tls::Channel;
 
 /// How many times its patience with one request a connection may be there in all.
 const REQUESTS: u32 = 12;
@@ -62,11 +68,15 @@ pub async fn serve(
             continue;
         };
         let (acceptor, watcher) = (acceptor.clone(), graceful.watcher());
-        let router = router.clone().layer(Extension(ConnectInfo(client)));
+        let served = Served {
+            client,
+            channel: None,
+            router: TowerToHyperService::new(router.clone()),
+        };
         tokio::spawn(async move {
             let _place = place;
             // What goes wrong with one connection is that client's business.
-            let connection = one(stream, acceptor, router, watcher, patience);
+            let connection = one(stream, acceptor, served, watcher, patience);
             let _ = tokio::time::timeout(patience * REQUESTS, connection).await;
         });
     }
@@ -77,20 +87,45 @@ pub async fn serve(
 async fn one(
     stream: TcpStream,
     acceptor: TlsAcceptor,
-    router: Router,
+    mut served: Served,
     watcher: hyper_util::server::graceful::Watcher,
     patience: Duration,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(patience, acceptor.accept(stream)).await??;
-    let connection = http1::Builder::new()
+    // In a box: what a handshake needs is not kept for as long as the connection.
+    let handshake = Box::pin(tokio::time::timeout(patience, acceptor.accept(stream)));
+    let stream = handshake.await??;
+    served.channel = Channel::of(stream.get_ref().1);
+    let stream = TokioIo::new(stream);
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_headers(MAX_LINES)
-        .max_buf_size(MAX_HEADER)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    watcher.watch(connection).await?;
+        .max_buf_size(MAX_HEADER);
+    watcher
+        .watch(builder.serve_connection(stream, served))
+        .await?;
     Ok(())
+}
+
+/// What serves one connection: all requests alike, told whose they are.
+struct Served {
+    client: SocketAddr,
+    channel: Option<Channel>,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for Served {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(ConnectInfo(self.client));
+        request.extensions_mut().insert(self.channel);
+        self.router.call(request)
+    }
 }
 
 /// Listens.

@@ -29,6 +29,7 @@ use crate::jwk::ClientKey;
 use crate::sessions::{self, Guest, Pace, Session, SessionError, Sessions};
 use crate::store::{AnyStore, Changes, Expected, StoreError, Swap};
 use crate::tally::Tally;
+use crate::tls::Channel;
 use crate::wire::{self, Attestation};
 
 /// Where in the store it is what all replicas have to be told.
@@ -143,6 +144,7 @@ impl Service {
         &self,
         tee: &str,
         client: SocketAddr,
+        channel: Option<Channel>,
         now: UnixTime,
     ) -> Result<(String, Nonce), Refused> {
         if !self.pace.admits(client.ip(), now) {
@@ -153,7 +155,7 @@ impl Service {
         getrandom::fill(&mut name).map_err(|_| Refused::Broken)?;
         getrandom::fill(&mut nonce).map_err(|_| Refused::Broken)?;
         let name = URL_SAFE_NO_PAD.encode(name);
-        match self.sessions.begin(&name, tee, nonce, now) {
+        match self.sessions.begin(&name, tee, nonce, channel, now) {
             Ok(()) => {
                 self.tally.challenged();
                 Ok((name, nonce))
@@ -177,6 +179,7 @@ impl Service {
         id: &str,
         body: &[u8],
         client: SocketAddr,
+        channel: Option<Channel>,
         now: UnixTime,
     ) -> Result<String, Refused> {
         let looked = self.look(id, None, now)?;
@@ -215,6 +218,14 @@ impl Service {
             }
             Err(error) => return Err(self.unavailable(&error)),
         };
+        let bound = match data.get("tls-exporter") {
+            None => None,
+            // One connection from the nonce to here, and the one that the guest sees.
+            Some(seen) => match channel.filter(|own| session.channel() == Some(*own)) {
+                Some(own) if *seen == Hex(own.0).to_string() => Some(own),
+                _ => return not_attested("binding", &OtherChannel),
+            },
+        };
         let evidence = match self.completed(evidence, now) {
             Ok(evidence) => evidence,
             Err(error) => return not_attested("endorsements", &error),
@@ -226,6 +237,7 @@ impl Service {
             spent,
             &session,
             data,
+            bound,
             now,
         );
         let reference = believing.reference;
@@ -261,6 +273,7 @@ impl Service {
             report_data: Hex(report_data),
             at: now,
             reference,
+            channel: bound.map(|channel| Hex(channel.0)),
         };
         match self.sessions.attested(session, guest, now) {
             Ok(()) => {
@@ -278,7 +291,13 @@ impl Service {
     /// # Errors
     ///
     /// [`Refused`]; the reason is in the log.
-    pub fn release(&self, id: &str, resource: &str, now: UnixTime) -> Result<Encrypted, Refused> {
+    pub fn release(
+        &self,
+        id: &str,
+        resource: &str,
+        channel: Option<Channel>,
+        now: UnixTime,
+    ) -> Result<Encrypted, Refused> {
         // Held until the secret is on its way: a revocation here is in force when it is answered.
         let _releasing = self
             .releasing
@@ -296,6 +315,10 @@ impl Service {
             })?;
             Err(Refused::Resource)
         };
+        // Whoever attested over one connection goes on over that one.
+        if guest.channel.is_some() && guest.channel != channel.map(|own| Hex(own.0)) {
+            return refused("channel");
+        }
         let secret = match looked.secret(&guest.standing, resource, now) {
             Ok(secret) => secret,
             Err(code) => return refused(code),
@@ -660,6 +683,12 @@ pub enum ChangeError {
     Reference(#[from] attestation::ReferenceError),
 }
 
+/// The evidence is for another connection than the one it came over.
+#[derive(Debug, thiserror::Error)]
+#[error("the evidence is bound to another connection than the one it came over")]
+struct OtherChannel;
+
+#[allow(clippy::too_many_arguments)] // one step of `attest`, with what it has found
 fn appraise(
     broker: &Broker,
     evidence: &Evidence,
@@ -667,6 +696,7 @@ fn appraise(
     spent: SpentNonce,
     session: &Session,
     runtime_data: &serde_json::Value,
+    bound: Option<Channel>,
     now: UnixTime,
 ) -> ([u8; 64], Result<Attested, ReleaseError>) {
     match key {
@@ -678,7 +708,7 @@ fn appraise(
             let challenge = Challenge {
                 role: Role::Guest,
                 nonce: *session.nonce(),
-                channel: None,
+                channel: bound.map(|channel| channel.0),
                 policy_digest: *policy_digest,
                 log_key: *log_key,
                 release_key: *release_key,
@@ -689,6 +719,11 @@ fn appraise(
         _ => {
             let report_data = wire::report_data(runtime_data);
             let attested = broker.attest_bound_to(evidence, &report_data, spent, now);
+            let attested = attested.map(|attested| match bound {
+                // It is in the runtime data, which the evidence is bound to.
+                Some(_) => attested.over_channel(),
+                None => attested,
+            });
             (report_data, attested)
         }
     }

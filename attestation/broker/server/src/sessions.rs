@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::jwk::ClientKey;
 use crate::store::{AnyStore, Entry, Expected, StoreError, Swap};
+use crate::tls::Channel;
 
 /// Most sessions at once that were begun here.
 pub const MAX_SESSIONS: usize = 65_536;
@@ -41,6 +42,9 @@ pub struct Guest {
     pub at: UnixTime,
     /// Which reference values it was appraised by.
     pub reference: u64,
+    /// The one connection that it is served over, if its evidence is bound to one.
+    #[serde(default)]
+    pub channel: Option<Hex<32>>,
 }
 
 /// A session, as it is kept.
@@ -53,6 +57,9 @@ struct Kept {
     began: UnixTime,
     nonce_expires: UnixTime,
     expires: UnixTime,
+    /// The connection over which the nonce was given.
+    #[serde(default)]
+    channel: Option<Hex<32>>,
     state: State,
 }
 
@@ -123,6 +130,7 @@ impl Sessions {
         name: &str,
         tee: &str,
         nonce: Nonce,
+        channel: Option<Channel>,
         now: UnixTime,
     ) -> Result<(), SessionError> {
         let expires = now.plus_seconds(self.lifetime);
@@ -141,6 +149,7 @@ impl Sessions {
             began: now,
             nonce_expires: now.plus_seconds(self.nonce_lifetime),
             expires,
+            channel: channel.map(|channel| Hex(channel.0)),
             state: State::Asked,
         };
         match self.put(&key(name), Expected::Absent, &kept, now) {
@@ -235,6 +244,11 @@ impl Session {
         &self.kept.tee
     }
 
+    /// The connection over which the nonce was given.
+    pub fn channel(&self) -> Option<Channel> {
+        self.kept.channel.map(|channel| Channel(channel.0))
+    }
+
     /// When it ends.
     pub fn expires(&self) -> UnixTime {
         self.kept.expires
@@ -322,7 +336,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sessions = sessions(&folder);
         for (name, at, good) in [("a", 109, true), ("b", 110, false), ("c", 94, false)] {
-            sessions.begin(name, "snp", [1; 32], UnixTime(100)).unwrap();
+            sessions
+                .begin(name, "snp", [1; 32], None, UnixTime(100))
+                .unwrap();
             let mut session = of(&sessions, name, at).unwrap();
             assert_eq!(
                 sessions.spend(&mut session, UnixTime(at)).is_ok(),
@@ -343,7 +359,9 @@ mod tests {
     fn of_two_replicas_that_read_one_session_one_spends_its_nonce() {
         let folder = tempfile::tempdir().unwrap();
         let sessions = sessions(&folder);
-        sessions.begin("a", "snp", [1; 32], UnixTime(100)).unwrap();
+        sessions
+            .begin("a", "snp", [1; 32], None, UnixTime(100))
+            .unwrap();
         let one = of(&sessions, "a", 101).unwrap();
         let (mut one, mut other) = (one.clone(), one);
         assert!(sessions.spend(&mut one, UnixTime(101)).is_ok());
@@ -355,8 +373,12 @@ mod tests {
     fn a_spent_nonce_stays_spent_when_the_broker_starts_again() {
         let folder = tempfile::tempdir().unwrap();
         let before = sessions(&folder);
-        before.begin("a", "snp", [1; 32], UnixTime(100)).unwrap();
-        before.begin("b", "snp", [2; 32], UnixTime(100)).unwrap();
+        before
+            .begin("a", "snp", [1; 32], None, UnixTime(100))
+            .unwrap();
+        before
+            .begin("b", "snp", [2; 32], None, UnixTime(100))
+            .unwrap();
         let mut session = of(&before, "a", 101).unwrap();
         before.spend(&mut session, UnixTime(101)).unwrap();
         drop(before);

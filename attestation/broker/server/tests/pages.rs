@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../../tests/common/pages.rs"]
+mod pages;
+
 use std::collections::BTreeSet;
 use std::path::Path;
+
+use pages::quoted;
 
 const CHECKLIST: &str = include_str!("../../../../docs/broker-checklist.md");
 
@@ -26,36 +31,11 @@ fn the_description_of_the_interface_has_every_path_and_no_other() {
     assert_eq!(described, served.map(str::to_owned).collect());
 }
 
-/// Every source of the workspace, this test aside.
-fn source() -> String {
-    fn collect(folder: &Path, text: &mut String) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, text);
-            } else if path.extension().is_some_and(|it| it == "rs")
-                && !path.ends_with("tests/pages.rs")
-            {
-                *text += &std::fs::read_to_string(path).unwrap();
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
-    let mut text = String::new();
-    for folder in ["attestation", "guest-agent", "policy", "sandbox", "tests"] {
-        collect(&root.join(folder), &mut text);
-    }
-    text
-}
-
-/// What is in backticks.
-fn quoted(cell: &str) -> Vec<&str> {
-    cell.split('`').skip(1).step_by(2).collect()
-}
-
 #[test]
 fn every_line_of_the_brokers_checklist_names_a_reason_and_tests_that_exist() {
-    let source = source();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let folders = ["attestation", "guest-agent", "policy", "sandbox", "tests"];
+    let source = pages::source(folders.map(|folder| root.join(folder)));
     let mut lines = BTreeSet::new();
     for row in CHECKLIST.lines().filter(|row| row.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();

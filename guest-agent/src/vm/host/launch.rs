@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use attestation::Hex;
 use casemate::enforcement::Item;
+use casemate::isolation::microvm::kernel::unpacked;
 use casemate::isolation::microvm::machine::{Confidential, descriptor};
 use casemate::isolation::microvm::qmp::Qmp;
-use casemate::isolation::microvm::{Image, Machine, warden};
+use casemate::isolation::microvm::{Image, Machine, Origin, warden};
 use rustix::fs::{MemfdFlags, SealFlags};
 use sha2::{Digest, Sha256};
 
@@ -30,35 +31,73 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 /// Most bytes of a kernel.
 const MAX_KERNEL: u64 = 512 << 20;
 
-/// What a machine is launched with: in memory, sealed, so that what is measured is what is booted.
-pub(super) struct Files {
-    pub(super) kernel: File,
-    pub(super) kernel_digest: [u8; 32],
-    pub(super) image: File,
-    pub(super) image_digest: [u8; 32],
+/// What a machine is made of, as its log has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digests {
+    /// Of the file that was named, unpacked or not.
+    pub(super) kernel: [u8; 32],
+    pub(super) image: [u8; 32],
     pub(super) image_size: u64,
-    pub(super) firmware: Option<File>,
+}
+
+impl Digests {
+    /// Reads everything, and keeps nothing of it.
+    pub(super) fn of(image: &Image, kernel: &Path) -> Result<Self, VmError> {
+        thread::scope(|scope| {
+            let kernel = scope.spawn(|| Ok(Sha256::digest(read(kernel)?).into()));
+            let mut counted = Counted(0);
+            let image = image.write(&mut counted)?;
+            Ok(Self {
+                kernel: joined(kernel)?,
+                image,
+                image_size: counted.0,
+            })
+        })
+    }
+}
+
+/// What a machine boots from: in memory, sealed, so that what is measured is what is booted.
+pub(super) struct Files {
+    pub(super) digests: Digests,
+    kernel: File,
+    image: File,
+    firmware: Option<File>,
 }
 
 impl Files {
+    /// Reads everything. With `unpack` the kernel is unpacked here, if it can be, and not in the guest, whom it
+    /// takes a quarter of its boot.
     pub(super) fn prepare(
         image: &Image,
         kernel: &Path,
         firmware: Option<&Path>,
+        unpack: bool,
     ) -> Result<Self, VmError> {
-        let (kernel, kernel_digest) = sealed("kernel", kernel)?;
-        let firmware = firmware.map(|path| sealed("firmware", path)).transpose()?;
-        let mut sealed_image = memory("image")?;
-        let image_digest = image.write(&mut io::BufWriter::new(&mut sealed_image))?;
-        let image_size = sealed_image.stream_position()?;
-        seal(&sealed_image)?;
-        Ok(Self {
-            kernel,
-            kernel_digest,
-            image: sealed_image,
-            image_digest,
-            image_size,
-            firmware: firmware.map(|(file, _)| file),
+        let firmware = firmware
+            .map(|path| sealed("firmware", &read(path)?))
+            .transpose()?;
+        thread::scope(|scope| {
+            let kernel = scope.spawn(|| {
+                let packed = read(kernel)?;
+                let unpacked = unpack.then(|| unpacked(&packed)).flatten();
+                let digest = Sha256::digest(&packed).into();
+                Ok((sealed("kernel", &unpacked.unwrap_or(packed))?, digest))
+            });
+            let mut sealed_image = memory("image")?;
+            let digest = image.write(&mut io::BufWriter::new(&mut sealed_image))?;
+            let image_size = sealed_image.stream_position()?;
+            seal(&sealed_image)?;
+            let (kernel, kernel_digest) = joined(kernel)?;
+            Ok(Self {
+                digests: Digests {
+                    kernel: kernel_digest,
+                    image: digest,
+                    image_size,
+                },
+                kernel,
+                image: sealed_image,
+                firmware,
+            })
         })
     }
 
@@ -81,6 +120,26 @@ impl Files {
     }
 }
 
+/// What a thread that reads the kernel came to.
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T, VmError>>) -> Result<T, VmError> {
+    let gone = || io::Error::other("the thread that reads the kernel ended");
+    thread.join().map_err(|_| gone())?
+}
+
+/// Takes everything, and knows how much it was.
+struct Counted(u64);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Everything in a file, wherever somebody else is reading it.
 fn all_of(file: &File) -> io::Result<Vec<u8>> {
     let size = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
@@ -89,8 +148,7 @@ fn all_of(file: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A copy of a file that nobody can change any more, and its SHA-256.
-fn sealed(name: &str, path: &Path) -> Result<(File, [u8; 32]), VmError> {
+fn read(path: &Path) -> Result<Vec<u8>, VmError> {
     let unreadable = |source| VmError::File {
         path: path.into(),
         source,
@@ -100,10 +158,15 @@ fn sealed(name: &str, path: &Path) -> Result<(File, [u8; 32]), VmError> {
     file.take(MAX_KERNEL)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    let mut copy = memory(name)?;
-    copy.write_all(&bytes)?;
-    seal(&copy)?;
-    Ok((copy, Sha256::digest(&bytes).into()))
+    Ok(bytes)
+}
+
+/// Bytes that nobody can change any more.
+fn sealed(name: &str, bytes: &[u8]) -> Result<File, VmError> {
+    let mut file = memory(name)?;
+    file.write_all(bytes)?;
+    seal(&file)?;
+    Ok(file)
 }
 
 fn memory(name: &str) -> io::Result<File> {
@@ -137,8 +200,21 @@ pub(super) struct Launched {
     errors: Console,
 }
 
-/// Launches it; it does not wait for the guest.
-pub(super) fn launch(qemu: &str, machine: &Machine, files: &Files) -> Result<Launched, VmError> {
+/// What a template keeps, in files: see [`Template`](super::template::Template).
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'k> {
+    pub(super) memory: &'k File,
+    pub(super) devices: &'k File,
+}
+
+/// Launches it; it does not wait for the guest. A clone goes on from what is kept, and needs no files; a
+/// template needs both.
+pub(super) fn launch(
+    qemu: &str,
+    machine: &Machine,
+    files: Option<&Files>,
+    kept: Option<Kept<'_>>,
+) -> Result<Launched, VmError> {
     let (channel, their_channel) = UnixStream::pair()?;
     let (control, their_control) = UnixStream::pair()?;
     let (console, their_console) = UnixStream::pair()?;
@@ -147,24 +223,41 @@ pub(super) fn launch(qemu: &str, machine: &Machine, files: &Files) -> Result<Lau
     let mut descriptors = vec![
         (descriptor::CHANNEL, their_channel.as_fd()),
         (descriptor::CONTROL, their_control.as_fd()),
-        (descriptor::KERNEL, files.kernel.as_fd()),
-        (descriptor::INITRD, files.image.as_fd()),
         (descriptor::CONSOLE, their_console.as_fd()),
     ];
-    if let Some(firmware) = &files.firmware {
-        descriptors.push((descriptor::FIRMWARE, firmware.as_fd()));
+    if let Some(files) = files {
+        descriptors.push((descriptor::KERNEL, files.kernel.as_fd()));
+        descriptors.push((descriptor::INITRD, files.image.as_fd()));
+        if let Some(firmware) = &files.firmware {
+            descriptors.push((descriptor::FIRMWARE, firmware.as_fd()));
+        }
+    }
+    let mut reopened = Vec::new();
+    if let Some(Kept { memory, devices }) = kept {
+        descriptors.push((descriptor::MEMORY, memory.as_fd()));
+        descriptors.push((descriptor::DEVICES, devices.as_fd()));
+        let writes = machine.origin == Origin::Template;
+        reopened = [descriptor::MEMORY, descriptor::DEVICES]
+            .map(|number| (number, writes))
+            .to_vec();
     }
     let (child, confined) = warden::start(
         qemu,
         &machine.arguments(),
         &descriptors,
+        &reopened,
         their_errors.into(),
     )?;
     drop((their_channel, their_control, their_console));
     // From here on dropping it ends it.
     let mut child = Some(child);
     let errors = Console::of(errors)?;
-    let qmp = Qmp::open(control);
+    let qmp = Qmp::open(control).and_then(|mut qmp| {
+        if machine.origin == Origin::Clone {
+            qmp.go_on_from(descriptor::DEVICES)?;
+        }
+        Ok(qmp)
+    });
     let qmp = match qmp {
         Ok(qmp) => qmp,
         Err(error) => {

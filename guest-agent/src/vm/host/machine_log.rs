@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vault::audit::{Log, LogKey, Record};
 
 use super::VmError;
-use super::launch::Files;
+use super::launch::Digests;
 
 /// Name of the log in its checkpoints.
 const ORIGIN: &str = "casemate/machine";
@@ -38,7 +38,7 @@ impl MachineLog {
         &self,
         bundle: &Bundle,
         machine: &Machine,
-        files: &Files,
+        digests: Digests,
         expected: Option<Hex<48>>,
     ) -> Result<(), VmError> {
         self.record(
@@ -46,8 +46,8 @@ impl MachineLog {
             json!({
                 "policy": bundle.name(),
                 "policy-digest": hex(&bundle.digest()),
-                "kernel": hex(&files.kernel_digest),
-                "image": hex(&files.image_digest),
+                "kernel": hex(&digests.kernel),
+                "image": hex(&digests.image),
                 "machine": machine,
                 "expected-measurement": expected.map(|digest| digest.to_string()),
             }),

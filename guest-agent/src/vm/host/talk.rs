@@ -13,7 +13,7 @@ use casemate::By;
 use casemate::error::describe;
 use casemate::isolation::microvm::channel::Inlet;
 use casemate::isolation::microvm::image::{Archive, unpack};
-use casemate::isolation::microvm::{ChannelError, Incoming, Link, StreamId};
+use casemate::isolation::microvm::{ChannelError, Incoming, Link, Origin, StreamId};
 use casemate::release::KeyBroker;
 use policy::Bundle;
 use rustix::process::Signal;
@@ -36,7 +36,7 @@ use crate::transport::Service;
 /// How often the guest is asked whether it is there.
 const TICK: Duration = Duration::from_secs(1);
 /// How much longer a guest may take that is booting, or unpacking what it was sent.
-const BOOT: u32 = 120;
+pub(super) const BOOT: Duration = Duration::from_secs(120);
 /// How long a machine may take to power off, or to end a workload that was asked to end twice.
 const END: Duration = Duration::from_secs(30);
 
@@ -64,6 +64,7 @@ pub(super) struct Talk<'t> {
     pub(super) session_log: &'t Path,
     pub(super) receipt: Option<&'t mut File>,
     pub(super) start: Start,
+    pub(super) origin: Origin,
 }
 
 /// What it is about while it goes on.
@@ -103,6 +104,10 @@ impl Talk<'_> {
         let outgoing = [link.open(stream::STDIN)?, link.open(stream::FILES)?];
         let reader = recorder.over(launched.channel.try_clone()?);
         receive(&link, reader, copy, self.bundle, sender)?;
+        if self.origin == Origin::Clone {
+            // It has said hello when its template was made.
+            self.begin(&link)?;
+        }
         let mut state = State {
             link: Arc::clone(&link),
             answers: Arc::new(Waiting::new()),
@@ -184,14 +189,12 @@ impl Talk<'_> {
         if state.paused {
             return Ok(());
         }
-        let patience = u32::try_from(self.options.patience.as_secs()).unwrap_or(u32::MAX);
-        let patience = if state.begun {
-            patience
-        } else {
-            patience.saturating_add(BOOT)
+        let patience = match state.begun {
+            true => self.options.patience,
+            false => self.options.patience.saturating_add(BOOT),
         };
         state.silent += 1;
-        if state.silent > patience {
+        if Duration::from_secs(state.silent.into()) > patience {
             return Err(VmError::Hung(self.options.patience));
         }
         if state.asked > 1 {
@@ -265,9 +268,7 @@ impl Talk<'_> {
                 if protocol != PROTOCOL {
                     return Err(VmError::Version(protocol));
                 }
-                state.link.send(&ToGuest::Start(self.start.clone()))?;
-                self.send_files(&state.link)?;
-                feed_stdin(&state.link)?;
+                self.begin(&state.link)?;
             }
             ToHost::Log(key) => {
                 self.log
@@ -307,6 +308,13 @@ impl Talk<'_> {
             ToHost::Dial(..) | ToHost::Pong(_) | ToHost::Ended(_) => {}
         }
         Ok(())
+    }
+
+    /// Tells the guest what to run, and sends what that needs.
+    fn begin(&self, link: &Arc<Link>) -> Result<(), VmError> {
+        link.send(&ToGuest::Start(self.start.clone()))?;
+        self.send_files(link)?;
+        feed_stdin(link)
     }
 
     /// Sends what is not in the image, while other things go on.

@@ -285,3 +285,45 @@ const SYSCALL_TEST_JS: [u8; 7] = [0x0f, 0x05, 0x48, 0x85, 0xc0, 0x0f, 0x88];
 const CALL_TO_NEXT: u64 = SYSCALL_TEST_JS.len() as u64 + 4;
 /// `int3`.
 const INT3: u8 = 0xcc;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::syscall::{Action, FilterSpec, SyscallRule};
+
+    fn layer(refused: impl Iterator<Item = u32>) -> Layer {
+        let mut spec = FilterSpec::new(Action::Allow);
+        let rule = || SyscallRule::always(Action::Errno(1));
+        spec.rules.extend(refused.map(|nr| (nr, rule())));
+        Layer {
+            lost_rights: 1,
+            filter: spec.compile().unwrap(),
+            probe: None,
+        }
+    }
+
+    #[test]
+    fn what_takes_more_than_a_page_is_not_put_on_one() {
+        let long = layer((0..400).map(|nr| 2 * nr));
+        assert!(Operands::length(&long.filter) > PAGE);
+        let here = std::process::id().cast_signed();
+        let code = layer as *const () as u64;
+        assert!(Script::put(&long, here, code).is_none());
+    }
+
+    #[test]
+    fn the_operands_follow_the_last_instruction() {
+        let layer = layer(0..3);
+        let assembly = Assembly::of(&layer, Operands { at: 0 });
+        assert_eq!(assembly.bytes.len() as u64, assembly.end + 1);
+        assert_eq!(assembly.bytes[assembly.end as usize], INT3);
+        // Nothing is lost: only the filter, and no thread has anything to do by itself.
+        let less = Layer {
+            lost_rights: 0,
+            ..layer
+        };
+        let assembly = Assembly::of(&less, Operands { at: 0 });
+        assert_eq!(assembly.others, assembly.end);
+    }
+}

@@ -2,8 +2,9 @@
 //! the clock, the port.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,11 @@ const EARLIEST: u64 = 1_767_225_600;
 /// How often, and how long apart, the port is looked for.
 const TRIES: usize = 500;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Where programs look for the machine's generation, and those that there are.
+const GENERATION: &str = "/dev/sysgenid";
+const BOOTED: u32 = 1;
+const AWAKE: u32 = 2;
 
 /// Makes the machine fit to run sandboxes in.
 ///
@@ -54,6 +60,7 @@ pub fn prepare() -> Result<(), Failure> {
         rustix::mount::mount(kind, place, kind, flags, None)
             .map_err(|errno| Failure::at(format!("mounting `{place}`"))(errno.into()))?;
     }
+    generation(BOOTED).map_err(Failure::at("telling the machine's generation"))?;
     // What the kernel has of a TEE is seen through configfs; without one there is none to see.
     let _ = rustix::mount::mount("configfs", "/sys/kernel/config", "configfs", none, None);
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None);
@@ -150,6 +157,37 @@ pub fn set_clock(now: u64) -> Result<(), Failure> {
     };
     rustix::time::clock_settime(ClockId::Realtime, now)
         .map_err(|errno| Failure::at(step)(errno.into()))
+}
+
+/// Makes a machine that goes on from a template another one than its siblings: what any program of it draws
+/// from the kernel from here on depends on this seed too, beside what the processor adds by itself.
+///
+/// No randomness may have been used for a secret before.
+///
+/// # Errors
+///
+/// [`Failure`]; then nothing may be drawn.
+pub fn reseed(seed: &[u8; 32]) -> Result<(), Failure> {
+    let step = "seeding the random number generator";
+    let mixed = OpenOptions::new()
+        .write(true)
+        .open("/dev/urandom")
+        .and_then(|mut pool| {
+            pool.write_all(seed)?;
+            crate::sys::random::reseed(&pool)
+        });
+    mixed.map_err(Failure::at(step))?;
+    // Only now: whoever sees another generation seeds itself from the kernel.
+    generation(AWAKE).map_err(Failure::at(step))
+}
+
+/// Says which generation of the machine this is, in the way of the kernel's proposed "SysGenID" driver:
+/// generators of random numbers in programs look there whether they must be seeded anew.
+fn generation(number: u32) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o644);
+    let file = options.open(GENERATION)?;
+    file.write_all_at(&number.to_ne_bytes(), 0)
 }
 
 /// Ends the machine. Nothing of it is left.

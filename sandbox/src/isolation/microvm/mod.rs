@@ -16,10 +16,11 @@
 pub mod channel;
 pub mod guest;
 pub mod image;
+pub mod kernel;
 pub mod machine;
 pub mod qmp;
 pub mod warden;
 
 pub use channel::{ChannelError, Incoming, Link, StreamId};
 pub use image::{Image, ImageError};
-pub use machine::{Accelerator, Machine};
+pub use machine::{Accelerator, Machine, Origin};

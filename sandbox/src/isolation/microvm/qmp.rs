@@ -8,10 +8,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::machine::path;
+
 /// How long QEMU may take to answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Most bytes of one line of an answer.
 const MAX_LINE: u64 = 1 << 20;
+
+/// How long apart a status is asked for.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the machine's control did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +100,63 @@ impl Qmp {
         self.ask("cont", None).map(drop)
     }
 
+    /// Stops the machine, and keeps what its processors and devices are in, under this descriptor; its
+    /// memory is kept already. It is of no use afterwards but to be ended.
+    ///
+    /// # Errors
+    ///
+    /// [`QmpError`].
+    pub fn keep(&mut self, devices: i32) -> Result<(), QmpError> {
+        self.pause()?;
+        self.leave_memory_alone()?;
+        self.ask("migrate", Some(json!({ "uri": uri(devices) })))?;
+        self.until("query-migrate", |status| match status {
+            "completed" => Some(Ok(())),
+            "failed" | "cancelled" => Some(Err(QmpError::Refused("it was not kept".into()))),
+            _ => None,
+        })
+    }
+
+    /// Goes on where the machine was that was kept so.
+    ///
+    /// # Errors
+    ///
+    /// [`QmpError`].
+    pub fn go_on_from(&mut self, devices: i32) -> Result<(), QmpError> {
+        self.leave_memory_alone()?;
+        let from = json!({ "uri": uri(devices) });
+        self.ask("migrate-incoming", Some(from))?;
+        self.until("query-status", |status| {
+            (status != "inmigrate").then_some(Ok(()))
+        })?;
+        self.resume()
+    }
+
+    /// Memory in a file is neither written to what is kept, nor read from there.
+    fn leave_memory_alone(&mut self) -> Result<(), QmpError> {
+        let ignore = json!([{ "capability": "x-ignore-shared", "state": true }]);
+        let capabilities = json!({ "capabilities": ignore });
+        self.ask("migrate-set-capabilities", Some(capabilities))
+            .map(drop)
+    }
+
+    /// Asks for a status until it says what was waited for.
+    fn until(
+        &mut self,
+        query: &str,
+        done: impl Fn(&str) -> Option<Result<(), QmpError>>,
+    ) -> Result<(), QmpError> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            let answer = self.ask(query, None)?;
+            if let Some(result) = done(answer["status"].as_str().unwrap_or_default()) {
+                return result;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut).into())
+    }
+
     /// Ends QEMU.
     ///
     /// # Errors
@@ -112,4 +174,9 @@ impl Qmp {
         }
         serde_json::from_str(&line).map_err(|error| QmpError::Io(error.into()))
     }
+}
+
+/// What is kept under this descriptor, as QEMU calls it.
+fn uri(descriptor: i32) -> String {
+    format!("file:{}", path(descriptor))
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::spawner::Failure;
 use super::super::wire;
+use super::machine::path;
 use crate::enforcement::Item;
 use crate::sys::process;
 use crate::syscall::landlock::{LandlockPlan, Rights, Scopes};
@@ -46,6 +47,8 @@ struct Launch {
     arguments: Vec<String>,
     /// Numbers that the descriptors beside this have in the program.
     numbers: Vec<i32>,
+    /// Those of files on disks, and whether it writes to them.
+    reopened: Vec<(i32, bool)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,8 +58,9 @@ enum Answer {
     Failed(Failure),
 }
 
-/// Starts a program with these descriptors under these numbers, and with nothing else of ours. Gives
-/// the process, and what confines it.
+/// Starts a program with these descriptors under these numbers, and with nothing else of ours. Files on
+/// disks that it opens once more by their descriptor, in `/proc/self/fd`, are in `reopened` with whether it
+/// writes to them. Gives the process, and what confines it.
 ///
 /// # Errors
 ///
@@ -65,6 +69,7 @@ pub fn start(
     program: &str,
     arguments: &[String],
     descriptors: &[(i32, BorrowedFd<'_>)],
+    reopened: &[(i32, bool)],
     stderr: OwnedFd,
 ) -> Result<(Child, Vec<Item>), Failure> {
     let (ours, theirs) = wire::pair().map_err(Failure::at("starting the warden"))?;
@@ -84,6 +89,7 @@ pub fn start(
         program: program.to_owned(),
         arguments: arguments.to_vec(),
         numbers: descriptors.iter().map(|(number, _)| *number).collect(),
+        reopened: reopened.to_vec(),
     };
     let sent: Vec<_> = descriptors
         .iter()
@@ -194,12 +200,13 @@ fn confine(launch: &Launch, descriptors: Vec<OwnedFd>) -> Result<Vec<Item>, Fail
     rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Failure::at("giving up privileges")(errno.into()))?;
     process::set_limit(libc::RLIMIT_CORE, 0).map_err(Failure::at("forbidding core files"))?;
-    items.push(landlock());
+    items.push(landlock(&launch.reopened));
     Ok(items)
 }
 
-/// Lets nothing be read but what QEMU is made of, and nothing be written.
-fn landlock() -> Item {
+/// Lets nothing be read but what QEMU is made of and given, and nothing be written but what it is given
+/// to write.
+fn landlock(reopened: &[(i32, bool)]) -> Item {
     let there = |path: &&str| std::path::Path::new(path).exists();
     let read = READ
         .iter()
@@ -209,7 +216,17 @@ fn landlock() -> Item {
         .iter()
         .filter(|p| there(p))
         .map(|path| (*path, Rights::READ_WRITE));
-    let plan = LandlockPlan::new(read.chain(devices), Scopes::default());
+    let given = reopened.iter().map(|(number, writes)| {
+        let rights = if *writes {
+            Rights::READ_WRITE
+        } else {
+            Rights::READ
+        };
+        (path(*number), rights)
+    });
+    let own = read.chain(devices);
+    let own = own.map(|(path, rights)| (path.to_owned(), rights));
+    let plan = LandlockPlan::new(own.chain(given), Scopes::default());
     match plan.build().and_then(|ruleset| ruleset.restrict_self()) {
         Ok(enforced) => Item::full(
             2,

@@ -13,6 +13,10 @@
 //! which shows that it runs and nothing else. With `--programs` it is about programs instead: see there.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+/// The vault's own, so that both front ends wait alike.
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/fuse/listeners.rs"]
+mod listeners;
 mod plain;
 mod programs;
 /// The vault's own, so that both front ends say the same to the kernel.

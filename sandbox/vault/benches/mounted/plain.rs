@@ -19,13 +19,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
+use crate::listeners::Listeners;
 use crate::wire::{self, Attr, Operation, Out, Request};
 
 const ROOT: u64 = 1;
 const VALID: Duration = Duration::from_secs(1);
 /// As many as a volume has.
 const WORKERS: usize = 4;
-const PATIENCE: u32 = 64;
 const DEVICE: u64 = 0;
 const WAKE: u64 = 1;
 
@@ -38,6 +38,7 @@ pub struct Server {
 struct Inner {
     folder: PathBuf,
     wake: OwnedFd,
+    listeners: Listeners,
     nodes: Mutex<Nodes>,
 }
 
@@ -65,6 +66,7 @@ pub fn serve(device: OwnedFd, folder: PathBuf) -> Server {
     let inner = Arc::new(Inner {
         folder,
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap(),
+        listeners: Listeners::default(),
         nodes: Mutex::new(nodes),
     });
     let device = Arc::new(device);
@@ -81,6 +83,7 @@ pub fn serve(device: OwnedFd, folder: PathBuf) -> Server {
 impl Drop for Server {
     fn drop(&mut self) {
         rustix::io::write(&self.inner.wake, &1u64.to_ne_bytes()).unwrap();
+        self.inner.listeners.stop();
         self.threads.drain(..).for_each(|t| t.join().unwrap());
     }
 }
@@ -120,29 +123,38 @@ impl Inner {
         epoll::add(&room, device, epoll::EventData::new_u64(DEVICE), one).unwrap();
         let all = epoll::EventFlags::IN;
         epoll::add(&room, &self.wake, epoll::EventData::new_u64(WAKE), all).unwrap();
-        let mut patience = 0;
+        while self.listeners.listen(|| ()) {
+            if !self.take_one(device, &room, &mut request, &mut data) {
+                self.listeners.stop();
+            }
+        }
+    }
+
+    /// Listens until there is a request, and answers it; `false` once there will be none.
+    fn take_one(
+        &self,
+        device: &OwnedFd,
+        room: &OwnedFd,
+        request: &mut [u8],
+        data: &mut [u8],
+    ) -> bool {
         loop {
             match rustix::io::read(device, &mut request[..]) {
                 Ok(len) => {
-                    patience = PATIENCE;
+                    self.listeners.took_one();
                     let parsed = wire::parse(&request[..len]).unwrap();
-                    if self.answer(device, parsed, &mut data).is_none() {
-                        return;
-                    }
+                    return self.answer(device, parsed, data).is_some();
                 }
-                Err(Errno::AGAIN) if patience > 0 => {
-                    patience -= 1;
-                    std::thread::yield_now();
-                }
+                Err(Errno::AGAIN) if self.listeners.are_awake() => std::thread::yield_now(),
                 Err(Errno::AGAIN) => {
                     let mut events = [const { MaybeUninit::uninit() }; 2];
-                    let (events, _) = epoll::wait(&room, &mut events[..], None).unwrap();
+                    let (events, _) = epoll::wait(room, &mut events[..], None).unwrap();
                     if events.iter().any(|event| event.data.u64() == WAKE) {
-                        return;
+                        return false;
                     }
                 }
                 Err(Errno::INTR | Errno::NOENT) => {}
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
     }

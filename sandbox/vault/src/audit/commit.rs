@@ -285,7 +285,7 @@ impl Shared {
     }
 
     /// Stops the log for good. Gives the error back.
-    fn stop(&self, error: LogError) -> LogError {
+    pub(super) fn stop(&self, error: LogError) -> LogError {
         self.queue().stopped.get_or_insert_with(|| error.clone());
         self.durable.notify_all();
         self.enough.notify_all();

@@ -1,12 +1,16 @@
 //! What a fuzzer feeds to the readers of a log.
 
 use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
 
 use super::checkpoint::Head;
 use super::key::LogKey;
 use super::leaf::Leaf;
 use super::proof::{Consistency, Proof};
-use super::record::Entry;
+use super::record::{Entry, Record};
+use super::redact::Disclosure;
 use super::store::Entries;
 use super::{LogVerifier, WitnessVerifier, wal};
 
@@ -79,5 +83,24 @@ pub(crate) fn segment(bytes: &[u8]) {
     });
     if let Ok(tail) = scanned {
         assert_eq!(tail.next, number);
+    }
+}
+
+/// What a field of a record says, beside a record that commits to nothing and one that commits to this.
+pub(crate) fn disclosure(bytes: &[u8]) {
+    let Ok(disclosure) = serde_json::from_slice::<Disclosure>(bytes) else {
+        return;
+    };
+    let commitment = disclosure.commitment_text();
+    let entry = |payload| Entry {
+        seq: 0,
+        boot: [0; 16],
+        origin: ORIGIN.into(),
+        record: Record::new("fuzz", Duration::ZERO, 0, payload),
+    };
+    assert!(!disclosure.is_of(&entry(json!({}))));
+    if let Some(commitment) = commitment {
+        let payload = json!({ disclosure.name.as_str(): { "commitment": commitment } });
+        assert!(disclosure.is_of(&entry(payload)));
     }
 }

@@ -26,6 +26,7 @@ mod leaf;
 mod merkle;
 mod proof;
 mod record;
+mod redact;
 mod scan;
 mod store;
 mod verify;
@@ -52,6 +53,7 @@ pub use merkle::{
 };
 pub use proof::{Consistency, Proof, ProofError, prove, prove_since};
 pub use record::{Entry, Escaped, MAX_DEPTH, MAX_ENTRY, MAX_PAYLOAD, Record, RecordError};
+pub use redact::{Disclosure, IN_THE_OPEN, disclosures, redact};
 pub use verify::{KeySource, Records, Verified, VerifyError, verify};
 pub use witness::{Witness, WitnessVerifier};
 
@@ -153,6 +155,23 @@ impl Log {
             shared.wait_until_durable(shared.queue(), last.index)?;
         }
         Ok(receipts)
+    }
+
+    /// Appends a record of whose payload these fields are recorded as commitments, and keeps what they say
+    /// beside the log, where [`redact()`] can take it back. It is durable before the record is.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Record`] for a field that is not there or must stay in the open ([`IN_THE_OPEN`]); else as
+    /// [`Log::append`].
+    pub fn append_redactable(&self, record: &Record, fields: &[&str]) -> Result<Receipt, LogError> {
+        let (record, disclosures) = redact::commit(record, fields)?;
+        // Refused before anything of it is kept.
+        self.draft(&record)?;
+        let shared = &*self.shared;
+        let stored = redact::store(shared.store().disk(), &shared.dir, &disclosures);
+        stored.map_err(|error| shared.stop(error))?;
+        self.append(&record)
     }
 
     /// Publishes everything acknowledged so far under a signed checkpoint.

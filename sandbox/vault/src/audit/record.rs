@@ -78,6 +78,9 @@ pub enum RecordError {
     /// The time does not fit in 64 bits of nanoseconds.
     #[error("time of the record is beyond the year 2554")]
     Time,
+    /// A field of the payload cannot be what can be redacted.
+    #[error("field `{0}` of the record {1}")]
+    Field(String, &'static str),
     /// Bytes of the log that are no record.
     #[error("entry is no record: {0}")]
     Malformed(&'static str),
@@ -292,12 +295,18 @@ fn put_head(out: &mut Vec<u8>, major: u8, n: u64) {
     }
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_head(out, TEXT, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_json(out: &mut Vec<u8>, v: &Value, end: usize, depth: usize) -> Result<(), RecordError> {
+/// Writes a value of JSON in the one spelling that it has here; what goes beyond `end` is refused.
+pub(super) fn put_json(
+    out: &mut Vec<u8>,
+    v: &Value,
+    end: usize,
+    depth: usize,
+) -> Result<(), RecordError> {
     let depth = depth.checked_sub(1).ok_or(RecordError::TooDeep)?;
     match v {
         Value::Null => out.push(0xf6),

@@ -180,6 +180,11 @@ impl Store {
         Ok(checkpoint)
     }
 
+    /// What the log is written with.
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     /// Removes the partial tiles that newer ones have taken the place of.
     pub(super) fn sweep(&mut self) -> Result<(), LogError> {
         use io::ErrorKind::{DirectoryNotEmpty, NotFound};

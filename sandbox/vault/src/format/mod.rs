@@ -41,10 +41,10 @@ pub(crate) enum Malformed {
 pub enum ChunkSize {
     /// 4 KiB: small random reads.
     KiB4,
-    /// 16 KiB.
-    KiB16,
-    /// 64 KiB: a good middle.
+    /// 16 KiB: a good middle, also where it is read and written at random.
     #[default]
+    KiB16,
+    /// 64 KiB: sequential reads.
     KiB64,
     /// 256 KiB: long sequential reads.
     KiB256,

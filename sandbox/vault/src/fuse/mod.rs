@@ -19,6 +19,7 @@
 //! **The server must not map what it serves**, nor let its own pages be faulted in from the mount: it
 //! would wait for its own answer with its memory map locked. Workloads are other processes.
 
+mod listeners;
 mod mount;
 mod tree;
 mod wire;
@@ -37,11 +38,14 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use zeroize::Zeroize;
 
+use self::listeners::Listeners;
 pub use self::mount::{Mount, MountError, read_ahead};
 use self::tree::{Kind, ROOT, Tree};
 use self::wire::{Operation, Out, Request};
 use crate::lease::{Damage, Lease, LeaseError, LeasedObject};
+use crate::secret::Plaintext;
 use crate::volume::{Entry, NodeKind, Volume};
 
 /// How long the kernel may rely on a name or an attribute.
@@ -56,10 +60,6 @@ const WORKERS: usize = 2;
 
 /// The same for a volume: some may be waiting for the disk.
 const WRITING_WORKERS: usize = 4;
-
-/// How often a worker that has just answered looks again before it sleeps: some 50 µs. Whoever reads one
-/// piece after the other asks again within that time, and waking a processor that sleeps takes as long.
-const PATIENCE: u32 = 64;
 
 /// How long a change waits for a commit that nobody asks for.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
@@ -141,6 +141,7 @@ fn start(device: OwnedFd, shown: Shown, owner: (u32, u32)) -> Result<FuseServer,
     let inner = Arc::new(Inner {
         device: Mutex::new(Some(Arc::clone(&device))),
         wake,
+        listeners: Listeners::default(),
         stopping: AtomicBool::new(false),
         shown: RwLock::new(Arc::new(shown)),
         owner,
@@ -325,6 +326,7 @@ struct Inner {
     /// Taken when the service stops; the last worker that still uses it closes it.
     device: Mutex<Option<Arc<OwnedFd>>>,
     wake: OwnedFd,
+    listeners: Listeners,
     stopping: AtomicBool,
     /// Replaced only when its lease has ended.
     shown: RwLock<Arc<Shown>>,
@@ -357,6 +359,31 @@ enum Files {
 struct Opened {
     shown: Arc<Shown>,
     object: LeasedObject,
+}
+
+/// What a worker is asked with and answers with: wiped before it sleeps, and when it ends. After each
+/// request that would take a good part of the time that the cipher takes.
+struct Buffers {
+    request: Plaintext,
+    data: Plaintext,
+    /// How much of each may hold content.
+    used: (usize, usize),
+}
+
+impl Buffers {
+    fn new(request: usize) -> Self {
+        Self {
+            request: Plaintext::zeros(request),
+            data: Plaintext::zeros(wire::MAX_READ),
+            used: (0, 0),
+        }
+    }
+
+    fn wipe(&mut self) {
+        let (asked, given) = std::mem::take(&mut self.used);
+        self.request[..asked].zeroize();
+        self.data[..given].zeroize();
+    }
 }
 
 /// What a worker does after a request.
@@ -437,32 +464,25 @@ impl Inner {
         } else {
             wire::REQUEST_LEN
         };
-        let mut request = vec![0; len];
-        let mut data = vec![0; wire::MAX_READ];
+        let mut buffers = Buffers::new(len);
         let Ok(waiting) = self.waiting_room(device) else {
             return self.stop();
         };
-        let mut patience = 0;
-        while !self.stopping.load(Ordering::Acquire) {
-            match rustix::io::read(device, &mut request[..]) {
+        let mut listening = self.listeners.listen(|| ());
+        while listening && !self.stopping.load(Ordering::Acquire) {
+            match rustix::io::read(device, &mut buffers.request[..]) {
                 Ok(len) => {
-                    patience = PATIENCE;
-                    let Some(parsed) = wire::parse(&request[..len]) else {
-                        break;
-                    };
-                    let next = self.answer(device, parsed, &mut data);
-                    if writes {
-                        request[..len].fill(0);
-                    }
-                    if next == Next::Stop {
+                    self.listeners.took_one();
+                    if self.answer_one(device, &mut buffers, len) == Next::Stop {
                         break;
                     }
+                    listening = self.listeners.listen(|| buffers.wipe());
                 }
-                Err(Errno::AGAIN) if patience > 0 => {
-                    patience -= 1;
-                    std::thread::yield_now();
+                Err(Errno::AGAIN) if self.listeners.are_awake() => std::thread::yield_now(),
+                Err(Errno::AGAIN) => {
+                    buffers.wipe();
+                    wait(&waiting);
                 }
-                Err(Errno::AGAIN) => wait(&waiting),
                 // The request was interrupted before we had it.
                 Err(Errno::INTR | Errno::NOENT) => {}
                 // ENODEV: unmounted. Anything else: the connection cannot be relied on.
@@ -508,6 +528,7 @@ impl Inner {
         self.stopping.store(true, Ordering::Release);
         // The counter is never read, so everybody who waits wakes up, now and later.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.listeners.stop();
         self.device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -548,6 +569,18 @@ impl Inner {
                 Err(_) => return self.stop(),
             }
         }
+    }
+
+    fn answer_one(&self, device: &OwnedFd, buffers: &mut Buffers, len: usize) -> Next {
+        let Some(parsed) = wire::parse(&buffers.request[..len]) else {
+            return Next::Stop;
+        };
+        let (asked, given) = &mut buffers.used;
+        *asked = len.max(*asked);
+        if let Operation::Read { size, .. } = parsed.operation {
+            *given = (size as usize).min(wire::MAX_READ).max(*given);
+        }
+        self.answer(device, parsed, &mut buffers.data)
     }
 
     fn answer(&self, device: &OwnedFd, request: Request<'_>, data: &mut [u8]) -> Next {
@@ -703,7 +736,6 @@ impl Inner {
             send(device, unique, 0, data)
         });
         self.pass_on_damage(lease, file.object.name(), &read);
-        data.fill(0);
         match read {
             Ok(sent) => sent,
             Err(e) => send(device, unique, -errno(&e).raw_os_error(), &[]),

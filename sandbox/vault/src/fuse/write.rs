@@ -189,7 +189,6 @@ impl Inner {
                 Ok(send(device, unique, 0, &data[..read]))
             },
         );
-        data.fill(0);
         match self.told(shown, volume, node, read) {
             Ok(sent) => sent,
             Err(errno) => send(device, unique, -errno.raw_os_error(), &[]),

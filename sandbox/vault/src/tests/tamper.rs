@@ -445,6 +445,20 @@ fn deleted_files_are_noticed() {
 }
 
 #[test]
+fn a_name_that_is_given_anew_is_another_object() {
+    let bench = Bench::new();
+    let mut vault = bench.create();
+    vault.put("a", &content(1, LEN)[..]).unwrap();
+    let before = fs::read(path_of(&bench, &vault, "a")).unwrap();
+    let id = vault.index()["a"].object_id;
+    vault.remove("a").unwrap();
+    vault.put("a", &content(2, LEN)[..]).unwrap();
+    assert_ne!(vault.index()["a"].object_id, id);
+    fs::write(path_of(&bench, &vault, "a"), before).unwrap();
+    assert!(is_tampered(&read(&vault, "a")));
+}
+
+#[test]
 fn holes_and_zeroed_blocks_are_not_zeros() {
     use rustix::fs::{FallocateFlags, fallocate};
     let bench = Bench::new();

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use attestation::UnixTime;
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, WriteTransaction,
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    TableDefinition,
 };
 
 use super::{Changes, Entry, Expected, Listing, MAX_VALUE, Store, StoreError, Swap};
@@ -32,6 +32,8 @@ const HEAD: usize = 16;
 const MAX_ENDING: u64 = 131_072;
 /// Most swaps that are made durable together.
 const BATCH: usize = 256;
+/// How long a batch waits to be as large as the one before.
+const GATHER: Duration = Duration::from_millis(2);
 /// Most entries that have ended which one batch clears away, beside its own work.
 const SWEEP: usize = 512;
 /// Changes that are remembered for those who watch.
@@ -255,9 +257,21 @@ fn prepared(database: &Database) -> Result<u64, redb::Error> {
 
 /// Makes swaps for as long as somebody may ask for one.
 fn write(database: &Database, told: &Told, waiting: &Receiver<Job>, path: &str) {
+    let mut before = 1;
     while let Ok(first) = waiting.recv() {
         let mut jobs = vec![first];
-        jobs.extend(waiting.try_iter().take(BATCH - 1));
+        // Where many asked a moment ago, many are about to: they share this one.
+        let deadline = Instant::now() + GATHER;
+        while jobs.len() < before {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(next) = waiting.recv_timeout(left) else {
+                break;
+            };
+            jobs.push(next);
+        }
+        let room = BATCH - jobs.len();
+        jobs.extend(waiting.try_iter().take(room));
+        before = jobs.len();
         match batch(database, &jobs) {
             Ok((results, revision, changed)) => {
                 // In this order: who was answered finds it told.
@@ -278,6 +292,8 @@ fn write(database: &Database, told: &Told, waiting: &Receiver<Job>, path: &str) 
     }
 }
 
+type Entries<'a> = Table<'a, &'static str, &'static [u8]>;
+type Ends<'a> = Table<'a, (u64, &'static str), ()>;
 type Results = (
     Vec<Result<Option<u64>, StoreError>>,
     u64,
@@ -298,8 +314,12 @@ fn batch(database: &Database, jobs: &[Job]) -> Result<Results, redb::Error> {
         let held = revisions.get(())?.map(|revision| revision.value());
         let mut revision = held.unwrap_or(0);
         let mut results = Vec::with_capacity(jobs.len());
+        let mut tables = (
+            transaction.open_table(ENTRIES)?,
+            transaction.open_table(ENDS)?,
+        );
         for job in jobs {
-            let result = one(&transaction, job, revision + 1)?;
+            let result = one(&mut tables, job, revision + 1)?;
             if matches!(result, Ok(Some(_))) {
                 revision += 1;
                 // What ends by itself is nothing to watch.
@@ -310,22 +330,20 @@ fn batch(database: &Database, jobs: &[Job]) -> Result<Results, redb::Error> {
             results.push(result);
         }
         revisions.insert((), revision)?;
+        if let Some(now) = jobs.iter().map(|job| job.now).max() {
+            sweep(&mut tables, now)?;
+        }
         (results, revision)
     };
-    if let Some(now) = jobs.iter().map(|job| job.now).max() {
-        sweep(&transaction, now)?;
-    }
     transaction.commit()?;
     Ok((results, revision, changed))
 }
 
 fn one(
-    transaction: &WriteTransaction,
+    (entries, ends): &mut (Entries<'_>, Ends<'_>),
     job: &Job,
     revision: u64,
 ) -> Result<Result<Option<u64>, StoreError>, redb::Error> {
-    let mut entries = transaction.open_table(ENTRIES)?;
-    let mut ends = transaction.open_table(ENDS)?;
     let held = entries
         .get(job.key.as_str())?
         .map(|held| held.value().to_vec());
@@ -363,9 +381,7 @@ fn one(
 }
 
 /// Clears away what has ended.
-fn sweep(transaction: &WriteTransaction, now: UnixTime) -> Result<(), redb::Error> {
-    let mut ends = transaction.open_table(ENDS)?;
-    let mut entries = transaction.open_table(ENTRIES)?;
+fn sweep((entries, ends): &mut (Entries<'_>, Ends<'_>), now: UnixTime) -> Result<(), redb::Error> {
     for _ in 0..SWEEP {
         let (end, key) = match ends.first()? {
             Some((first, _)) if first.value().0 <= now.0 => {

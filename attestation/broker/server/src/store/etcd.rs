@@ -322,6 +322,19 @@ impl Store for Etcd {
     }
 }
 
+/// Reads bytes as an answer, a line of a watch, and an entry.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok(etcd) = Etcd::new(&["localhost:1"], "x", None) else {
+        return;
+    };
+    for status in [200, 400, 503] {
+        if let Ok(answer) = understood(status, bytes) {
+            let _ = etcd.entry(&answer["result"]["events"][0]["kv"]);
+            let _ = number(&answer["result"]["header"]["revision"]);
+        }
+    }
+}
+
 /// The JSON of an answer, if it is one.
 fn understood(status: u16, body: &[u8]) -> Result<Value, Failed> {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();

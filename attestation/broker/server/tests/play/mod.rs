@@ -6,7 +6,7 @@
 pub mod etcd;
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
@@ -27,8 +27,9 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use broker_server::wire::report_data;
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -57,6 +58,15 @@ impl Play {
         Self::new(further, true, None)
     }
 
+    /// Starts one with a folder of endorsements, which is empty.
+    pub fn with_endorsements() -> Self {
+        Self::new(
+            "[attestation]\nendorsements = \"endorsements\"\n",
+            true,
+            None,
+        )
+    }
+
     /// Starts one that does not.
     pub fn strict() -> Self {
         Self::new("", false, None)
@@ -83,12 +93,19 @@ impl Play {
         let reference = SimulatedTee::new(now()).unwrap().reference_values();
         write("reference.json", &serde_json::to_vec(&reference).unwrap());
         let policy = attestation::Hex(POLICY);
+        fs::create_dir(folder.path().join("endorsements")).unwrap();
+        // A table is there once.
+        let (endorsements, further) = match further.strip_prefix("[attestation]\n") {
+            Some(endorsements) => (endorsements, ""),
+            None => ("", further),
+        };
         let config = format!(
             "listen = \"127.0.0.1:0\"\nlog = \"log\"\nlog-key = \"log.key\"\nadmin = \"admin\"\n\
              [tls]\ncertificate = \"tls.pem\"\nkey = \"tls.key\"\n\
-             [attestation]\nreference-values = \"reference.json\"\n\
+             [attestation]\nreference-values = \"reference.json\"\n{endorsements}\
              [resources.\"default/key/open\"]\nfile = \"secret\"\npolicies = \"any\"\n\
-             [resources.\"default/key/limited\"]\nfile = \"secret\"\npolicies = [\"{policy}\"]\n{further}"
+             [resources.\"default/key/limited\"]\nfile = \"secret\"\npolicies = [\"{policy}\"]\n\
+             [resources.\"default/key/near\"]\nfile = \"secret\"\npolicies = \"any\"\nover-channel = true\n{further}"
         );
         write("broker.toml", config.as_bytes());
         let root = certificate.der().clone();
@@ -221,24 +238,144 @@ impl Play {
         }
     }
 
-    /// A bare connection over TLS, with its handshake done; reading gives up only when all hangs.
-    pub fn tls(&self) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    /// How much processor time it has taken.
+    pub fn processor_time(&self) -> Duration {
+        let process = self.process.as_ref().unwrap().id();
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+        // After the name, which may hold anything: `utime` and `stime` are the 14th and 15th field of all.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+        // See time(7), `USER_HZ`: a hundred to the second.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// The TLS of a client that believes this broker's certificate alone, and resumes nothing.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Arc::new(config)
+    }
+
+    /// Its own TLS.
+    pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        broker_server::tls::server(&self.path("tls.pem"), &self.path("tls.key")).unwrap()
+    }
+
+    /// A bare connection over TLS, with its handshake done; reading gives up only when all hangs.
+    pub fn tls(&self) -> Tls {
+        self.tls_with(&self.client_config())
+    }
+
+    /// The same, with a configuration that was made before.
+    pub fn tls_with(&self, config: &Arc<ClientConfig>) -> Tls {
         let name = ServerName::try_from("127.0.0.1").unwrap();
-        let mut connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut connection = rustls::ClientConnection::new(Arc::clone(config), name).unwrap();
         let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         while connection.is_handshaking() {
             connection.complete_io(&mut stream).unwrap();
         }
         rustls::StreamOwned::new(connection, stream)
+    }
+
+    /// Guests that wait for news about `default/key/open`, as many as that, each over a connection of its own
+    /// that was of use before; the broker has looked at all of their leases.
+    pub fn waiting(&self, many: usize) -> Vec<Tls> {
+        let (client, config) = (self.client(), self.client_config());
+        let asked = client.auth();
+        let told = client.attest(&asked, &Guest::with_ec().attestation(&asked));
+        assert_eq!(told.0, 200, "{told:?}");
+        let looked = || {
+            let (_, text) = client.text("metrics").unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(LEASED));
+            line.unwrap().parse::<usize>().unwrap()
+        };
+        let before = looked();
+        let line = "GET /casemate/v0/lease/default/key/open?wait";
+        let streams: Vec<_> = (0..many)
+            .map(|_| {
+                let mut stream = self.tls_with(&config);
+                send(&mut stream, &format!("{line}=0"), &asked.session, "");
+                assert_eq!(receive(&mut stream).0, 200);
+                send(&mut stream, &format!("{line}=100000"), &asked.session, "");
+                stream
+            })
+            .collect();
+        while looked() < before + 2 * many {
+            std::thread::yield_now();
+        }
+        streams
+    }
+}
+
+/// How looks at leases are counted.
+const LEASED: &str = "casemate_broker_leased_total ";
+
+/// A connection of a client.
+pub type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// What names a connection (RFC 9266).
+pub fn channel(stream: &Tls) -> [u8; 32] {
+    let label = b"EXPORTER-Channel-Binding";
+    let exported = stream
+        .conn
+        .export_keying_material([0; 32], label, Some(&[]));
+    exported.unwrap()
+}
+
+/// Begins a session over a connection.
+pub fn auth_over(stream: &mut Tls) -> Asked {
+    let body = r#"{"version":"0.4.0","tee":"snp","extra-params":""}"#;
+    send(stream, "POST /kbs/v0/auth", "", body);
+    let (status, header, told) = receive(stream);
+    assert_eq!(status, 200, "{told}");
+    let cookie = "set-cookie: kbs-session-id=";
+    let session = header.lines().find_map(|line| line.strip_prefix(cookie));
+    Asked {
+        session: session.unwrap().split(';').next().unwrap().to_owned(),
+        nonce: told["nonce"].as_str().unwrap().to_owned(),
+    }
+}
+
+/// Sends one request over HTTP/1.1.
+pub fn send(stream: &mut Tls, line: &str, session: &str, body: &str) {
+    let length = body.len();
+    let request = format!(
+        "{line} HTTP/1.1\r\nhost: x\r\ncookie: kbs-session-id={session}\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+}
+
+/// Reads its answer: status, header, body.
+pub fn receive(stream: &mut Tls) -> (u16, String, Value) {
+    let mut told = Vec::new();
+    let mut piece = [0; 8192];
+    loop {
+        let read = stream.read(&mut piece).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&told));
+        told.extend_from_slice(&piece[..read]);
+        let Some(head) = told.windows(4).position(|four| four == b"\r\n\r\n") else {
+            continue;
+        };
+        let text = std::str::from_utf8(&told[..head]).unwrap();
+        let length = text
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.unwrap().parse().unwrap();
+        if let Some(body) = told.get(head + 4..head + 4 + length) {
+            let status = text[9..12].parse().unwrap();
+            let body = serde_json::from_slice(body).unwrap_or_default();
+            return (status, text.to_owned(), body);
+        }
     }
 }
 
@@ -384,13 +521,27 @@ impl Guest {
 
     /// Answers a challenge with evidence of this TEE.
     pub fn attestation_by(&self, asked: &Asked, tee: &mut Tee) -> Value {
-        let data = json!({ "nonce": asked.nonce, "tee-pubkey": self.jwk() });
-        let evidence = tee
-            .take()
-            .build()
-            .unwrap()
-            .attest(&report_data(&data))
-            .unwrap();
+        self.attestation_with(asked, &mut tee.take().build().unwrap())
+    }
+
+    /// Answers a challenge with evidence of a TEE that was made before.
+    pub fn attestation_with(&self, asked: &Asked, tee: &mut SimulatedTee) -> Value {
+        self.attested(
+            json!({ "nonce": asked.nonce, "tee-pubkey": self.jwk() }),
+            tee,
+        )
+    }
+
+    /// Answers a challenge with good evidence for one connection.
+    pub fn attestation_over(&self, asked: &Asked, stream: &Tls) -> Value {
+        let channel = attestation::Hex(channel(stream)).to_string();
+        let key = self.jwk();
+        let data = json!({ "nonce": asked.nonce, "tee-pubkey": key, "tls-exporter": channel });
+        self.attested(data, &mut tee().take().build().unwrap())
+    }
+
+    fn attested(&self, data: Value, tee: &mut SimulatedTee) -> Value {
+        let evidence = tee.attest(&report_data(&data)).unwrap();
         json!({
             "init-data": null,
             "runtime-data": data,
@@ -451,11 +602,22 @@ pub fn casemate(
     policy: [u8; 32],
     tee: &mut Tee,
 ) -> (Challenge, Value) {
+    casemate_over(asked, key, policy, tee, None)
+}
+
+/// The same for one connection.
+pub fn casemate_over(
+    asked: &Asked,
+    key: &ReleaseKey,
+    policy: [u8; 32],
+    tee: &mut Tee,
+    channel: Option<[u8; 32]>,
+) -> (Challenge, Value) {
     let nonce: Nonce = STANDARD.decode(&asked.nonce).unwrap().try_into().unwrap();
     let challenge = Challenge {
         role: Role::Guest,
         nonce,
-        channel: None,
+        channel,
         policy_digest: policy,
         log_key: [4; 32],
         release_key: key.public(),
@@ -466,7 +628,7 @@ pub fn casemate(
         .unwrap()
         .attest(&challenge.report_data())
         .unwrap();
-    let attestation = json!({
+    let mut attestation = json!({
         "runtime-data": {
             "nonce": asked.nonce,
             "tee-pubkey": {
@@ -478,6 +640,9 @@ pub fn casemate(
         },
         "tee-evidence": { "primary_evidence": evidence, "additional_evidence": "" },
     });
+    if let Some(channel) = channel {
+        attestation["runtime-data"]["tls-exporter"] = attestation::Hex(channel).to_string().into();
+    }
     (challenge, attestation)
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Needs {
 const LOAD: u32 = 1;
 const DYNAMIC: u32 = 2;
 const INTERPRETER: u32 = 3;
+const NOTES: u32 = 4;
+const ENTRY: u32 = 18;
 const NEEDED: u64 = 1;
 const STRINGS: u64 = 5;
 /// Most program headers, and entries of the dynamic section.
@@ -59,21 +61,17 @@ pub(super) fn needs(bytes: &[u8]) -> Option<Needs> {
     Some(needs)
 }
 
-/// Cuts off what is behind the last loaded byte of a program: symbols and debug information, which can
-/// be ten times what runs. What is no program stays as it is.
-pub(super) fn only_what_is_loaded(bytes: &mut Vec<u8>) {
-    let Some(segments) = segments(bytes) else {
-        return;
-    };
-    let ends = segments.iter().map(|s| s.offset.saturating_add(s.size));
-    let Some(end) = ends.max().and_then(|end| usize::try_from(end).ok()) else {
-        return;
-    };
+/// Where the last loaded byte of the program ends that begins with these bytes. What is behind are symbols
+/// and debug information, which can be ten times what runs.
+pub(super) fn loaded(head: &[u8]) -> Option<u64> {
+    let ends = segments(head)?.into_iter();
+    let ends = ends.map(|segment| segment.offset.saturating_add(segment.size));
     // A kernel module or object has no segments, and is nothing without its sections.
-    if end == 0 || end >= bytes.len() {
-        return;
-    }
-    bytes.truncate(end);
+    ends.max().filter(|end| *end > 0)
+}
+
+/// Forgets the sections of a program that ends with its last loaded byte.
+pub(super) fn without_sections(bytes: &mut [u8]) {
     for range in SECTIONS {
         if let Some(field) = bytes.get_mut(range) {
             field.fill(0);
@@ -83,6 +81,31 @@ pub(super) fn only_what_is_loaded(bytes: &mut Vec<u8>) {
     if let Some(size) = bytes.get_mut(0x3a..0x3c) {
         size.copy_from_slice(&64_u16.to_le_bytes());
     }
+}
+
+/// Whether a kernel says where it begins when nothing has prepared it: `XEN_ELFNOTE_PHYS32_ENTRY`, by which
+/// QEMU boots it as it is.
+pub(in super::super) fn boots_as_it_is(kernel: &[u8]) -> bool {
+    let Some(segments) = segments(kernel) else {
+        return false;
+    };
+    let mut notes = segments.iter().filter(|segment| segment.kind == NOTES);
+    notes.any(|segment| {
+        let mut rest = slice(kernel, segment.offset, segment.size).unwrap_or_default();
+        loop {
+            let word = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
+            let (Some(name), Some(content), Some(kind)) = (word(0), word(4), word(8)) else {
+                return false;
+            };
+            if kind == ENTRY && rest.get(12..16) == Some(b"Xen\0") {
+                return true;
+            }
+            let padded = |size: u32| size as usize + (4 - size as usize % 4) % 4;
+            rest = rest
+                .get(12 + padded(name) + padded(content)..)
+                .unwrap_or_default();
+        }
+    })
 }
 
 /// The interpreter of a script, if these bytes are one.
@@ -165,9 +188,10 @@ mod tests {
     fn a_program_cut_down_to_what_is_loaded_still_runs() {
         let program = std::env::current_exe().unwrap();
         let mut bytes = std::fs::read(&program).unwrap();
-        let before = bytes.len();
-        only_what_is_loaded(&mut bytes);
-        assert!(bytes.len() < before);
+        let end = loaded(&bytes[..64 << 10]).unwrap() as usize;
+        assert!(end < bytes.len());
+        bytes.truncate(end);
+        without_sections(&mut bytes);
         let folder = tempfile::tempdir().unwrap();
         let cut = folder.path().join("cut");
         std::fs::copy(&program, &cut).unwrap();
@@ -194,14 +218,14 @@ mod tests {
         ) {
             let mut elf = b"\x7fELF\x02\x01".to_vec();
             elf.extend(head);
-            let _ = needs(&elf);
-            only_what_is_loaded(&mut elf);
+            let _ = (needs(&elf), loaded(&elf), boots_as_it_is(&elf));
+            without_sections(&mut elf);
             let mut cat = std::fs::read("/bin/cat").unwrap();
             for (at, byte) in flips {
                 cat[at] = byte;
             }
-            let _ = needs(&cat);
-            only_what_is_loaded(&mut cat);
+            let _ = (needs(&cat), loaded(&cat), boots_as_it_is(&cat));
+            without_sections(&mut cat);
         }
     }
 }

@@ -4,11 +4,11 @@
 //! what was asked for. So its digest, and the launch measurement that covers it, can be known before.
 
 mod archive;
-mod elf;
+pub(super) mod elf;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -31,6 +31,8 @@ const LIBRARIES: [&str; 8] = [
 const MAX_DEPTH: usize = 64;
 /// Most bytes of a program or library.
 const MAX_PROGRAM: u64 = 1 << 30;
+/// Bytes at the beginning of a program that say what of it is loaded.
+const HEAD: u64 = 64 << 10;
 
 /// Why an image cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -180,9 +182,7 @@ impl Image {
                 Entry::Link(target) => archive.link(name, target)?,
                 Entry::Console => archive.console(name)?,
                 Entry::File(path, mode) => {
-                    let mut bytes = read(path)?;
-                    elf::only_what_is_loaded(&mut bytes);
-                    archive.file(name, *mode, &bytes)?;
+                    archive.file(name, *mode, &read(path)?)?;
                 }
             }
         }
@@ -306,17 +306,27 @@ impl<W: Write> Write for Digested<'_, W> {
     }
 }
 
+/// A file; of a program only what is loaded.
 fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
-    use std::io::Read;
     let unread = |source| ImageError::Read {
         path: path.into(),
         source,
     };
-    let mut bytes = Vec::new();
     let file = File::open(path).map_err(unread)?;
-    file.take(MAX_PROGRAM)
-        .read_to_end(&mut bytes)
-        .map_err(unread)?;
+    let size = file.metadata().map_err(unread)?.len();
+    let mut file = file.take(HEAD);
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(unread)?;
+    let end = elf::loaded(&bytes).filter(|end| *end < size);
+    file.set_limit(
+        end.unwrap_or(MAX_PROGRAM)
+            .saturating_sub(bytes.len() as u64),
+    );
+    file.read_to_end(&mut bytes).map_err(unread)?;
+    if let Some(end) = end.and_then(|end| usize::try_from(end).ok()) {
+        bytes.truncate(end);
+        elf::without_sections(&mut bytes);
+    }
     Ok(bytes)
 }
 

@@ -175,11 +175,12 @@ impl Confidential {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{Accelerator, COMMAND_LINE, Machine};
+    use super::super::{Accelerator, COMMAND_LINE, Machine, Origin};
     use super::*;
 
     fn machine(confidential: Option<Confidential>) -> Machine {
         Machine {
+            origin: Origin::Boot,
             accelerator: Accelerator::Tcg,
             memory: 768,
             vcpus: 2,
@@ -223,7 +224,7 @@ mod tests {
             "{FIRST}
 -machine q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off
 -accel tcg
--cpu max
+-cpu max,erms=off,fsrm=off
 -smp 2
 -m 768
 -kernel /proc/self/fd/12
@@ -243,6 +244,41 @@ mod tests {
 -device tpm-crb,tpmdev=tpm0"
         );
         assert_eq!(shown(&tpm), with_tpm);
+    }
+
+    #[test]
+    fn a_clone_goes_on_from_the_memory_that_its_template_kept_and_does_not_change_it() {
+        let of = |origin| {
+            shown(&Machine {
+                origin,
+                ..machine(None)
+            })
+        };
+        let first = format!(
+            "{FIRST}
+-machine q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,memory-backend=memory
+-accel tcg
+-cpu max,erms=off,fsrm=off
+-smp 2
+-m 768
+-object memory-backend-file,id=memory,size=768M,mem-path=/proc/self/fd/17"
+        );
+        let template = format!(
+            "{first},share=on
+-device vmgenid,guid=auto
+-kernel /proc/self/fd/12
+-initrd /proc/self/fd/13
+-append console=ttyS0
+{COMMON}"
+        );
+        let clone = format!(
+            "{first},share=off,readonly=on,rom=off
+-device vmgenid,guid=auto
+-incoming defer
+{COMMON}"
+        );
+        assert_eq!(of(Origin::Template), template);
+        assert_eq!(of(Origin::Clone), clone);
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Faulty {
 
     /// Puts into `to` what a power cut after the first `count` operations may leave of `from`.
     ///
-    /// Synced is synced. Of all other writes each page survives or not, and of the names changed
+    /// Synced is synced. Of all other writes each page or sector survives or not, and of the names changed
     /// in each directory any first part, as `seed` will have it.
     pub(super) fn power_cut(&self, count: usize, mut seed: u64, from: &Path, to: &Path) {
         let mut chance = move |of: usize| {
@@ -104,6 +104,8 @@ impl Faulty {
                 .wrapping_add(1442695040888963407);
             (seed >> 33) as usize % of
         };
+        // What a disk writes whole, if it writes it: pages, or sectors.
+        let whole = [4096, 512][count % 2];
         let ops = self.0.lock().unwrap().ops[..count].to_vec();
         let mut files: BTreeMap<usize, Vec<(Op, bool)>> = BTreeMap::new();
         let mut dirs: BTreeMap<PathBuf, Vec<(Op, bool)>> = BTreeMap::new();
@@ -154,8 +156,8 @@ impl Faulty {
                 let Op::Bytes { offset, bytes, .. } = op else {
                     unreachable!()
                 };
-                for (page, bytes) in bytes.chunks(4096).enumerate() {
-                    let at = *offset as usize + page * 4096;
+                for (place, bytes) in bytes.chunks(whole).enumerate() {
+                    let at = *offset as usize + place * whole;
                     if *durable || chance(2) == 0 {
                         content.resize(content.len().max(at + bytes.len()), 0);
                         content[at..at + bytes.len()].copy_from_slice(bytes);

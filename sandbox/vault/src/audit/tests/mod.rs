@@ -3,6 +3,7 @@
 
 mod crash;
 mod faulty;
+mod redacting;
 mod tamper;
 mod writing;
 

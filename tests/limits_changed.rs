@@ -105,8 +105,8 @@ fn while_something_is_taken_the_session_comes_first_and_the_workload_stands_back
         {
             let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
             // See proc_pid_stat(5): the 41st field, of which the second is in brackets.
-            let fields = stat.rsplit(')').next().unwrap().split_whitespace();
-            let policy = fields.skip(38).next().map(str::to_owned);
+            let mut fields = stat.rsplit(')').next().unwrap().split_whitespace();
+            let policy = fields.nth(38).map(str::to_owned);
             let idle = told(whose.load(Ordering::Acquire), "cpu.idle");
             seeing.lock().unwrap().push((policy, idle));
         }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Place, common, text};
+use super::{Place, text};
 
 #[test]
 fn a_machine_that_is_killed_ends_the_run_with_a_word_and_logs_that_verify() {

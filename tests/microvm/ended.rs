@@ -1,13 +1,12 @@
 //! What is left when something is killed, hangs, or fills up: a machine that is gone, a word that says why,
 //! and logs that verify.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Place, common, text};
+use super::{Place, text};
 
 #[test]
 fn a_machine_that_is_killed_ends_the_run_with_a_word_and_logs_that_verify() {
@@ -115,77 +114,4 @@ fn a_disk_that_fills_up_ends_the_machine() {
     for log in ["log", "log.machine"] {
         vault::audit::verify(&kept.path().join(log), None, None).unwrap();
     }
-}
-
-/// What is killed inside of a machine, once its workload runs.
-#[derive(Clone, Copy)]
-enum Inside {
-    /// Process 1, which is the agent: no signal reaches it, so its instructions are overwritten.
-    Agent,
-    /// What the agent started to make the sandbox.
-    Spawner,
-}
-
-impl Inside {
-    /// A program that begins where the agent would, kills this later on, and becomes the agent.
-    fn script(self) -> String {
-        let kill = match self {
-            Self::Agent => {
-                "range=$(grep -m 1 ' r-xp .*casemate-guest-agent' /proc/1/maps); range=${range%% *}; \
-                 from=$((16#${range%-*})); to=$((16#${range#*-})); \
-                 tr '\\0' '\\314' < /dev/zero | dd of=/proc/1/mem bs=4096 seek=$((from / 4096)) \
-                 count=$(((to - from) / 4096)) iflag=fullblock conv=notrunc"
-            }
-            Self::Spawner => {
-                "for child in $(< /proc/1/task/1/children); do \
-                 [ $child = $BASHPID ] || kill -KILL $child; done"
-            }
-        };
-        format!(
-            "#!/bin/bash\n\
-             mount -t proc proc /proc\n\
-             mount -t devtmpfs dev /dev\n\
-             (until grep -aqs 'sleep 60[0]' /proc/[0-9]*/cmdline; do sleep 0.1; done\n{kill}) &\n\
-             exec -a /init {:?}\n",
-            common::guest_agent()
-        )
-    }
-
-    /// Runs a workload in such a machine; gives all that was told.
-    fn dies(self) -> Option<(Place, String)> {
-        let place = Place::new("sleep 600; true", "")?;
-        let init = place.path("killer");
-        fs::write(&init, self.script()).unwrap();
-        fs::set_permissions(&init, Permissions::from_mode(0o755)).unwrap();
-        let agent = common::guest_agent();
-        let [init, agent] = [&init, &agent].map(|path| path.to_str().unwrap());
-        let with = ["--with", agent, "--with", "/bin/mount", "--patience", "20"];
-        let started = place.started(&[&["--agent", init][..], &with].concat());
-        let (code, told) = started.end();
-        assert_eq!(code, Some(125), "{told}");
-        Some((place, told))
-    }
-}
-
-#[test]
-fn a_machine_whose_first_process_is_killed_inside_ends_with_a_word_and_logs_that_verify() {
-    let Some((place, told)) = Inside::Agent.dies() else {
-        return;
-    };
-    assert!(told.contains("without saying why"), "{told}");
-    assert!(told.contains("Attempted to kill init"), "{told}");
-    place.records();
-    place.session_log_verifies();
-}
-
-#[test]
-fn a_session_that_is_killed_inside_ends_its_machine_with_a_word_and_logs_that_verify() {
-    let Some((place, told)) = Inside::Spawner.dies() else {
-        return;
-    };
-    assert!(told.contains("sandboxctl: "), "{told}");
-    let records = place.records();
-    let why = records.last().unwrap()["why"].to_string();
-    assert!(why.contains("the session failed"), "{why}");
-    place.session_log_verifies();
 }

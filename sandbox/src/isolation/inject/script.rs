@@ -294,8 +294,8 @@ mod tests {
 
     fn layer(refused: impl Iterator<Item = u32>) -> Layer {
         let mut spec = FilterSpec::new(Action::Allow);
-        let rule = || SyscallRule::always(Action::Errno(1));
-        spec.rules.extend(refused.map(|nr| (nr, rule())));
+        let rule = |nr| SyscallRule::always(Action::Errno(1 + (nr / 2 % 3) as u16));
+        spec.rules.extend(refused.map(|nr| (nr, rule(nr))));
         Layer {
             lost_rights: 1,
             filter: spec.compile().unwrap(),

@@ -68,9 +68,13 @@ impl Placement {
 
     /// Moves this process out again.
     pub fn leave(&self) {
-        for parent in self.v1.iter().filter_map(|folder| folder.parent()) {
-            let _ = fs::write(parent.join("tasks"), "0");
-        }
+        self.v1.iter().for_each(leave);
+    }
+
+    /// Moves this process out of where the CPU is shared. What it uses otherwise goes on to count there.
+    pub fn leave_cpu(&self) {
+        let shares = |folder: &&PathBuf| folder.join("cpu.shares").exists();
+        self.v1.iter().filter(shares).for_each(leave);
     }
 
     /// Removes the cgroups, which must be empty. The kernel may need a moment after the last exit.
@@ -84,6 +88,12 @@ impl Placement {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+    }
+}
+
+fn leave(folder: &PathBuf) {
+    if let Some(parent) = folder.parent() {
+        let _ = fs::write(parent.join("tasks"), "0");
     }
 }
 

@@ -467,9 +467,9 @@ fn serve() -> io::Result<()> {
                         descriptors.push(pidfd.as_fd());
                         wire::send(socket.as_fd(), &answer, &descriptors)?;
                         sandbox = Some(pidfd);
-                        // What is left to do is to take something from the sandbox: not among those that
-                        // it is taken from, and before them.
-                        placement.leave();
+                        // What is left to do is to take something from the sandbox: not beside those that
+                        // it is taken from, but before them.
+                        placement.leave_cpu();
                         outside = Some(First::begin(0));
                     }
                     Err(failure) => {

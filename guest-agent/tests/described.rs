@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod service;
+#[path = "../../tests/common/tool.rs"]
+mod tool;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -43,24 +45,6 @@ fn the_description_of_the_interface_has_every_path_and_method_and_no_other() {
         served.extend(methods.map(|method| (path.to_owned(), (*method).to_owned())));
     }
     assert_eq!(all, served);
-}
-
-/// The tool of this name from where the reader of the formats is; `None`, and a word about it, without it.
-fn tool(name: &str) -> Option<PathBuf> {
-    let python = std::env::var_os("CASEMATE_PYTHON").map(PathBuf::from);
-    let tool = python.map(|python| python.with_file_name(name));
-    match tool.filter(|tool| tool.exists()) {
-        Some(tool) => Some(tool),
-        None if std::env::var_os("CI").is_some() => {
-            panic!("CASEMATE_PYTHON must name a Python with what tests/requirements.txt lists")
-        }
-        None => {
-            println!(
-                "skipped: no `{name}`: CASEMATE_PYTHON names no Python with tests/requirements.txt"
-            );
-            None
-        }
-    }
 }
 
 /// Passes TCP connections on to a socket, for tools that know nothing else.
@@ -105,7 +89,7 @@ fn copy(mut from: impl Ends, mut to: impl Ends) {
 
 #[test]
 fn what_is_asked_at_random_is_answered_as_described() {
-    let Some(schemathesis) = tool("schemathesis") else {
+    let Some(schemathesis) = tool::tool("schemathesis") else {
         return;
     };
     let service = Service::start_with("", &["--dangerously-accept-simulated"]);

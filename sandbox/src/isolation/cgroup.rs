@@ -68,13 +68,14 @@ impl Placement {
 
     /// Moves this process out again.
     pub fn leave(&self) {
-        self.v1.iter().for_each(leave);
+        self.v1.iter().for_each(|folder| leave(folder));
     }
 
     /// Moves this process out of where the CPU is shared. What it uses otherwise goes on to count there.
     pub fn leave_cpu(&self) {
         let shares = |folder: &&PathBuf| folder.join("cpu.shares").exists();
-        self.v1.iter().filter(shares).for_each(leave);
+        let sharing = self.v1.iter().filter(shares);
+        sharing.for_each(|folder| leave(folder));
     }
 
     /// Removes the cgroups, which must be empty. The kernel may need a moment after the last exit.
@@ -91,7 +92,7 @@ impl Placement {
     }
 }
 
-fn leave(folder: &PathBuf) {
+fn leave(folder: &Path) {
     if let Some(parent) = folder.parent() {
         let _ = fs::write(parent.join("tasks"), "0");
     }

@@ -454,10 +454,15 @@ impl Inner {
 
     /// Answers requests until the service stops or the file system is unmounted.
     fn work(&self, device: &OwnedFd) {
-        self.workers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(rustix::thread::gettid().as_raw_nonzero().get());
+        let own = rustix::thread::gettid().as_raw_nonzero().get();
+        let workers = || self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers().push(own);
+        self.answer_all(device);
+        // Somebody else may be given that number.
+        workers().retain(|worker| *worker != own);
+    }
+
+    fn answer_all(&self, device: &OwnedFd) {
         let writes = matches!(self.shown().files, Files::Volume(_));
         let len = if writes {
             wire::WRITE_REQUEST_LEN

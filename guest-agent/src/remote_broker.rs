@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Speaks the KBS protocol with the session's release key: evidence is bound to the broker's nonce, to
-//! that key, to the policy bundle, to the log and to the connection ([`crate::line`]), and what comes back opens
+//! that key, to the policy bundle, to the log and to the connection (`line.rs`), and what comes back opens
 //! with that key only. So the
 //! network learns nothing and can change nothing; that it is the right broker is for TLS to say, by the
 //! roots of Mozilla's programme or, with `ca`, by that file's alone (beside the policy). Several `HOST:PORT`,

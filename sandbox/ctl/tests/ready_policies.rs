@@ -98,7 +98,10 @@ fn code_of_a_model_has_its_task_and_the_network_it_was_granted_until_it_tries_an
         text.replace("connect = [", &granted_too)
             .replace("main.py\"]", &arguments)
             // On a busy machine everything waits for the CPU; with that, this would be held for a person.
-            .replace("resource-pressure = { adds = 20 }", "resource-pressure = { adds = 1 }")
+            .replace(
+                "resource-pressure = { adds = 20 }",
+                "resource-pressure = { adds = 1 }",
+            )
     });
     let (answering, ended) = (granted.try_clone().unwrap(), granted.local_addr().unwrap());
     let index = std::thread::spawn(move || {

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
@@ -156,6 +157,42 @@ fn is_taken_from(way: &[&str], tasks: usize) {
 fn a_victim_may_start_programs_before() {
     let run = Run::ready(&["threads"]);
     assert_eq!(run.finish(), (vec![libc::ENOENT; 9], Ending::Code(0)));
+}
+
+#[test]
+fn the_code_of_a_process_is_as_it_was() {
+    let script = "echo ready; read -r line; echo 0 # as its code was";
+    let command = ["/bin/sh", "-c", script];
+    let mut run = Run::start(Path::new("/bin/true"), &command, "", "");
+    assert_eq!(run.line(), "ready");
+    let victim = fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let folder = entry.ok()?.path();
+        let line = fs::read_to_string(folder.join("cmdline")).ok()?;
+        line.contains(script).then_some(folder)
+    });
+    let victim = victim.unwrap();
+    let before = code(&victim);
+    assert!(!before.is_empty());
+    run.tighten();
+    assert!(before == code(&victim), "its code was changed");
+    assert_eq!(run.finish(), (vec![0], Ending::Code(0)));
+}
+
+/// What a process can execute.
+fn code(process: &Path) -> Vec<Vec<u8>> {
+    let maps = fs::read_to_string(process.join("maps")).unwrap();
+    let memory = File::open(process.join("mem")).unwrap();
+    let executable = maps
+        .lines()
+        .filter(|line| line.contains("r-xp") && !line.ends_with("[vsyscall]"));
+    let read = executable.map(|line| {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let at = |text| u64::from_str_radix(text, 16).unwrap();
+        let mut bytes = vec![0; (at(end) - at(start)) as usize];
+        memory.read_exact_at(&mut bytes, at(start)).unwrap();
+        bytes
+    });
+    read.collect()
 }
 
 #[test]

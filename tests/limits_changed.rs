@@ -135,3 +135,24 @@ fn while_something_is_taken_the_session_comes_first_and_the_workload_stands_back
     // `SCHED_FIFO`.
     assert_eq!(seen.last(), Some(&(Some("1".into()), Some(1))));
 }
+
+#[test]
+fn as_many_processes_run_as_the_policy_says_and_not_one_more() {
+    let Some(room) = Room::new() else { return };
+    // Its shell, and what that starts; 32 in the policy of these stories.
+    let script = "echo ready; read -r line; while sleep 60 & do echo started; done";
+    let running = room.setup(&Policy::shell(script)).start();
+    running.wait_for_output("ready");
+    if told(running.init(), "pids.max").is_none() {
+        println!("skipped: no cgroup with a limit of processes can be made here");
+        running.finish();
+        return;
+    }
+    let told = running.finish();
+    assert_eq!(
+        told.stdout.matches("started").count(),
+        31,
+        "{}",
+        told.stderr
+    );
+}
